@@ -1,0 +1,33 @@
+//! All decisions of Zonekeeper, pure and deterministic.
+//!
+//! One fact travels one way: observation → verdict ([`detector`]) → report → evidence ([`evidence`]) →
+//! decision ([`decide`]) → proposal → entry ([`entry`]) → applied ([`State::apply`]) → published ([`publish`]).
+//!
+//! # Architecture invariants
+//!
+//! - **No I/O, no clock, no randomness.** The crate is `no_std`: `Instant`, sockets and `HashMap` do not compile.
+//!   Time is an argument ([`time::Mono`] on one node, [`time::LogTime`] in the log).
+//! - **`apply` cannot fail.** A refused entry is a value ([`Outcome::Refused`]), and the same log gives the same state
+//!   hash on every node and in every later version.
+//! - **Nothing here imports another part of the project.** Everything else imports this.
+
+#![no_std]
+
+extern crate alloc;
+
+pub mod answer;
+pub mod codec;
+pub mod entry;
+pub mod evidence;
+pub mod id;
+pub mod model;
+pub mod name;
+pub mod publish;
+pub mod route;
+pub mod state;
+pub mod time;
+pub mod zone;
+
+pub use entry::{Command, Entry, Outcome, Proposal};
+pub use publish::Published;
+pub use state::State;

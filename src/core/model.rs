@@ -1,0 +1,323 @@
+//! The declared objects: what an operator writes in `cluster-config/*.toml`. Every value here is validated already.
+
+use crate::{
+    id::{ListenerId, PoolId, ServiceId, SiteId},
+    name::Name,
+};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
+use core::net::{IpAddr, SocketAddr};
+use serde::{Deserialize, Serialize};
+
+/// IPv4 or IPv6: the endpoints of a site are judged apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Answered as A records.
+    V4,
+    /// Answered as AAAA records.
+    V6,
+}
+
+impl Family {
+    /// Both, in order.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+    /// The family of an address.
+    pub fn of(addr: IpAddr) -> Family {
+        if addr.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// A declared site.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Site {
+    /// Free text for people.
+    pub description: String,
+}
+
+/// How an endpoint or a backend is probed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// From one probe to the next; 50 ms to 1 h.
+    pub interval_ms: u32,
+    /// A probe that takes longer has failed; at most the interval... or longer, then probes do not overlap.
+    pub timeout_ms: u32,
+    /// Successes in a row until green.
+    pub rise: u8,
+    /// Failures in a row until red. A refused connection is confirmed at once and does not wait for the interval.
+    pub fall: u8,
+    /// Each interval is spread by up to so many percent.
+    pub jitter_percent: u8,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CheckKind {
+    /// The connection is accepted.
+    Tcp,
+    /// `GET path` is answered with an expected status and text.
+    Http {
+        /// TLS first. The certificate must be valid for `host` unless `verify` is off.
+        tls: bool,
+        /// Verify the certificate.
+        verify: bool,
+        /// The `Host` header and the TLS server name; the service's first name when empty.
+        host: String,
+        /// The path with query.
+        path: String,
+        /// Lowest expected status.
+        status_min: u16,
+        /// Highest expected status.
+        status_max: u16,
+        /// Text that the first 64 KiB of the body must contain; empty for none.
+        body: String,
+    },
+}
+
+/// One public address by which clients reach a service at a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The address that DNS answers.
+    pub addr: IpAddr,
+    /// The port that is probed.
+    pub port: u16,
+}
+
+/// Where a service is answered from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// The first usable site of the list.
+    Failover(Vec<SiteId>),
+    /// One site per answer, in proportion to its weight (1 to 255).
+    Weighted(BTreeMap<SiteId, u8>),
+    /// Every usable site at once.
+    All,
+}
+
+/// What is answered when no site is usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenAllDown {
+    /// The least bad set: degraded, drained, the last; never what an operator forced down.
+    FailOpen,
+    /// NODATA.
+    NoData,
+    /// SERVFAIL.
+    ServFail,
+}
+
+/// When a site that recovered is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failback {
+    /// After so many milliseconds of health.
+    Auto {
+        /// Healthy for at least so long.
+        healthy_ms: u64,
+    },
+    /// When an operator says so.
+    Manual,
+}
+
+/// How many voting sites must see red.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Quorum {
+    /// More than half of all voting sites.
+    Majority,
+    /// Every voting site but the suspect.
+    Unanimous,
+}
+
+/// A declared service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// The names that answer with this service; the apex of a zone is allowed.
+    pub names: Vec<Name>,
+    /// Where it is answered from.
+    pub policy: Policy,
+    /// Endpoints per site, at most one per family and site.
+    pub endpoints: BTreeMap<SiteId, Vec<Endpoint>>,
+    /// TTL of its answers, in seconds.
+    pub ttl: u32,
+    /// How the other sites probe its endpoints; none: only the site's own declaration counts.
+    pub check: Option<Check>,
+    /// The proxy pool behind the endpoints: the site declares itself unable when fewer than `min_backends` are healthy.
+    pub pool: Option<PoolId>,
+    /// Healthy local backends that a site needs.
+    pub min_backends: u32,
+    /// What is answered when no site is usable.
+    pub when_all_down: WhenAllDown,
+    /// After a site's failure it is not used again for so many milliseconds.
+    pub hold_down_ms: u64,
+    /// When a recovered site is used again.
+    pub failback: Failback,
+    /// How many voting sites must see red.
+    pub quorum: Quorum,
+    /// Automation never leaves fewer usable answers.
+    pub min_answers: u32,
+    /// Automation for this service.
+    pub automation: bool,
+}
+
+impl Service {
+    /// The endpoint of a site in one family.
+    pub fn endpoint(&self, site: &SiteId, family: Family) -> Option<&Endpoint> {
+        self.endpoints.get(site)?.iter().find(|e| Family::of(e.addr) == family)
+    }
+    /// The sites with an endpoint of this family, in the policy's order.
+    pub fn sites(&self, family: Family) -> Vec<&SiteId> {
+        let has = |s: &&SiteId| self.endpoint(s, family).is_some();
+        match &self.policy {
+            Policy::Failover(order) => order.iter().filter(has).collect(),
+            Policy::Weighted(weights) => weights.keys().filter(has).collect(),
+            Policy::All => self.endpoints.keys().filter(has).collect(),
+        }
+    }
+}
+
+/// How a pool chooses a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Smooth weighted round-robin.
+    RoundRobin,
+    /// Fewest requests (or connections) in flight per weight.
+    #[default]
+    LeastConnections,
+    /// Shortest time to first byte, weighted by load.
+    ResponseTime,
+}
+
+/// One backend of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The site whose proxy uses it; none: every site's.
+    pub site: Option<SiteId>,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// 1 to 255; 0 takes no new traffic.
+    pub weight: u8,
+}
+
+/// A pool of backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The backends of all sites.
+    pub backends: Vec<Backend>,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// How the local node checks them; none: only passive ejection.
+    pub check: Option<Check>,
+    /// Longest wait for a connection.
+    pub connect_timeout_ms: u32,
+    /// Longest wait for the first byte of a response (L7), or between bytes (L4).
+    pub response_timeout_ms: u32,
+    /// Connections or requests in flight per backend; 0 for no limit.
+    pub max_connections: u32,
+    /// How often a request that no backend has seen is tried on another backend.
+    pub retries: u8,
+    /// How long a backend is left out after a hard failure, unless a check says otherwise.
+    pub eject_ms: u32,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// L4: bytes both ways.
+    Tcp,
+    /// L7: HTTP/1.1.
+    Http,
+}
+
+/// Certificate and key on the node's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsFiles {
+    /// PEM chain.
+    pub cert: String,
+    /// PEM key.
+    pub key: String,
+}
+
+/// One address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// The site whose proxies bind it; none: every site's.
+    pub site: Option<SiteId>,
+    /// Address and port.
+    pub addr: SocketAddr,
+}
+
+/// A proxy listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Where it listens.
+    pub binds: Vec<Bind>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// TLS termination.
+    pub tls: Option<TlsFiles>,
+    /// First match wins; L4 listeners have one route without conditions.
+    pub routes: Vec<Route>,
+    /// Client connections at once; 0 for no limit.
+    pub max_connections: u32,
+    /// Longest wait for a whole request head.
+    pub header_timeout_ms: u32,
+    /// Longest quiet time of a kept connection, or of a tunnel.
+    pub idle_timeout_ms: u32,
+    /// Largest request body, in bytes; 0 for no limit.
+    pub max_body: u64,
+}
+
+/// A route of a listener: all conditions must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Any of these; `*.example.com` matches one or more labels; empty matches every host.
+    pub hosts: Vec<String>,
+    /// Prefix at a segment boundary; empty matches every path.
+    pub path_prefix: String,
+    /// Header name (lower case) and value; an empty value asks for presence.
+    pub header: Option<(String, String)>,
+    /// Cookie name and value; an empty value asks for presence.
+    pub cookie: Option<(String, String)>,
+    /// Where matching requests go.
+    pub pool: PoolId,
+}
+
+/// Who edits a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZoneOwner {
+    /// Declared in a file; `plan` shows edits made elsewhere as drift.
+    File,
+    /// Edited through the API.
+    Api,
+}
+
+/// One change of the declared configuration. Enum order is for ever (see [`crate::codec`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Creates or replaces a site.
+    PutSite(SiteId, Site),
+    /// Removes a site that nothing refers to.
+    RemoveSite(SiteId),
+    /// Creates or replaces a service.
+    PutService(ServiceId, Box<Service>),
+    /// Removes a service.
+    RemoveService(ServiceId),
+    /// Creates or replaces a pool.
+    PutPool(PoolId, Box<Pool>),
+    /// Removes a pool that nothing refers to.
+    RemovePool(PoolId),
+    /// Creates or replaces a listener.
+    PutListener(ListenerId, Box<Listener>),
+    /// Removes a listener.
+    RemoveListener(ListenerId),
+    /// Creates an empty zone or changes its owner.
+    PutZone(Name, ZoneOwner),
+    /// Removes a zone with all its records.
+    RemoveZone(Name),
+    /// Creates or replaces RRsets of one zone.
+    PutRecords(Name, Vec<crate::zone::RrSet>),
+    /// Removes RRsets (owner, type) of one zone.
+    RemoveRecords(Name, Vec<(Name, u16)>),
+}

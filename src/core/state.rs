@@ -1,0 +1,224 @@
+//! The replicated state: what every node holds at the same log index.
+
+use crate::{
+    entry::{Entry, Join, Member, Outcome, Override, Scope, Timing, Token, Webhook},
+    evidence::{Row, Standing},
+    id::{ListenerId, NodeId, PoolId, ServiceId, SiteId},
+    model::{Change, Family, Listener, Pool, Service, Site},
+    name::Name,
+    time::LogTime,
+    zone::Zone,
+};
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
+use serde::{Deserialize, Serialize};
+
+/// Version of the whole replicated state. Restore and recovery begin a new incarnation, so nothing ever goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Generation {
+    /// Counts restores.
+    pub incarnation: u32,
+    /// Log index.
+    pub index: u64,
+}
+
+/// Fencing token of one service's assignment: the generation of the decision that made it.
+pub type Epoch = Generation;
+
+/// Decisions kept in the state.
+pub const HISTORY: usize = 256;
+
+/// What the cluster remembers of one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The standing.
+    pub standing: Standing,
+    /// Since when.
+    pub since: LogTime,
+    /// When it last went down, for hold-down.
+    pub failed: Option<LogTime>,
+}
+
+/// Why the sites of an assignment were chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// They are usable.
+    Usable,
+    /// Nothing is usable but drained sites.
+    Drained,
+    /// Everything is down: the last set stays (fail open).
+    LastSet,
+    /// Everything is down or forced down: nothing is answered.
+    Nothing,
+}
+
+/// Where one family of a service is answered from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The decision that made it.
+    pub epoch: Epoch,
+    /// When.
+    pub since: LogTime,
+    /// The sites, in the policy's order.
+    pub sites: Vec<SiteId>,
+    /// Why these.
+    pub basis: Basis,
+}
+
+/// A service with everything the cluster holds of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceState {
+    /// Log index of the last change of declaration, overrides, health or assignment.
+    pub version: u64,
+    /// The declaration.
+    pub spec: Service,
+    /// Health per site and family.
+    pub health: BTreeMap<(SiteId, Family), Health>,
+    /// Assignment per family that has endpoints.
+    pub assignment: BTreeMap<Family, Assignment>,
+    /// Sites under suspicion: TTLs are short.
+    pub suspects: BTreeSet<SiteId>,
+}
+
+/// A committed decision, with its evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// When.
+    pub time: LogTime,
+    /// The service.
+    pub service: ServiceId,
+    /// The family.
+    pub family: Family,
+    /// Sites before.
+    pub from: Vec<SiteId>,
+    /// Sites after.
+    pub to: Vec<SiteId>,
+    /// Why these.
+    pub basis: Basis,
+    /// In words: what caused it.
+    pub cause: String,
+    /// The evidence, when automation decided.
+    pub rows: Vec<Row>,
+}
+
+/// A change that is being staged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Who stages.
+    pub owner: String,
+    /// When it is forgotten.
+    pub expires: LogTime,
+    /// The parts so far.
+    pub parts: Vec<Vec<Change>>,
+}
+
+/// The replicated state. Cheap to clone: everything large is shared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Random id of the cluster; 0 before the first entry.
+    pub cluster: u128,
+    /// `apply` branches on it.
+    pub cluster_version: u32,
+    /// (incarnation, index of the last applied entry).
+    pub generation: Generation,
+    /// Time of the last entry.
+    pub time: LogTime,
+    /// Raft timing.
+    pub timing: Timing,
+    /// Members by node id.
+    pub members: BTreeMap<NodeId, Arc<Member>>,
+    /// Raft's voters, as of the last membership entry.
+    pub voters: BTreeSet<NodeId>,
+    /// Log index of the last change of members or voters.
+    pub members_version: u64,
+    /// Log index of the last change of the declared configuration.
+    pub revision: u64,
+    /// Declared sites.
+    pub sites: BTreeMap<SiteId, Arc<Site>>,
+    /// Services with health and assignments.
+    pub services: BTreeMap<ServiceId, Arc<ServiceState>>,
+    /// Pools.
+    pub pools: BTreeMap<PoolId, Arc<Pool>>,
+    /// Listeners.
+    pub listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    /// Zones by origin.
+    pub zones: BTreeMap<Name, Arc<Zone>>,
+    /// Automation for all services.
+    pub automation: bool,
+    /// Overrides in force.
+    pub overrides: BTreeMap<Scope, Arc<Override>>,
+    /// Open stages.
+    pub stages: BTreeMap<u64, Arc<Stage>>,
+    /// API tokens by name.
+    pub tokens: BTreeMap<String, Arc<Token>>,
+    /// Unused join tokens by hash.
+    pub joins: BTreeMap<[u8; 32], Join>,
+    /// Node ids that were used once; never again.
+    pub retired: BTreeSet<NodeId>,
+    /// Webhooks by URL.
+    pub webhooks: BTreeMap<String, Webhook>,
+    /// The last [`HISTORY`] decisions, oldest first.
+    pub history: VecDeque<Arc<Decision>>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            cluster: 0,
+            cluster_version: 0,
+            generation: Generation::default(),
+            time: LogTime::default(),
+            timing: Timing::Lan,
+            members: BTreeMap::new(),
+            voters: BTreeSet::new(),
+            members_version: 0,
+            revision: 0,
+            sites: BTreeMap::new(),
+            services: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            zones: BTreeMap::new(),
+            automation: true,
+            overrides: BTreeMap::new(),
+            stages: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            webhooks: BTreeMap::new(),
+            history: VecDeque::new(),
+        }
+    }
+}
+
+impl State {
+    /// Applies the entry at `index`. Pure; the same log gives the same state everywhere.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Outcome {
+        self.generation.index = index;
+        let _ = entry;
+        Outcome::Refused(String::new())
+    }
+
+    /// A Raft entry without a command (a new leader's blank one) took this index.
+    pub fn skip(&mut self, index: u64) {
+        self.generation.index = index;
+    }
+
+    /// Raft's membership changed at `index`.
+    pub fn set_voters(&mut self, index: u64, voters: BTreeSet<NodeId>) {
+        self.generation.index = index;
+        self.voters = voters;
+        self.members_version = index;
+    }
+
+    /// Hash of the whole state: equal on all nodes at the same index.
+    pub fn hash(&self) -> u128 {
+        0
+    }
+}
