@@ -8,7 +8,7 @@ use crate::{
     time::LogTime,
 };
 use alloc::{string::String, vec::Vec};
-use core::net::SocketAddr;
+use core::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// Largest encoded entry, in bytes: what is larger is staged ([`Command::Stage`]).
@@ -21,6 +21,13 @@ pub struct Entry {
     pub time: LogTime,
     /// What is asked, and why.
     pub proposal: Proposal,
+}
+
+impl core::fmt::Display for Entry {
+    /// Log time only: an entry may hold secrets and 64 KiB.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "entry at {} ms", self.time.0)
+    }
 }
 
 /// A command with the versions of what its author read.
@@ -147,13 +154,6 @@ pub enum Command {
     PutWebhook(Webhook),
     /// Removes a webhook by URL.
     RemoveWebhook(String),
-    /// A site's suspicion shortens TTLs.
-    Suspect {
-        /// The service.
-        service: ServiceId,
-        /// The suspected sites; empty: calm again.
-        sites: Vec<SiteId>,
-    },
 }
 
 impl Command {
@@ -332,4 +332,33 @@ pub struct Delta {
     pub config: bool,
     /// Members, voters or timing changed.
     pub members: bool,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Automation => f.write_str("automation"),
+            Cause::Operator(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for Force {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Force::Drain => "drained",
+            Force::Up => "forced up",
+            Force::Down => "forced down",
+        })
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::Site(site) => write!(f, "site {site}"),
+            Scope::ServiceSite(service, site) => write!(f, "service {service} at site {site}"),
+            Scope::Backend(pool, addr) => write!(f, "backend {addr} of pool {pool}"),
+        }
+    }
 }

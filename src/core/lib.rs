@@ -16,10 +16,16 @@
 extern crate alloc;
 
 pub mod answer;
+mod apply;
+pub mod assign;
 pub mod codec;
+mod configure;
+pub mod decide;
+pub mod detector;
 pub mod entry;
 pub mod evidence;
 pub mod id;
+mod members;
 pub mod model;
 pub mod name;
 pub mod publish;
@@ -28,6 +34,7 @@ pub mod state;
 pub mod time;
 pub mod zone;
 
+pub use apply::VERSION;
 pub use entry::{Command, Entry, Outcome, Proposal};
 pub use publish::Published;
 pub use state::State;

@@ -1,7 +1,7 @@
 //! The replicated state: what every node holds at the same log index.
 
 use crate::{
-    entry::{Entry, Join, Member, Outcome, Override, Scope, Timing, Token, Webhook},
+    entry::{Join, Member, Object, Override, Scope, Timing, Token, Webhook},
     evidence::{Row, Standing},
     id::{ListenerId, NodeId, PoolId, ServiceId, SiteId},
     model::{Change, Family, Listener, Pool, Service, Site},
@@ -81,8 +81,10 @@ pub struct ServiceState {
     pub health: BTreeMap<(SiteId, Family), Health>,
     /// Assignment per family that has endpoints.
     pub assignment: BTreeMap<Family, Assignment>,
-    /// Sites under suspicion: TTLs are short.
+    /// Sites under suspicion (answered, and degraded): TTLs are short.
     pub suspects: BTreeSet<SiteId>,
+    /// Where an operator moved the service; holds until that site fails.
+    pub pinned: Option<SiteId>,
 }
 
 /// A committed decision, with its evidence.
@@ -148,6 +150,8 @@ pub struct State {
     pub pools: BTreeMap<PoolId, Arc<Pool>>,
     /// Listeners.
     pub listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    /// Log index of the last change of each zone's records.
+    pub zone_versions: BTreeMap<Name, u64>,
     /// Zones by origin.
     pub zones: BTreeMap<Name, Arc<Zone>>,
     /// Automation for all services.
@@ -184,6 +188,7 @@ impl Default for State {
             services: BTreeMap::new(),
             pools: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            zone_versions: BTreeMap::new(),
             zones: BTreeMap::new(),
             automation: true,
             overrides: BTreeMap::new(),
@@ -198,13 +203,6 @@ impl Default for State {
 }
 
 impl State {
-    /// Applies the entry at `index`. Pure; the same log gives the same state everywhere.
-    pub fn apply(&mut self, index: u64, entry: &Entry) -> Outcome {
-        self.generation.index = index;
-        let _ = entry;
-        Outcome::Refused(String::new())
-    }
-
     /// A Raft entry without a command (a new leader's blank one) took this index.
     pub fn skip(&mut self, index: u64) {
         self.generation.index = index;
@@ -217,8 +215,38 @@ impl State {
         self.members_version = index;
     }
 
-    /// Hash of the whole state: equal on all nodes at the same index.
+    /// The sites that vote on evidence: those of Raft's voters.
+    pub fn voting_sites(&self) -> BTreeSet<&SiteId> {
+        self.voters.iter().filter_map(|n| self.members.get(n)).map(|m| &m.site).collect()
+    }
+
+    /// The zone that a name lies in: the longest origin.
+    pub fn zone_of(&self, name: &Name) -> Option<&Name> {
+        let mut at = Some(name.clone());
+        while let Some(n) = at {
+            if let Some((origin, _)) = self.zones.get_key_value(&n) {
+                return Some(origin);
+            }
+            at = n.parent();
+        }
+        None
+    }
+
+    /// Log index of an object's last change; 0 when it does not exist.
+    pub fn version(&self, object: &Object) -> u64 {
+        match object {
+            Object::Config => self.revision,
+            Object::Service(id) => self.services.get(id).map_or(0, |s| s.version),
+            Object::Voters => self.members_version,
+            Object::Zone(origin) => self.zone_versions.get(origin).copied().unwrap_or(0),
+        }
+    }
+
+    /// Hash of the whole state: equal on all nodes at the same index. Zones keep theirs up to date with each change,
+    /// so this costs what the rest of the state costs.
     pub fn hash(&self) -> u128 {
-        0
+        let rest = State { zones: BTreeMap::new(), ..self.clone() };
+        let small = xxhash_rust::xxh3::xxh3_128(&crate::codec::bytes(&rest));
+        self.zones.values().fold(small, |sum, zone| sum.wrapping_add(zone.hash()))
     }
 }

@@ -1,0 +1,409 @@
+//! `apply`: one entry in, the next state and what changed out. No clock, no I/O, no randomness, no error.
+
+use crate::{
+    assign::{Class, Hand, Lane},
+    entry::{Cause, Command, Delta, Entry, Force, Init, MAX_ENTRY, Object, Outcome, Override, Scope},
+    evidence::{Row, Standing},
+    id::{ServiceId, SiteId},
+    model::{Change, Family},
+    name::Name,
+    state::{Assignment, Basis, Decision, HISTORY, Health, ServiceState, Stage, State},
+};
+use alloc::{
+    collections::BTreeSet,
+    format,
+    string::{String, ToString},
+    sync::Arc,
+    vec,
+    vec::Vec,
+};
+
+/// The cluster version that this program knows best.
+pub const VERSION: u32 = 1;
+/// Open stages at once: each costs memory on every node.
+pub(crate) const MAX_STAGES: usize = 8;
+/// Parts of one stage: 1 GiB of entries.
+pub(crate) const MAX_PARTS: usize = (1 << 30) / MAX_ENTRY;
+/// A stage that is not committed is forgotten after so many milliseconds.
+pub(crate) const STAGE_LIFE_MS: u64 = 600_000;
+
+/// A refusal in words.
+pub(crate) type Refusal = String;
+
+/// One entry on its way through `apply`.
+pub(crate) struct Step<'a> {
+    pub(crate) cause: &'a Cause,
+    pub(crate) rows: &'a [Row],
+    pub(crate) why: String,
+    pub(crate) delta: Delta,
+    /// Services whose assignment is chosen anew, with an operator's hand where there is one.
+    pub(crate) settle: BTreeSet<ServiceId>,
+}
+
+impl State {
+    /// Applies the entry at `index`. Pure; the same log gives the same state everywhere, for ever.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Outcome {
+        self.generation.index = index;
+        self.time = self.time.max(entry.time);
+        let proposal = &entry.proposal;
+        if self.cluster == 0 && !matches!(proposal.command, Command::Init(_)) {
+            return Outcome::Refused("the cluster has no first entry yet; bootstrap it".into());
+        }
+        if proposal.command.since() > self.cluster_version.max(1) {
+            return Outcome::Refused(format!(
+                "cluster version {} does not know this command; upgrade the cluster first",
+                self.cluster_version
+            ));
+        }
+        if let Some(read) = proposal.reads.iter().find(|r| self.version(&r.object) != r.version) {
+            let mut now = read.clone();
+            now.version = self.version(&read.object);
+            return Outcome::Stale(now);
+        }
+        let mut step = Step {
+            cause: &proposal.cause,
+            rows: &[],
+            why: String::new(),
+            delta: Delta { index, ..Delta::default() },
+            settle: BTreeSet::new(),
+        };
+        // A refused command leaves nothing behind: it works on a copy, which is cheap (everything large is shared).
+        let mut next = self.clone();
+        let declared = proposal.reads.iter().any(|r| r.object == Object::Config);
+        match next.command(&mut step, &proposal.command, declared) {
+            Err(why) => Outcome::Refused(why),
+            Ok(()) => {
+                next.settle(&mut step);
+                next.advance_serials(&mut step.delta);
+                *self = next;
+                Outcome::Applied(step.delta)
+            }
+        }
+    }
+
+    fn command<'a>(&mut self, step: &mut Step<'a>, command: &'a Command, declared: bool) -> Result<(), Refusal> {
+        match command {
+            Command::Init(init) => self.init(init),
+            Command::Tick => self.tick(step),
+            Command::Judge(rows) => self.judge(step, rows),
+            Command::Configure(changes) => self.configure(step, changes.iter(), declared),
+            Command::Stage { id, part, changes } => self.stage(step, *id, *part, changes),
+            Command::Commit { id, parts } => self.commit(step, *id, *parts, declared),
+            Command::Abort { id } => {
+                self.stages.remove(id).map(drop).ok_or_else(|| format!("there is no stage {id}"))
+            }
+            Command::Override(o) => self.put_override(step, o),
+            Command::Release(scope) => self.release(step, scope),
+            Command::Move { service, to } => self.move_service(step, service, to.as_ref()),
+            Command::Automation { service, on } => self.set_automation(step, service.as_ref(), *on),
+            other => self.membership_command(step, other),
+        }
+    }
+
+    fn init(&mut self, init: &Init) -> Result<(), Refusal> {
+        if self.cluster != 0 {
+            return Err(format!("the cluster is named already: {:032x}", self.cluster));
+        }
+        if init.cluster == 0 || !(1..=VERSION).contains(&init.version) {
+            return Err("the first entry needs a cluster id and a version that this program knows".into());
+        }
+        self.cluster = init.cluster;
+        self.cluster_version = init.version;
+        self.timing = init.timing;
+        Ok(())
+    }
+
+    /// Expires what is due and lets every service move that waited for time to pass.
+    fn tick(&mut self, step: &mut Step<'_>) -> Result<(), Refusal> {
+        let now = self.time;
+        let due: Vec<Scope> = self
+            .overrides
+            .iter()
+            .filter(|(_, o)| o.expires.is_some_and(|e| e <= now))
+            .map(|(scope, _)| scope.clone())
+            .collect();
+        for scope in &due {
+            self.overrides.remove(scope);
+            self.touch(step, scope);
+        }
+        self.stages.retain(|_, s| s.expires > now);
+        self.joins.retain(|_, j| j.expires > now);
+        self.tokens.retain(|_, t| t.expires.is_none_or(|e| e > now));
+        step.why = if due.is_empty() { "time has passed".into() } else { "an override has expired".into() };
+        step.settle.extend(self.services.keys().cloned());
+        Ok(())
+    }
+
+    fn judge<'a>(&mut self, step: &mut Step<'a>, rows: &'a [Row]) -> Result<(), Refusal> {
+        let voting: BTreeSet<SiteId> = self.voting_sites().into_iter().cloned().collect();
+        for row in rows {
+            let (target, index) = (&row.target, self.generation.index);
+            let service = self.services.get_mut(&target.service);
+            let Some(service) = service.filter(|s| s.spec.endpoint(&target.site, target.family).is_some()) else {
+                return Err(format!("service {} has no endpoint at {}", target.service, target.site));
+            };
+            row.check(&voting, service.spec.quorum).map_err(|why| format!("{}: {why}", target.service))?;
+            let service = Arc::make_mut(service);
+            service.version = index;
+            service.judged(&target.site, target.family, row.verdict, self.time);
+            step.settle.insert(target.service.clone());
+        }
+        step.rows = rows;
+        step.why = rows.iter().map(Row::headline).collect::<Vec<_>>().join("; ");
+        Ok(())
+    }
+
+    fn stage(&mut self, step: &Step<'_>, id: u64, part: u32, changes: &[Change]) -> Result<(), Refusal> {
+        if self.stages.len() >= MAX_STAGES && !self.stages.contains_key(&id) {
+            return Err(format!("{MAX_STAGES} stages are open already; abort one or wait for it to expire"));
+        }
+        let stage = self.stages.entry(id).or_insert_with(|| {
+            let owner = step.cause.to_string();
+            Arc::new(Stage { owner, expires: self.time, parts: vec![] })
+        });
+        let stage = Arc::make_mut(stage);
+        if stage.owner != step.cause.to_string() {
+            return Err(format!("stage {id} belongs to {}", stage.owner));
+        }
+        if stage.parts.len() != part as usize || stage.parts.len() >= MAX_PARTS {
+            return Err(format!("stage {id} expects part {}, not {part}", stage.parts.len()));
+        }
+        stage.expires = self.time.plus(STAGE_LIFE_MS);
+        stage.parts.push(changes.to_vec());
+        Ok(())
+    }
+
+    fn commit(&mut self, step: &mut Step<'_>, id: u64, parts: u32, declared: bool) -> Result<(), Refusal> {
+        let stage = self.stages.remove(&id).ok_or_else(|| format!("there is no stage {id}; it may have expired"))?;
+        if stage.parts.len() != parts as usize {
+            return Err(format!("stage {id} has {} of {parts} parts", stage.parts.len()));
+        }
+        self.configure(step, stage.parts.iter().flatten(), declared)
+    }
+
+    fn put_override(&mut self, step: &mut Step<'_>, o: &Override) -> Result<(), Refusal> {
+        self.check_scope(&o.scope)?;
+        if o.expires.is_some_and(|e| e <= self.time) {
+            return Err("the override would expire before it begins".into());
+        }
+        if o.force == Force::Up && matches!(o.scope, Scope::Backend(..)) {
+            return Err("a backend can be drained or forced down, not forced up".into());
+        }
+        self.overrides.insert(o.scope.clone(), Arc::new(o.clone()));
+        if o.force == Force::Down
+            && let Some(service) = self.services.iter().find(|(id, s)| self.all_forbidden(id, s))
+        {
+            return Err(format!("service {} would be left without a site; force another one up first", service.0));
+        }
+        step.why = format!("{} by {}: {}", o.force, o.author, o.reason);
+        self.touch(step, &o.scope);
+        Ok(())
+    }
+
+    fn all_forbidden(&self, id: &ServiceId, service: &ServiceState) -> bool {
+        Family::ALL.iter().any(|&family| {
+            let lane = Lane::new(self, id, service, family, self.time);
+            let sites = service.spec.sites(family);
+            !sites.is_empty() && sites.iter().all(|s| lane.class(s) == Class::Forbidden)
+        })
+    }
+
+    fn check_scope(&self, scope: &Scope) -> Result<(), Refusal> {
+        let known = match scope {
+            Scope::Site(site) => self.sites.contains_key(site),
+            Scope::ServiceSite(service, site) => {
+                self.services.get(service).is_some_and(|s| s.spec.endpoints.contains_key(site))
+            }
+            Scope::Backend(pool, addr) => {
+                self.pools.get(pool).is_some_and(|p| p.backends.iter().any(|b| b.addr == *addr))
+            }
+        };
+        if known { Ok(()) } else { Err(format!("{scope} is not declared")) }
+    }
+
+    fn release(&mut self, step: &mut Step<'_>, scope: &Scope) -> Result<(), Refusal> {
+        let o = self.overrides.remove(scope).ok_or_else(|| format!("{scope} has no override"))?;
+        step.why = format!("{} released by {}", o.force, step.cause);
+        self.touch(step, scope);
+        Ok(())
+    }
+
+    /// Marks what an override covers.
+    fn touch(&mut self, step: &mut Step<'_>, scope: &Scope) {
+        match scope {
+            Scope::Backend(..) => step.delta.proxy = true,
+            Scope::ServiceSite(service, _) => {
+                step.settle.insert(service.clone());
+            }
+            Scope::Site(site) => {
+                let at = self.services.iter().filter(|(_, s)| s.spec.endpoints.contains_key(site));
+                step.settle.extend(at.map(|(id, _)| id.clone()));
+            }
+        }
+        let index = self.generation.index;
+        for id in &step.settle {
+            if let Some(service) = self.services.get_mut(id) {
+                Arc::make_mut(service).version = index;
+            }
+        }
+    }
+
+    fn move_service(&mut self, step: &mut Step<'_>, id: &ServiceId, to: Option<&SiteId>) -> Result<(), Refusal> {
+        let service = self.services.get(id).ok_or_else(|| format!("service {id} is not declared"))?.clone();
+        if let Some(site) = to {
+            if !service.spec.endpoints.contains_key(site) {
+                return Err(format!("service {id} has no endpoint at {site}"));
+            }
+            for family in Family::ALL {
+                let class = Lane::new(self, id, &service, family, self.time).class(site);
+                if service.spec.endpoint(site, family).is_some() && class > Class::Degraded {
+                    let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
+                    return Err(format!("{site} is not usable for {family} ({class}); force it up first if you must"));
+                }
+            }
+        }
+        let mut service = service;
+        let s = Arc::make_mut(&mut service);
+        s.pinned = to.cloned();
+        s.version = self.generation.index;
+        self.services.insert(id.clone(), service);
+        step.why = format!("moved by {}", step.cause);
+        let hand = to.map_or(Hand::Home, Hand::To);
+        for family in Family::ALL {
+            self.settle_lane(step, id, family, hand);
+        }
+        Ok(())
+    }
+
+    fn set_automation(&mut self, step: &mut Step<'_>, id: Option<&ServiceId>, on: bool) -> Result<(), Refusal> {
+        let index = self.generation.index;
+        match id {
+            None => {
+                self.automation = on;
+                step.settle.extend(self.services.keys().cloned());
+            }
+            Some(id) => {
+                let service = self.services.get_mut(id).ok_or_else(|| format!("service {id} is not declared"))?;
+                Arc::make_mut(service).spec.automation = on;
+                step.settle.insert(id.clone());
+            }
+        }
+        for id in &step.settle {
+            if let Some(service) = self.services.get_mut(id) {
+                Arc::make_mut(service).version = index;
+            }
+        }
+        step.why = format!("automation switched {} by {}", if on { "on" } else { "off" }, step.cause);
+        Ok(())
+    }
+
+    fn settle(&mut self, step: &mut Step<'_>) {
+        for id in core::mem::take(&mut step.settle) {
+            for family in Family::ALL {
+                self.settle_lane(step, &id, family, Hand::Off);
+            }
+        }
+    }
+
+    /// Chooses one lane's sites anew and records the decision when they changed.
+    fn settle_lane(&mut self, step: &mut Step<'_>, id: &ServiceId, family: Family, hand: Hand<'_>) {
+        let Some(service) = self.services.get(id).cloned() else { return };
+        let current = service.assignment.get(&family);
+        if service.spec.sites(family).is_empty() {
+            if current.is_some() {
+                Arc::make_mut(self.services.entry(id.clone()).or_insert(service)).assignment.remove(&family);
+                step.delta.services.push((id.clone(), family));
+            }
+            return;
+        }
+        let choice = Lane::new(self, id, &service, family, self.time).choose(hand);
+        let suspects = self.suspects(&service, &choice.sites, family);
+        let same = current.is_some_and(|a| a.sites == choice.sites && a.basis == choice.basis);
+        if same && suspects == service.suspects {
+            return;
+        }
+        let mut next = service.clone();
+        let s = Arc::make_mut(&mut next);
+        s.suspects = suspects;
+        s.version = self.generation.index;
+        if !same {
+            self.decided(step, id, family, &service, &choice.sites, choice.basis);
+            if s.pinned.as_ref().is_some_and(|p| !choice.sites.contains(p)) {
+                s.pinned = None; // the site an operator chose has failed: the rules decide again
+            }
+            let (epoch, since) = (self.generation, self.time);
+            s.assignment.insert(family, Assignment { epoch, since, sites: choice.sites, basis: choice.basis });
+        }
+        self.services.insert(id.clone(), next);
+        step.delta.services.push((id.clone(), family));
+    }
+
+    /// Answered sites that are degraded in either family.
+    fn suspects(&self, service: &ServiceState, chosen: &[SiteId], family: Family) -> BTreeSet<SiteId> {
+        let other = service.assignment.iter().filter(|(f, _)| **f != family).map(|(f, a)| (*f, &a.sites[..]));
+        let degraded = |s: &SiteId, f: Family| {
+            service.health.get(&(s.clone(), f)).is_some_and(|h| h.standing == Standing::Degraded)
+        };
+        other
+            .chain([(family, chosen)])
+            .flat_map(|(f, sites)| sites.iter().filter(move |s| degraded(s, f)).cloned())
+            .collect()
+    }
+
+    fn decided(
+        &mut self,
+        step: &Step<'_>,
+        id: &ServiceId,
+        family: Family,
+        before: &ServiceState,
+        to: &[SiteId],
+        basis: Basis,
+    ) {
+        let rows = step.rows.iter().filter(|r| r.target.service == *id && r.target.family == family);
+        self.history.push_back(Arc::new(Decision {
+            epoch: self.generation,
+            time: self.time,
+            service: id.clone(),
+            family,
+            from: before.assignment.get(&family).map(|a| a.sites.clone()).unwrap_or_default(),
+            to: to.to_vec(),
+            basis,
+            cause: step.why.clone(),
+            rows: rows.cloned().collect(),
+        }));
+        while self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
+    }
+
+    /// Every zone whose records or answers changed gets one serial more.
+    fn advance_serials(&mut self, delta: &mut Delta) {
+        let mut zones: BTreeSet<Name> = delta.zones.iter().cloned().collect();
+        for (id, _) in &delta.services {
+            let names = self.services.get(id).map(|s| s.spec.names.clone()).unwrap_or_default();
+            zones.extend(names.iter().filter_map(|n| self.zone_of(n)).cloned());
+        }
+        for origin in &zones {
+            if let Some(zone) = self.zones.get_mut(origin) {
+                Arc::make_mut(zone).advance_serial();
+            }
+        }
+        delta.zones = zones.into_iter().collect();
+    }
+}
+
+impl ServiceState {
+    /// A new standing of one target.
+    fn judged(&mut self, site: &SiteId, family: Family, standing: Standing, now: crate::time::LogTime) {
+        let fresh = Health { standing: Standing::Up, since: now, failed: None };
+        let health = self.health.entry((site.clone(), family)).or_insert(fresh);
+        if health.standing == standing {
+            return;
+        }
+        health.standing = standing;
+        health.since = now;
+        if standing == Standing::Down {
+            health.failed = Some(now);
+        }
+    }
+}

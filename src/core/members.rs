@@ -1,0 +1,118 @@
+//! Members, timing, tokens and webhooks: commands that no answer depends on.
+
+use crate::{
+    apply::{Refusal, Step, VERSION},
+    entry::{Command, Member, Timing},
+    id::NodeId,
+    state::State,
+};
+use alloc::{format, string::String, sync::Arc};
+
+/// Members of one cluster, learners included.
+pub(crate) const MAX_MEMBERS: usize = 512;
+/// Tokens, join tokens and webhooks of one cluster, each.
+pub(crate) const MAX_TOKENS: usize = 1000;
+
+impl State {
+    pub(crate) fn membership_command(&mut self, step: &mut Step<'_>, command: &Command) -> Result<(), Refusal> {
+        match command {
+            Command::PutMember(id, member) => self.put_member(step, *id, member),
+            Command::RemoveMember(id) => self.remove_member(step, *id),
+            Command::SetTiming(timing) => {
+                if let Timing::Heartbeat { ms } = timing
+                    && !(50..=5000).contains(ms)
+                {
+                    return Err(format!("a heartbeat of {ms} ms is out of range; use 50 to 5000"));
+                }
+                self.timing = *timing;
+                step.delta.members = true;
+                Ok(())
+            }
+            Command::PutToken(token) => {
+                bounded(self.tokens.len(), MAX_TOKENS, "tokens")?;
+                if token.name.is_empty() || token.name.len() > 63 {
+                    return Err("a token's name has 1 to 63 bytes".into());
+                }
+                self.tokens.insert(token.name.clone(), Arc::new(token.clone()));
+                Ok(())
+            }
+            Command::RemoveToken(name) => {
+                self.tokens.remove(name).map(drop).ok_or_else(|| format!("there is no token {name}"))
+            }
+            Command::PutJoin(join) => {
+                bounded(self.joins.len(), MAX_TOKENS, "join tokens")?;
+                self.joins.insert(join.hash, join.clone());
+                Ok(())
+            }
+            Command::UseJoin { hash, node } => self.use_join(hash, *node),
+            Command::Upgrade(to) => self.upgrade(*to),
+            Command::PutWebhook(hook) => {
+                bounded(self.webhooks.len(), MAX_TOKENS, "webhooks")?;
+                if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") {
+                    return Err(format!("webhook {}: the URL must begin with http:// or https://", hook.url));
+                }
+                self.webhooks.insert(hook.url.clone(), hook.clone());
+                Ok(())
+            }
+            Command::RemoveWebhook(url) => {
+                self.webhooks.remove(url).map(drop).ok_or_else(|| format!("there is no webhook {url}"))
+            }
+            _ => Err(String::from("this command is handled elsewhere")),
+        }
+    }
+
+    fn put_member(&mut self, step: &mut Step<'_>, id: NodeId, member: &Member) -> Result<(), Refusal> {
+        if self.retired.contains(&id) {
+            return Err(format!("node id {id} was used before; take a new one (a used id can break the quorum)"));
+        }
+        if !self.members.contains_key(&id) {
+            bounded(self.members.len(), MAX_MEMBERS, "members")?;
+        }
+        let same = self.members.iter().find(|(other, m)| **other != id && m.peer == member.peer);
+        if let Some((other, _)) = same {
+            return Err(format!("node {other} has the peer address {} already", member.peer));
+        }
+        self.members.insert(id, Arc::new(member.clone()));
+        self.members_version = self.generation.index;
+        step.delta.members = true;
+        Ok(())
+    }
+
+    fn remove_member(&mut self, step: &mut Step<'_>, id: NodeId) -> Result<(), Refusal> {
+        if self.voters.contains(&id) {
+            return Err(format!("node {id} votes; demote it first"));
+        }
+        self.members.remove(&id).ok_or_else(|| format!("there is no member {id}"))?;
+        self.retired.insert(id);
+        self.members_version = self.generation.index;
+        step.delta.members = true;
+        Ok(())
+    }
+
+    fn use_join(&mut self, hash: &[u8; 32], node: NodeId) -> Result<(), Refusal> {
+        if self.retired.contains(&node) || self.members.contains_key(&node) {
+            return Err(format!("node id {node} is taken or was used before; take a new one"));
+        }
+        let join = self.joins.get(hash).ok_or("the join token is unknown or was used already; make a new one")?;
+        if join.expires <= self.time {
+            return Err("the join token has expired; make a new one".into());
+        }
+        self.joins.remove(hash);
+        Ok(())
+    }
+
+    fn upgrade(&mut self, to: u32) -> Result<(), Refusal> {
+        if to != self.cluster_version + 1 || to > VERSION {
+            return Err(format!(
+                "cluster version is {}, this program knows up to {VERSION}; upgrades go one step at a time",
+                self.cluster_version
+            ));
+        }
+        self.cluster_version = to;
+        Ok(())
+    }
+}
+
+fn bounded(have: usize, most: usize, what: &str) -> Result<(), Refusal> {
+    if have < most { Ok(()) } else { Err(format!("there are too many {what}; remove one first")) }
+}
