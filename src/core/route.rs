@@ -103,8 +103,11 @@ impl BackendTable {
 impl ProxyTable {
     /// Builds the table of a state for the proxies of one site.
     pub fn build(state: &State, site: &SiteId) -> ProxyTable {
-        let pools: BTreeMap<PoolId, Arc<PoolTable>> =
-            state.pools.iter().map(|(id, pool)| (id.clone(), Arc::new(PoolTable::build(state, site, id, pool)))).collect();
+        let pools: BTreeMap<PoolId, Arc<PoolTable>> = state
+            .pools
+            .iter()
+            .map(|(id, pool)| (id.clone(), Arc::new(PoolTable::build(state, site, id, pool))))
+            .collect();
         let listeners = state
             .listeners
             .iter()
@@ -121,7 +124,9 @@ impl PoolTable {
         let ours = pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site));
         PoolTable {
             id: id.clone(),
-            backends: ours.map(|b| BackendTable { addr: b.addr, weight: b.weight, force: force(b.addr) }).collect(),
+            backends: ours
+                .map(|b| BackendTable { addr: b.addr, weight: b.weight, force: force(b.addr) })
+                .collect(),
             balance: pool.balance,
             check: pool.check.clone(),
             connect_timeout_ms: pool.connect_timeout_ms,
@@ -204,7 +209,8 @@ impl ListenerTable {
     ) -> Option<ListenerTable> {
         let ours = listener.binds.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site));
         let binds: Vec<SocketAddr> = ours.map(|b| b.addr).collect();
-        let pool = |r: &Route| pools.get(&r.pool).cloned().unwrap_or_else(|| Arc::new(PoolTable::empty(&r.pool)));
+        let pool =
+            |r: &Route| pools.get(&r.pool).cloned().unwrap_or_else(|| Arc::new(PoolTable::empty(&r.pool)));
         (!binds.is_empty()).then(|| ListenerTable {
             id: id.clone(),
             binds,
@@ -229,7 +235,9 @@ impl ListenerTable {
         let line = |(i, r): (usize, &RouteTable)| {
             let why = match (r.spec.mismatch(request), taken) {
                 (None, Some(t)) if t == i => String::from("takes the request"),
-                (None, _) => format!("would take it, but route {} comes first", taken.unwrap_or_default() + 1),
+                (None, _) => {
+                    format!("would take it, but route {} comes first", taken.unwrap_or_default() + 1)
+                }
                 (Some(m), _) => r.spec.explain(m, request),
             };
             format!("route {} to pool {}: {why}", i + 1, r.spec.pool)
