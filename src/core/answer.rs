@@ -1,18 +1,321 @@
 //! The DNS table: zones with the answers of services laid over them.
+//!
+//! The zones are the state's own (shared chunks, RRsets as they go on the wire); beside each stands a sorted list of the
+//! services at its names, their A and AAAA answers prepared as wire bytes. [`ZoneTable::find`] is the whole of zone
+//! semantics; what a server adds is the wire.
+//!
+//! Where a service has endpoints of a family, its answer replaces an A or AAAA RRset of the zone at the same name, and a
+//! CNAME there is not followed (`check` refuses both). Its other types come from the zone. A service below a delegation
+//! is occluded like any record there, and one outside every zone is not answered (`check` refuses it too).
 
-use crate::{entry::Delta, state::State};
+mod explain;
+mod service;
+#[cfg(test)]
+mod tests;
 
-/// Everything that DNS answers from, immutable.
+pub use explain::Explanation;
+pub use service::{Prepared, SUSPECT_TTL, ServiceAnswer, WireSet};
+
+use crate::{
+    entry::Delta,
+    model::Family,
+    name::Name,
+    state::State,
+    zone::{CutKind, Key, Node, RrView, Zone, rtype},
+};
+use alloc::{sync::Arc, vec::Vec};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Everything that DNS answers from, immutable. A clone shares all zones.
 #[derive(Debug, Clone, Default)]
-pub struct DnsTable {}
+pub struct DnsTable {
+    /// Sorted by the hash of the origin.
+    zones: Arc<Vec<(u64, Arc<ZoneTable>)>>,
+    /// Bit n: some origin has n labels. Only those suffixes of a question are looked up.
+    depths: u128,
+    /// Weighted answers: each has a counter of this number in every worker.
+    slots: u32,
+}
+
+/// One zone as it is served.
+#[derive(Debug, Clone)]
+pub struct ZoneTable {
+    zone: Arc<Zone>,
+    /// SOA for negative answers, its TTL the smaller of its own and its minimum (RFC 2308 §3).
+    negative: Option<WireSet>,
+    /// Has SOA and NS.
+    ready: bool,
+    /// Sorted by key.
+    services: Vec<(Arc<[u8]>, Arc<ServicesAt>)>,
+}
+
+/// The services at one name; at most one per family.
+#[derive(Debug, Clone, Default)]
+struct ServicesAt {
+    v4: Option<Arc<ServiceAnswer>>,
+    v6: Option<Arc<ServiceAnswer>>,
+}
+
+impl ServicesAt {
+    fn of(&self, qtype: u16) -> Option<&Arc<ServiceAnswer>> {
+        match qtype {
+            rtype::A => self.v4.as_ref(),
+            rtype::AAAA => self.v6.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn slot(&mut self, family: Family) -> &mut Option<Arc<ServiceAnswer>> {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+/// Where a question leads in one zone.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'a> {
+    /// Records of the type that was asked for.
+    Set(RrView<'a>),
+    /// A service's answer.
+    Service(&'a ServiceAnswer),
+    /// An alias.
+    Cname(RrView<'a>),
+    /// A DNAME at the ancestor with so many labels below the origin.
+    Dname(usize, RrView<'a>),
+    /// A delegation at the ancestor with so many labels below the origin.
+    Referral(usize, Node<'a>),
+    /// The name exists, the type does not.
+    NoData,
+    /// The name does not exist.
+    NxDomain,
+    /// ANY was asked for: one RRset of the name (RFC 8482 §4.1).
+    Any(RrView<'a>),
+}
 
 impl DnsTable {
-    /// Builds the table of a state.
-    pub fn build(_state: &State) -> DnsTable {
-        DnsTable {}
+    /// Builds the table of a state. Costs what there are zones and services; the zones' records are shared.
+    pub fn build(state: &State) -> DnsTable {
+        let mut zones: Vec<(u64, ZoneTable)> =
+            state.zones.values().map(|z| (xxh3_64(z.origin().wire()), ZoneTable::new(z.clone()))).collect();
+        zones.sort_by(|a, b| (a.0, a.1.zone.origin()).cmp(&(b.0, b.1.zone.origin())));
+        let mut table = DnsTable::default();
+        for z in state.zones.keys() {
+            table.depths |= 1 << z.labels().count().min(127);
+        }
+        table.zones = Arc::new(zones.into_iter().map(|(h, z)| (h, Arc::new(z))).collect());
+        for (id, service) in &state.services {
+            for family in Family::ALL {
+                let answer = service::prepare(id, service, family, table.slots).map(Arc::new);
+                table.slots += 1;
+                for name in &service.spec.names {
+                    table.lay(name, family, answer.clone());
+                }
+            }
+        }
+        table
     }
+
     /// The table after a delta; shares what did not change.
-    pub fn update(&self, state: &State, _delta: &Delta) -> DnsTable {
-        DnsTable::build(state)
+    pub fn update(&self, state: &State, delta: &Delta) -> DnsTable {
+        let known = |z: &Name| self.origin(z.wire()).is_some() == state.zones.contains_key(z);
+        if delta.config || !delta.zones.iter().all(known) {
+            return DnsTable::build(state);
+        }
+        let mut table = self.clone();
+        for origin in &delta.zones {
+            if let (Some(i), Some(zone)) = (self.origin(origin.wire()), state.zones.get(origin)) {
+                let slot = &mut Arc::make_mut(&mut table.zones)[i].1;
+                let services = slot.services.clone();
+                *slot = Arc::new(ZoneTable { services, ..ZoneTable::new(zone.clone()) });
+            }
+        }
+        for (id, family) in &delta.services {
+            let Some(service) = state.services.get(id) else { continue };
+            let slot = service.spec.names.first().and_then(|n| self.laid(n, *family)).map_or(0, |a| a.slot());
+            let answer = service::prepare(id, service, *family, slot).map(Arc::new);
+            for name in &service.spec.names {
+                table.lay(name, *family, answer.clone());
+            }
+        }
+        table
     }
+
+    /// How many counters of weighted answers a worker needs.
+    pub fn slots(&self) -> usize {
+        self.slots as usize
+    }
+
+    /// The zones, in no particular order.
+    pub fn zones(&self) -> impl Iterator<Item = &ZoneTable> + '_ {
+        self.zones.iter().map(|(_, z)| &**z)
+    }
+
+    /// The zone with the longest origin that `qname` (lower case, in wire form) ends with, and the length of that origin
+    /// in bytes. With `above`, a zone whose origin is `qname` itself is passed over: a DS belongs to the parent.
+    pub fn zone_of(&self, qname: &[u8], above: bool) -> Option<(&ZoneTable, usize)> {
+        let mut labels = 0;
+        let mut at = 0;
+        while *qname.get(at)? != 0 {
+            at += 1 + usize::from(qname[at]);
+            labels += 1;
+        }
+        at = 0;
+        loop {
+            if self.depths >> labels.min(127) & 1 == 1
+                && !(above && at == 0)
+                && let Some(i) = self.origin(&qname[at..])
+            {
+                return Some((&self.zones[i].1, qname.len() - at));
+            }
+            if labels == 0 {
+                return None;
+            }
+            at += 1 + usize::from(qname[at]);
+            labels -= 1;
+        }
+    }
+
+    fn origin(&self, wire: &[u8]) -> Option<usize> {
+        let hash = xxh3_64(wire);
+        let at = self.zones.partition_point(|(h, _)| *h < hash);
+        let same = self.zones[at..].iter().take_while(|(h, _)| *h == hash);
+        same.zip(at..).find(|((_, z), _)| z.zone.origin().wire() == wire).map(|(_, i)| i)
+    }
+
+    fn laid(&self, name: &Name, family: Family) -> Option<&Arc<ServiceAnswer>> {
+        let (zone, _) = self.zone_of(name.wire(), false)?;
+        let key = Key::within(name, zone.zone.origin())?;
+        zone.services_at(key.bytes())?.of(if family == Family::V4 { rtype::A } else { rtype::AAAA })
+    }
+
+    /// Lays an answer over its zone.
+    fn lay(&mut self, name: &Name, family: Family, answer: Option<Arc<ServiceAnswer>>) {
+        let Some((_, origin)) = self.zone_of(name.wire(), false) else { return };
+        let Some(i) = self.origin(&name.wire()[name.wire().len() - origin..]) else { return };
+        let zone = Arc::make_mut(&mut Arc::make_mut(&mut self.zones)[i].1);
+        let Some(key) = Key::within(name, zone.zone.origin()) else { return };
+        match zone.services.binary_search_by(|(k, _)| (**k).cmp(key.bytes())) {
+            Ok(at) => *Arc::make_mut(&mut zone.services[at].1).slot(family) = answer,
+            Err(_) if answer.is_none() => {}
+            Err(at) => {
+                let mut services = ServicesAt::default();
+                *services.slot(family) = answer;
+                zone.services.insert(at, (key.bytes().into(), Arc::new(services)));
+            }
+        }
+    }
+}
+
+impl ZoneTable {
+    fn new(zone: Arc<Zone>) -> ZoneTable {
+        let negative = zone.soa().map(|mut soa| {
+            let minimum =
+                soa.rdata.first().and_then(|r| r.last_chunk::<4>()).map_or(0, |m| u32::from_be_bytes(*m));
+            soa.ttl = soa.ttl.min(minimum);
+            WireSet::of(&soa)
+        });
+        ZoneTable { negative, ready: zone.validate().is_ok(), zone, services: Vec::new() }
+    }
+
+    /// The records.
+    pub fn zone(&self) -> &Arc<Zone> {
+        &self.zone
+    }
+
+    /// Whether it has SOA and NS; a zone that has not answers SERVFAIL.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// The SOA of negative answers.
+    pub fn negative(&self) -> Option<RrView<'_>> {
+        self.negative.as_ref().map(WireSet::view)
+    }
+
+    fn services_at(&self, key: &[u8]) -> Option<&ServicesAt> {
+        let at = self.services.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.services[at].1)
+    }
+
+    /// The services at a key, and how many labels of it exist because of services.
+    fn services_near(&self, key: &Key) -> (Option<&ServicesAt>, usize) {
+        if self.services.is_empty() {
+            return (None, 0);
+        }
+        match self.services.binary_search_by(|(k, _)| (**k).cmp(key.bytes())) {
+            Ok(at) => (Some(&*self.services[at].1), key.labels()),
+            Err(at) => {
+                let near = self.services[at.saturating_sub(1)..].iter().take(2);
+                (None, near.map(|(k, _)| key.common_labels(k)).max().unwrap_or(0))
+            }
+        }
+    }
+
+    /// Answers a question: RFC 1034 §4.3.2 step 3 with RFC 4592 wildcards and RFC 6672 DNAME. `key` is the name asked
+    /// for; after a wildcard it is the wildcard's.
+    pub fn find<'a>(&'a self, key: &mut Key, qtype: u16) -> Found<'a> {
+        let place = self.zone.place_of(key);
+        match place.cut {
+            Some((labels, CutKind::Delegation, node)) if qtype == rtype::DS && labels == key.labels() => {
+                return node.set(rtype::DS).map_or(Found::NoData, Found::Set); // RFC 4035 §3.1.4.1: ours, not the child's
+            }
+            Some((labels, CutKind::Delegation, node)) => return Found::Referral(labels, node),
+            Some((labels, CutKind::Dname, node)) => {
+                return node.set(rtype::DNAME).map_or(Found::NxDomain, |d| Found::Dname(labels, d));
+            }
+            None => {}
+        }
+        let (services, near) = self.services_near(key);
+        let encloser = place.encloser.max(near);
+        if encloser == key.labels() {
+            return select(place.node, services, qtype);
+        }
+        key.set_wildcard(encloser);
+        let wild = self.zone.place_of(key);
+        let (services, near) = self.services_near(key);
+        if wild.encloser.max(near) < key.labels() {
+            return Found::NxDomain;
+        }
+        select(wild.node, services, qtype)
+    }
+
+    /// An address RRset at a name or, glue, below a cut of this zone; services and wildcards included.
+    pub fn address<'a>(&'a self, key: &mut Key, qtype: u16) -> Option<Found<'a>> {
+        let place = self.zone.place_of(key);
+        if place.cut.is_some() {
+            return place.node?.set(qtype).map(Found::Set);
+        }
+        match self.find(key, qtype) {
+            found @ (Found::Set(_) | Found::Service(_)) => Some(found),
+            _ => None,
+        }
+    }
+}
+
+fn select<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>, qtype: u16) -> Found<'a> {
+    if let Some(answer) = services.and_then(|s| s.of(qtype)) {
+        return Found::Service(answer);
+    }
+    if qtype == rtype::ANY {
+        return any(node, services);
+    }
+    let Some(node) = node else { return Found::NoData };
+    if let Some(set) = node.set(qtype) {
+        return Found::Set(set);
+    }
+    match node.set(rtype::CNAME) {
+        Some(cname) if services.is_none() => Found::Cname(cname),
+        _ => Found::NoData,
+    }
+}
+
+/// One RRset stands for all (RFC 8482 §4.1): a service's answer, or the smallest set.
+fn any<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>) -> Found<'a> {
+    if let Some(answer) = services.and_then(|s| s.v4.as_ref().or(s.v6.as_ref())) {
+        return Found::Service(answer);
+    }
+    let sets = node.into_iter().flat_map(|n| n.sets()).filter(|s| s.rtype() != rtype::RRSIG);
+    sets.min_by_key(|s| s.wire().len()).map_or(Found::NoData, Found::Any)
 }

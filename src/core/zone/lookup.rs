@@ -42,7 +42,7 @@ impl Zone {
     /// The records of a key.
     pub fn find(&self, key: &[u8]) -> Option<Node<'_>> {
         let (at, found) = self.position(key);
-        Some(self.chunks[at].node(found?))
+        found.map(|i| self.chunks[at].node(i))
     }
 
     /// Labels that the neighbours of a missing key share with it: one of them lies below the closest encloser.

@@ -164,14 +164,14 @@ fn a_sorted_import_fills_its_chunks() {
 #[test]
 fn a_stored_zone_comes_back_and_a_damaged_one_is_refused() {
     let mut z = zone();
-    for i in 0..600 {
+    for i in 0..300 {
         z.put(a(i)).unwrap();
     }
     let stored = codec::bytes(&z);
     let back: Zone = codec::from_bytes(&stored).unwrap();
     assert!(back == z && back.hash() == z.hash() && back.len() == z.len() && back.cuts == z.cuts);
     let mut accepted = 0;
-    for i in 0..stored.len() {
+    for i in (0..stored.len()).step_by(3) {
         let mut bad = stored.clone();
         bad[i] ^= 0x5a;
         if let Ok(other) = codec::from_bytes::<Zone>(&bad) {
