@@ -1,0 +1,289 @@
+//! The handle: open a data directory, start Raft on it, rebuild it under another timing, stop it.
+
+use crate::{
+    clock::Clock,
+    error::OpenError,
+    handler::Incoming,
+    machine::{Applied, Machine, Sink},
+    network::Network,
+    status::{self, Status},
+    store::{Identity, Store},
+    timing,
+    transport::Transport,
+    types::Raft,
+};
+use openraft::Config;
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+use tokio::sync::{Semaphore, watch};
+use zonekeeper_core::{State, entry::Timing, id::NodeId};
+
+/// Requests of this node under way at once; more are refused as busy.
+pub(crate) const IN_FLIGHT: usize = 512;
+/// From one refresh of the watched status to the next, when nothing happens.
+const STATUS_EVERY: Duration = Duration::from_millis(200);
+
+/// A data directory that was checked and replayed up to what this node had published, ready to be served, with or
+/// without a quorum.
+pub struct Opened {
+    node: NodeId,
+    store: Store,
+    machine: Machine,
+}
+
+impl Opened {
+    /// The state at the published watermark (or at the newest snapshot, if that is later).
+    pub fn state(&self) -> Arc<State> {
+        self.machine.state()
+    }
+
+    /// Log index of [`Opened::state`].
+    pub fn index(&self) -> u64 {
+        self.machine.index()
+    }
+
+    /// Whose data this is; none in a new directory.
+    pub fn identity(&self) -> Option<Identity> {
+        self.store.identity()
+    }
+
+    /// No vote, no log, no snapshot: a node id that the cluster knows must not start on it.
+    pub fn is_empty(&self) -> bool {
+        self.store.is_empty() && self.machine.index() == 0
+    }
+
+    /// Writes down, durably and for ever, whose data this is. Called once, by the first start of a node.
+    pub fn claim(&self, cluster: u128) -> io::Result<Identity> {
+        self.store.claim(cluster, self.node)
+    }
+
+    /// Starts Raft. `sink` hears of every applied batch from now on; `timing` is [`State::timing`] of the opened
+    /// state, or the configured one on a node without a cluster.
+    pub async fn start(
+        self,
+        transport: Arc<dyn Transport>,
+        timing: Timing,
+        sink: Arc<dyn Sink>,
+    ) -> io::Result<Consensus> {
+        let clock = Arc::new(Clock::new(self.machine.state().time));
+        let (timing_tx, timing_rx) = watch::channel(timing);
+        let tap = Tap { clock: clock.clone(), timing: timing_tx, inner: sink, time: Mutex::default() };
+        let machine = self.machine.attach(Arc::new(tap));
+        let raft = raise(self.node, timing::config(timing), &self.store, &machine, &transport).await?;
+        let (status, _) = watch::channel(status::of(&raft, None, None));
+        let consensus = Consensus {
+            inner: Arc::new(Inner {
+                node: self.node,
+                store: self.store,
+                machine,
+                transport,
+                clock,
+                raft: RwLock::new(raft),
+                timing: tokio::sync::Mutex::new(Some(timing)),
+                heard: Mutex::default(),
+                permits: Semaphore::new(IN_FLIGHT),
+                incoming: Incoming::default(),
+                status,
+            }),
+        };
+        tokio::spawn(follow_timing(Arc::downgrade(&consensus.inner), timing_rx));
+        tokio::spawn(follow_status(Arc::downgrade(&consensus.inner)));
+        Ok(consensus)
+    }
+}
+
+/// Raft on this node: propose, read, change members, watch. Clones are handles to the same Raft.
+#[derive(Clone)]
+pub struct Consensus {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) node: NodeId,
+    pub(crate) store: Store,
+    pub(crate) machine: Machine,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) clock: Arc<Clock>,
+    /// Replaced when the timing changes; never locked across an await.
+    raft: RwLock<Raft>,
+    /// The timing that `raft` runs; none after shutdown. Its lock serialises rebuilds.
+    timing: tokio::sync::Mutex<Option<Timing>>,
+    /// When the leader was last heard.
+    heard: Mutex<Option<Instant>>,
+    pub(crate) permits: Semaphore,
+    pub(crate) incoming: Incoming,
+    status: watch::Sender<Status>,
+}
+
+impl Inner {
+    pub(crate) fn raft(&self) -> Raft {
+        self.raft.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.store.failed().borrow().clone();
+        status::of(&self.raft(), heard, failed)
+    }
+}
+
+impl Consensus {
+    /// Checks and replays a data directory. Blocking: call it before the runtime is busy, or on a blocking thread.
+    ///
+    /// `cluster` is what the node's certificate says, when it is known.
+    pub fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<Opened, OpenError> {
+        let (store, machine) = crate::store::open(dir, node, cluster)?;
+        Ok(Opened { node, store, machine })
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.inner.node
+    }
+
+    /// Whose data this node holds.
+    pub fn identity(&self) -> Option<Identity> {
+        self.inner.store.identity()
+    }
+
+    /// The last applied state.
+    pub fn state(&self) -> Arc<State> {
+        self.inner.machine.state()
+    }
+
+    /// The node's view at this moment.
+    pub fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    /// The node's view, renewed on every change of Raft's metrics and at least every 200 ms.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.inner.status.subscribe()
+    }
+
+    /// Log index of the last applied entry, for waiting.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.inner.machine.watch()
+    }
+
+    /// Becomes some text when the store can no longer write. The node must say so loudly, take no more part in Raft,
+    /// and go on answering from what it has: a full disk stops writing, not answering.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.inner.store.failed()
+    }
+
+    /// Makes durable that this node publishes `index`; only then may the publication be swapped. Group-committed with
+    /// everything else that the store writes. An older index than the last is nothing to do.
+    pub async fn sync_watermark(&self, index: u64) -> io::Result<()> {
+        self.inner.store.save_watermark(index).await
+    }
+
+    /// Builds a snapshot soon.
+    pub async fn snapshot(&self) {
+        // A stopped Raft has nothing to snapshot, and its status says so.
+        let _ = self.inner.raft().trigger().snapshot().await;
+    }
+
+    /// Runs Raft under another timing, on the same store, while readers go on. Called by itself when a committed
+    /// timing differs from the running one; a no-op when it does not.
+    pub async fn set_timing(&self, timing: Timing) -> io::Result<()> {
+        let mut running = self.inner.timing.lock().await;
+        if running.is_none() || *running == Some(timing) {
+            return Ok(());
+        }
+        stop(&self.inner.raft()).await;
+        self.inner.store.barrier().await?;
+        // The same process goes on with the same memory and the same log, so a leader may go on leading: this is not
+        // the restart that `enable_leader_restore` is forbidden for.
+        let config = Config { enable_leader_restore: Some(true), ..timing::config(timing) };
+        let inner = &self.inner;
+        let machine = inner.machine.successor();
+        let raft = raise(inner.node, config, &inner.store, &machine, &inner.transport).await?;
+        *inner.raft.write().unwrap_or_else(PoisonError::into_inner) = raft;
+        *running = Some(timing);
+        tracing::info!(heartbeat_ms = timing.heartbeat_ms(), "raft runs under a new timing");
+        Ok(())
+    }
+
+    /// Stops Raft and waits until all that was written is durable.
+    pub async fn shutdown(&self) {
+        *self.inner.timing.lock().await = None;
+        stop(&self.inner.raft()).await;
+        if let Err(error) = self.inner.store.barrier().await {
+            tracing::warn!(%error, "the store did not take its last writes");
+        }
+    }
+}
+
+async fn raise(
+    node: NodeId,
+    config: Config,
+    store: &Store,
+    machine: &Machine,
+    transport: &Arc<dyn Transport>,
+) -> io::Result<Raft> {
+    let config = config.validate().map_err(io::Error::other)?;
+    let network = Network::new(node, transport.clone());
+    Raft::new(node, Arc::new(config), network, store.clone(), machine.clone()).await.map_err(io::Error::other)
+}
+
+async fn stop(raft: &Raft) {
+    if let Err(error) = raft.shutdown().await {
+        tracing::warn!(%error, "raft did not stop in order");
+    }
+}
+
+/// Between the state machine and the node's sink: notes log time and the committed timing.
+struct Tap {
+    clock: Arc<Clock>,
+    timing: watch::Sender<Timing>,
+    inner: Arc<dyn Sink>,
+    time: Mutex<zonekeeper_core::time::LogTime>,
+}
+
+impl Sink for Tap {
+    fn applied(&self, batch: Applied) {
+        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        // Blank entries carry no time: counting from them would lose what has passed.
+        if batch.state.time > *time {
+            *time = batch.state.time;
+            self.clock.applied(batch.state.time);
+        }
+        drop(time);
+        if batch.state.cluster != 0 {
+            self.timing.send_if_modified(|t| std::mem::replace(t, batch.state.timing) != batch.state.timing);
+        }
+        self.inner.applied(batch);
+    }
+}
+
+async fn follow_timing(inner: std::sync::Weak<Inner>, mut committed: watch::Receiver<Timing>) {
+    while committed.changed().await.is_ok() {
+        let timing = *committed.borrow_and_update();
+        let Some(inner) = inner.upgrade() else { return };
+        if let Err(error) = (Consensus { inner }).set_timing(timing).await {
+            tracing::error!(%error, "raft could not be rebuilt under the new timing; restart this node");
+        }
+    }
+}
+
+async fn follow_status(inner: std::sync::Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        let mut metrics = strong.raft().metrics();
+        strong.status.send_replace(strong.status());
+        drop(strong);
+        use openraft::async_runtime::watch::WatchReceiver;
+        if let Ok(Err(_)) = tokio::time::timeout(STATUS_EVERY, metrics.changed()).await {
+            tokio::time::sleep(STATUS_EVERY).await; // stopped, or between two Rafts
+        }
+    }
+}

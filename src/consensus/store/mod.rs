@@ -1,0 +1,208 @@
+//! The log store: what Raft must not forget, on sled, behind one writer thread.
+//!
+//! Readers are served from memory where they can be: the newest entries stay in a bounded tail, so that an entry is
+//! readable at once while its flush is under way, and replication does not touch sled at all.
+
+mod open;
+mod reader;
+mod records;
+mod view;
+mod writer;
+
+pub(crate) use open::open;
+pub use records::Identity;
+#[cfg(test)]
+pub(crate) use {open::LOG_DIR, records::*};
+
+use crate::types::{LogEntry, LogId, TypeConfig, Vote};
+use openraft::{
+    entry::RaftEntry,
+    storage::{IOFlushed, LogState, RaftLogStorage},
+};
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+use tokio::sync::{oneshot, watch};
+use view::View;
+use writer::{Edit, Op, Writer};
+use zonekeeper_core::{codec::Kind, id::NodeId};
+
+/// Bytes of entries that one read returns at most (but always one entry), so that a lagging peer is sent small frames.
+pub(crate) const READ_BYTES: usize = 1 << 20;
+
+/// Handle to the store; clones share it. The last one to go waits for the writer thread.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    view: RwLock<View>,
+    tree: sled::Tree,
+    writer: Writer,
+}
+
+impl Store {
+    /// A store over an open database, with what was loaded from it.
+    fn new(db: sled::Db, view: View) -> io::Result<Store> {
+        let tree: sled::Tree = (*db).clone();
+        Ok(Store { shared: Arc::new(Shared { view: RwLock::new(view), tree, writer: Writer::spawn(db)? }) })
+    }
+
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.shared.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.shared.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose data this is.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.view().identity
+    }
+
+    /// Neither a vote nor a log nor a trace of one.
+    pub(crate) fn is_empty(&self) -> bool {
+        let view = self.view();
+        view.vote.is_none() && view.last.is_none() && view.watermark == 0
+    }
+
+    /// Says why the store writes no more, once it does.
+    pub(crate) fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.shared.writer.failed()
+    }
+
+    /// Writes the identity of a directory that has none. Blocking.
+    pub(crate) fn claim(&self, cluster: u128, node: NodeId) -> io::Result<Identity> {
+        if let Some(identity) = self.identity() {
+            return match (identity.cluster, identity.node) == (cluster, node) {
+                true => Ok(identity),
+                false => Err(io::Error::other(format!("the directory belongs to node {}", identity.node))),
+            };
+        }
+        let mut uuid = [0; 16];
+        getrandom::fill(&mut uuid).map_err(|error| io::Error::other(error.to_string()))?;
+        let identity = Identity { cluster, node, uuid: u128::from_le_bytes(uuid) };
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        let ack = Box::new(move |result| drop(done.send(result)));
+        self.shared.writer.send_blocking(Op::synced(meta(Kind::Identity, records::identity(&identity)), ack))?;
+        wait.recv().map_err(|_| writer::gone())??;
+        self.view_mut().identity = Some(identity);
+        Ok(identity)
+    }
+
+    /// Makes durable what was published, with everything that was written before it.
+    pub(crate) async fn save_watermark(&self, index: u64) -> io::Result<()> {
+        if index <= self.view().watermark {
+            return Ok(());
+        }
+        self.write(meta(Kind::Watermark, records::watermark(index))).await?;
+        let mut view = self.view_mut();
+        view.watermark = view.watermark.max(index);
+        Ok(())
+    }
+
+    /// Waits until everything that was written before is durable.
+    pub(crate) async fn barrier(&self) -> io::Result<()> {
+        self.write(Vec::new()).await
+    }
+
+    async fn write(&self, edits: Vec<Edit>) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.shared.writer.send(Op::synced(edits, Box::new(move |result| drop(done.send(result))))).await?;
+        wait.await.map_err(|_| writer::gone())?
+    }
+}
+
+fn meta(kind: Kind, record: Vec<u8>) -> Vec<Edit> {
+    vec![Edit { key: records::meta_key(kind).as_slice().into(), value: Some(record) }]
+}
+
+fn removed(range: std::ops::RangeInclusive<u64>) -> Vec<Edit> {
+    range.map(|index| Edit { key: records::log_key(index).as_slice().into(), value: None }).collect()
+}
+
+impl RaftLogStorage<TypeConfig> for Store {
+    type LogReader = Store;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let view = self.view();
+        Ok(LogState { last_purged_log_id: view.purged, last_log_id: view.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Store {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.write(meta(Kind::Vote, records::vote(vote))).await?;
+        self.view_mut().vote = Some(*vote);
+        Ok(())
+    }
+
+    /// Not synced: it is only a hint, and the next synced write carries it along.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let edits = meta(Kind::Committed, records::committed(&committed));
+        self.shared.writer.send(Op::lazy(edits)).await?;
+        self.view_mut().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        let view = self.view();
+        Ok(view.committed.min(view.last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = LogEntry> + openraft::OptionalSend,
+        I::IntoIter: openraft::OptionalSend,
+    {
+        let entries: Vec<(Arc<LogEntry>, Vec<u8>)> = entries.into_iter().map(|e| {
+            let record = records::entry(&e);
+            (Arc::new(e), record)
+        }).collect();
+        if let Some((entry, record)) = entries.iter().find(|(_, record)| record.len() > records::MAX_RECORD) {
+            let text = format!("entry {} has {} bytes, more than the store takes", entry.log_id, record.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let edits = {
+            let mut view = self.view_mut();
+            entries.into_iter().map(|(entry, record)| {
+                let key = records::log_key(entry.log_id.index).as_slice().into();
+                view.push(entry, record.len());
+                Edit { key, value: Some(record) }
+            }).collect::<Vec<_>>()
+        };
+        let last = self.view().last.map_or(0, |l| l.index);
+        let shared = Arc::downgrade(&self.shared);
+        let ack = Box::new(move |result: io::Result<()>| {
+            if let (Ok(()), Some(shared)) = (&result, shared.upgrade()) {
+                shared.view.write().unwrap_or_else(PoisonError::into_inner).stored(last);
+            }
+            callback.io_completed(result);
+        });
+        self.shared.writer.send(Op::synced(edits, ack)).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let gone = self.view_mut().truncate_after(last);
+        self.write(gone.map(removed).unwrap_or_default()).await?;
+        self.view_mut().truncated();
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let gone = self.view_mut().purge(upto);
+        let mut edits = gone.map(removed).unwrap_or_default();
+        edits.extend(meta(Kind::Purged, records::purged(&upto)));
+        self.write(edits).await
+    }
+}
+
+/// The log id of an entry.
+fn id(entry: &LogEntry) -> LogId {
+    RaftEntry::log_id(entry)
+}

@@ -1,0 +1,83 @@
+//! Reading the log back.
+
+use super::{READ_BYTES, Store, records};
+use crate::types::{LogEntry, TypeConfig, Vote};
+use openraft::{OptionalSend, RaftLogReader};
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, Range, RangeBounds},
+};
+use zonekeeper_core::codec::Kind;
+
+impl Store {
+    /// Entries of `range` in order, at most about `limit` bytes of them but at least one.
+    async fn read(&self, range: Range<u64>, limit: usize) -> io::Result<Vec<LogEntry>> {
+        let (old, new) = self.view().split(range.start, range.end);
+        let mut room = limit;
+        let mut entries = Vec::new();
+        if !old.is_empty() {
+            let store = self.clone();
+            let wanted = old.end - old.start;
+            // sled may touch the disk, so it stays off the runtime's threads.
+            let read = tokio::task::spawn_blocking(move || store.read_stored(old, limit)).await;
+            (entries, room) = read.map_err(io::Error::other)??;
+            if (entries.len() as u64) < wanted {
+                return Ok(entries);
+            }
+        }
+        for (entry, size) in new {
+            if size > room && !entries.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(size);
+            entries.push((*entry).clone());
+        }
+        Ok(entries)
+    }
+
+    fn read_stored(&self, range: Range<u64>, limit: usize) -> io::Result<(Vec<LogEntry>, usize)> {
+        let mut room = limit;
+        let mut entries = Vec::new();
+        for item in self.shared.tree.range(records::log_key(range.start)..records::log_key(range.end)) {
+            let (key, record) = item.map_err(io::Error::other)?;
+            if record.len() > room && !entries.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(record.len());
+            let entry = records::decode(Kind::LogEntry, &record).map_err(|error| {
+                let index = records::log_index(&key).unwrap_or_default();
+                io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index}: {error}"))
+            })?;
+            entries.push(entry);
+        }
+        Ok((entries, room))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Store {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<LogEntry>> {
+        let start = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(index) => index.saturating_add(1),
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start..end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
+        self.read(start..end, READ_BYTES).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.view().vote)
+    }
+}

@@ -1,0 +1,144 @@
+//! The one thread that writes: in order, in groups, one durable flush per group, acknowledgements after it.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread::JoinHandle,
+};
+use tokio::sync::{mpsc, watch};
+
+/// Operations that wait for the writer; senders wait beyond it. Raft has few of them in flight.
+const QUEUE: usize = 256;
+/// Bytes of one group: a batch lives in memory until it is flushed.
+const GROUP_BYTES: usize = 4 << 20;
+
+/// Told when an operation is durable, or never will be.
+pub(super) type Ack = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// One key is set or removed.
+pub(super) struct Edit {
+    pub(super) key: sled::IVec,
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// What happens to the tree, all or nothing.
+pub(super) struct Op {
+    edits: Vec<Edit>,
+    /// None: nobody waits, and no flush is needed for it.
+    ack: Option<Ack>,
+}
+
+impl Op {
+    /// Durable before it is acknowledged.
+    pub(super) fn synced(edits: Vec<Edit>, ack: Ack) -> Op {
+        Op { edits, ack: Some(ack) }
+    }
+
+    /// Durable with the next synced one.
+    pub(super) fn lazy(edits: Vec<Edit>) -> Op {
+        Op { edits, ack: None }
+    }
+
+    fn bytes(&self) -> usize {
+        self.edits.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, Vec::len)).sum()
+    }
+}
+
+/// Handle to the thread; dropping it waits until the thread has written everything.
+pub(super) struct Writer {
+    ops: Option<mpsc::Sender<Op>>,
+    failed: watch::Receiver<Option<String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn spawn(db: sled::Db) -> io::Result<Writer> {
+        let (ops, queue) = mpsc::channel(QUEUE);
+        let (failed_tx, failed) = watch::channel(None);
+        let thread = std::thread::Builder::new().name("zk-store".into()).spawn(move || run(&db, queue, &failed_tx))?;
+        Ok(Writer { ops: Some(ops), failed, thread: Some(thread) })
+    }
+
+    pub(super) fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.failed.clone()
+    }
+
+    pub(super) async fn send(&self, op: Op) -> io::Result<()> {
+        self.ops.as_ref().ok_or_else(gone)?.send(op).await.map_err(|_| gone())
+    }
+
+    pub(super) fn send_blocking(&self, op: Op) -> io::Result<()> {
+        self.ops.as_ref().ok_or_else(gone)?.blocking_send(op).map_err(|_| gone())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.ops = None;
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // Its panics are caught inside.
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(super) fn gone() -> io::Error {
+    io::Error::other("the store's writer has stopped")
+}
+
+fn run(db: &sled::Db, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Option<String>>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut size = first.bytes();
+        let mut group = vec![first];
+        while size < GROUP_BYTES
+            && let Ok(op) = queue.try_recv()
+        {
+            size += op.bytes();
+            group.push(op);
+        }
+        let broken = failed.borrow().clone();
+        let result = match broken {
+            Some(text) => Err(text),
+            None => commit(db, &mut group),
+        };
+        if let Err(text) = &result {
+            failed.send_if_modified(|slot| slot.is_none() && { *slot = Some(text.clone()); true });
+        }
+        for op in group {
+            if let Some(ack) = op.ack {
+                ack(result.clone().map_err(io::Error::other));
+            }
+        }
+    }
+}
+
+/// Never tried again after an error: the kernel may have dropped the pages that it could not write, and a second
+/// fsync would then succeed over lost data.
+fn commit(db: &sled::Db, group: &mut [Op]) -> Result<(), String> {
+    let mut batch = sled::Batch::default();
+    for edit in group.iter_mut().flat_map(|op| op.edits.drain(..)) {
+        match edit.value {
+            Some(value) => batch.insert(edit.key, value),
+            None => batch.remove(edit.key),
+        }
+    }
+    let sync = group.iter().any(|op| op.ack.is_some());
+    let work = || {
+        db.apply_batch(batch)?;
+        if sync { db.flush().map(drop) } else { Ok(()) }
+    };
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(explain(&error.to_string())),
+        Err(_) => Err(explain("sled panicked")),
+    }
+}
+
+fn explain(error: &str) -> String {
+    format!(
+        "the log could not be made durable ({error}): this node votes and writes no more, and goes on answering from \
+         what it has. Free space or repair the disk, then restart it"
+    )
+}
