@@ -1,1 +1,33 @@
-//! placeholder
+//! Configuration: file → raw → validated, with errors that name file, line and field.
+//!
+//! Two kinds of files, two types that never mix: [`NodeConfig`] is one process's own (`node.toml`), [`ClusterConfig`] is
+//! the whole cluster's (`cluster-config/*.toml`) and becomes replicated state through [`plan()`].
+//!
+//! # Architecture invariants
+//!
+//! - **Every problem at once.** The reader never stops at the first: a bad field is reported and replaced
+//!   by a harmless value, so that what follows is looked at too.
+//! - **Nothing is opened or changed here.** Loading reads files; it binds no port and asks no network.
+//! - **Files and state meet in one type.** `current(state)`, `load(files)` and `export(x)` all speak [`ClusterConfig`], so
+//!   that a plan compares like with like and `load(export(x)) == x`.
+
+mod check;
+mod cluster;
+mod duration;
+mod export;
+mod listener;
+mod node;
+mod plan;
+mod pool;
+mod problem;
+mod reader;
+mod records;
+mod service;
+mod site;
+mod validate;
+mod zone;
+
+pub use cluster::ClusterConfig;
+pub use node::{AdminConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig};
+pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
+pub use problem::{Place, Problem, Problems, Severity};

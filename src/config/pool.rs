@@ -1,0 +1,78 @@
+//! `[pool.NAME]`: the backends behind the proxy.
+
+use crate::{
+    check,
+    duration::{millis, show},
+    reader::{Parsed, Value},
+    service::socket,
+};
+use zonekeeper_core::model::{Backend, Balance, Pool};
+
+pub(crate) const FIELDS: &[&str] = &[
+    "backends",
+    "balance",
+    "check",
+    "connect_timeout",
+    "response_timeout",
+    "max_connections",
+    "retries",
+    "eject",
+];
+pub(crate) const BACKEND_FIELDS: &[&str] = &["site", "addr", "weight"];
+
+const BALANCES: [(&str, Balance); 3] = [
+    ("round-robin", Balance::RoundRobin),
+    ("least-connections", Balance::LeastConnections),
+    ("response-time", Balance::ResponseTime),
+];
+
+pub(crate) fn read(value: &Value<'_>) -> Parsed<Pool> {
+    let table = value.table(FIELDS)?;
+    let give = "at least one, as backends = [\"10.0.0.1:8080\"]";
+    Ok(Pool {
+        backends: table.need("backends", give, |v| v.each(backend)).unwrap_or_default(),
+        balance: table.or("balance", Balance::default(), |v| v.word(&BALANCES)),
+        check: check::backend(&table),
+        connect_timeout_ms: table.or("connect_timeout", 1000, |v| millis(v, 10..=60_000)),
+        response_timeout_ms: table.or("response_timeout", 30_000, |v| millis(v, 100..=3_600_000)),
+        max_connections: table.or("max_connections", 0, |v| v.integer(0..=1_000_000, "")),
+        retries: table.or("retries", 2, |v| v.integer(0..=10, "")),
+        eject_ms: table.or("eject", 10_000, |v| millis(v, 0..=3_600_000)),
+    })
+}
+
+fn backend(value: &Value<'_>) -> Parsed<Backend> {
+    if !value.is_table() {
+        return socket(value).map(|addr| Backend { site: None, addr, weight: 1 });
+    }
+    let table = value.table(BACKEND_FIELDS)?;
+    let site = table.opt("site", Value::parse);
+    let weight = table.or("weight", 1, |v| v.integer(0..=255, ""));
+    let addr = table.need("addr", "an address with a port, as \"10.0.0.1:8080\"", socket);
+    addr.map(|addr| Backend { site, addr, weight }).ok_or_else(|| "is no backend without an address".into())
+}
+
+pub(crate) fn write(pool: &Pool) -> toml::Table {
+    let mut table = toml::Table::new();
+    let mut put = |field: &str, value: toml::Value| _ = table.insert(field.into(), value);
+    let balance = BALANCES.iter().find(|(_, b)| *b == pool.balance).map_or("", |(w, _)| w);
+    put("backends", toml::Value::Array(pool.backends.iter().map(write_backend).collect()));
+    put("balance", balance.into());
+    put("check", check::write(pool.check.as_ref()));
+    put("connect_timeout", show(u64::from(pool.connect_timeout_ms)).into());
+    put("response_timeout", show(u64::from(pool.response_timeout_ms)).into());
+    put("max_connections", i64::from(pool.max_connections).into());
+    put("retries", i64::from(pool.retries).into());
+    put("eject", show(u64::from(pool.eject_ms)).into());
+    table
+}
+
+fn write_backend(backend: &Backend) -> toml::Value {
+    let mut table = toml::Table::new();
+    if let Some(site) = &backend.site {
+        table.insert("site".into(), site.as_str().into());
+    }
+    table.insert("addr".into(), backend.addr.to_string().into());
+    table.insert("weight".into(), i64::from(backend.weight).into());
+    table.into()
+}

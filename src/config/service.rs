@@ -1,0 +1,211 @@
+//! `[service.NAME]`: DNS names, a policy, and the endpoints of each site.
+
+use crate::{
+    check,
+    duration::{millis, seconds, show},
+    reader::{Parsed, Table, Value},
+};
+use std::{collections::BTreeMap, net::SocketAddr};
+use zonekeeper_core::{
+    id::SiteId,
+    model::{Endpoint, Failback, Policy, Quorum, Service, WhenAllDown},
+};
+
+pub(crate) const FIELDS: &[&str] = &[
+    "names",
+    "policy",
+    "sites",
+    "weights",
+    "endpoint",
+    "ttl",
+    "check",
+    "pool",
+    "min_backends",
+    "when_all_down",
+    "hold_down",
+    "failback",
+    "failback_after",
+    "quorum",
+    "min_answers",
+    "automation",
+];
+pub(crate) const ENDPOINT_FIELDS: &[&str] = &["addr", "port"];
+
+const WEEK_MS: u64 = 7 * 86_400_000;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Word {
+    Failover,
+    Weighted,
+    All,
+}
+
+const POLICIES: [(&str, Word); 3] =
+    [("failover", Word::Failover), ("weighted", Word::Weighted), ("all", Word::All)];
+const ALL_DOWN: [(&str, WhenAllDown); 3] = [
+    ("fail_open", WhenAllDown::FailOpen),
+    ("nodata", WhenAllDown::NoData),
+    ("servfail", WhenAllDown::ServFail),
+];
+const QUORUMS: [(&str, Quorum); 2] = [("majority", Quorum::Majority), ("unanimous", Quorum::Unanimous)];
+
+pub(crate) fn read(value: &Value<'_>) -> Parsed<Service> {
+    let table = value.table(FIELDS)?;
+    let endpoints = table
+        .need("endpoint", "at least one address, as endpoint.SITE = [\"192.0.2.1:443\"]", endpoints)
+        .unwrap_or_default();
+    let names =
+        table.need("names", "at least one DNS name, as [\"www.example.com\"]", |v| v.each(Value::parse));
+    Ok(Service {
+        names: names.unwrap_or_default(),
+        policy: policy(&table, &endpoints),
+        endpoints,
+        ttl: table.or("ttl", 10, |v| seconds(v, 1..=86_400)),
+        check: check::endpoint(&table),
+        pool: table.opt("pool", Value::parse),
+        min_backends: table.or("min_backends", 1, |v| v.integer(0..=65_535, "")),
+        when_all_down: table.or("when_all_down", WhenAllDown::FailOpen, |v| v.word(&ALL_DOWN)),
+        hold_down_ms: table.or("hold_down", 30_000, |v| millis(v, 0..=WEEK_MS)),
+        failback: failback(&table),
+        quorum: table.or("quorum", Quorum::Majority, |v| v.word(&QUORUMS)),
+        min_answers: table.or("min_answers", 1, |v| v.integer(0..=255, "")),
+        automation: table.or("automation", true, Value::boolean),
+    })
+}
+
+fn endpoints(value: &Value<'_>) -> Parsed<BTreeMap<SiteId, Vec<Endpoint>>> {
+    let mut sites = BTreeMap::new();
+    for (name, value) in value.entries()?.all() {
+        match (name.parse::<SiteId>(), addresses(&value)) {
+            (Err(e), _) => value.error(format!("\"{name}\" {e}")),
+            (_, Err(message)) => value.error(message),
+            (Ok(site), Ok(list)) => _ = sites.insert(site, list),
+        }
+    }
+    Ok(sites)
+}
+
+/// One address or several.
+fn addresses(value: &Value<'_>) -> Parsed<Vec<Endpoint>> {
+    if value.is_string() || value.is_table() {
+        endpoint(value).map(|e| vec![e])
+    } else {
+        value.each(endpoint)
+    }
+}
+
+fn endpoint(value: &Value<'_>) -> Parsed<Endpoint> {
+    if !value.is_table() {
+        return socket(value).map(|a| Endpoint { addr: a.ip(), port: a.port() });
+    }
+    let table = value.table(ENDPOINT_FIELDS)?;
+    let addr =
+        table.need("addr", "an address, as \"192.0.2.1\"", |v| v.parse_as("an IP address, as \"192.0.2.1\""));
+    let port = table.need("port", "the port that clients use", |v| v.integer(1..=65_535, ""));
+    match (addr, port) {
+        (Some(addr), Some(port)) => Ok(Endpoint { addr, port }),
+        _ => Err("is no endpoint; give { addr = \"192.0.2.1\", port = 443 }".into()),
+    }
+}
+
+/// An address with a port that is not 0.
+pub(crate) fn socket(value: &Value<'_>) -> Parsed<SocketAddr> {
+    let addr: SocketAddr =
+        value.parse_as("an address with a port; write \"192.0.2.1:443\" or \"[2001:db8::1]:443\"")?;
+    if addr.port() == 0 { Err("has port 0; give a port from 1 to 65535".into()) } else { Ok(addr) }
+}
+
+fn policy(table: &Table<'_>, endpoints: &BTreeMap<SiteId, Vec<Endpoint>>) -> Policy {
+    let implied = if table.has("weights") { Word::Weighted } else { Word::Failover };
+    let word = table.or("policy", implied, |v| v.word(&POLICIES));
+    for (field, owner, policy) in
+        [("sites", Word::Failover, "failover"), ("weights", Word::Weighted, "weighted")]
+    {
+        if word != owner && table.has(field) {
+            let message = format!("belongs to policy = \"{policy}\"; take it out, or change the policy");
+            table.opt(field, |_| Err::<(), _>(message));
+        }
+    }
+    match word {
+        Word::All => Policy::All,
+        Word::Weighted => {
+            let give = "a weight for each site, as weights = { fra = 3, ams = 1 }";
+            Policy::Weighted(table.need("weights", give, weights).unwrap_or_default())
+        }
+        // With one site there is only one order.
+        Word::Failover if endpoints.len() == 1 && !table.has("sites") => {
+            Policy::Failover(endpoints.keys().cloned().collect())
+        }
+        Word::Failover => {
+            let give = "the sites in the order of preference, as sites = [\"fra\", \"ams\"]";
+            Policy::Failover(table.need("sites", give, |v| v.each(Value::parse)).unwrap_or_default())
+        }
+    }
+}
+
+fn weights(value: &Value<'_>) -> Parsed<BTreeMap<SiteId, u8>> {
+    let mut weights = BTreeMap::new();
+    for (name, value) in value.entries()?.all() {
+        match (name.parse::<SiteId>(), value.integer(1..=255, "")) {
+            (Err(e), _) => value.error(format!("\"{name}\" {e}")),
+            (_, Err(message)) => value.error(message),
+            (Ok(site), Ok(weight)) => _ = weights.insert(site, weight),
+        }
+    }
+    Ok(weights)
+}
+
+fn failback(table: &Table<'_>) -> Failback {
+    let auto = table.or("failback", true, |v| v.word(&[("auto", true), ("manual", false)]));
+    if auto {
+        return Failback::Auto { healthy_ms: table.or("failback_after", 30_000, |v| millis(v, 0..=WEEK_MS)) };
+    }
+    table.opt("failback_after", |_| Err::<(), _>("belongs to failback = \"auto\"; take it out".into()));
+    Failback::Manual
+}
+
+fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
+    words.iter().find(|(_, v)| v == value).map_or("", |(w, _)| w)
+}
+
+pub(crate) fn write(service: &Service) -> toml::Table {
+    let mut table = toml::Table::new();
+    let mut put = |field: &str, value: toml::Value| _ = table.insert(field.into(), value);
+    let text = |items: Vec<String>| toml::Value::from(items);
+    put("names", text(service.names.iter().map(ToString::to_string).collect()));
+    match &service.policy {
+        Policy::All => put("policy", "all".into()),
+        Policy::Failover(order) => {
+            put("policy", "failover".into());
+            put("sites", text(order.iter().map(ToString::to_string).collect()));
+        }
+        Policy::Weighted(weights) => {
+            put("policy", "weighted".into());
+            let weights = weights.iter().map(|(site, w)| (site.to_string(), i64::from(*w).into()));
+            put("weights", toml::Value::Table(weights.collect()));
+        }
+    }
+    let address = |e: &Endpoint| SocketAddr::new(e.addr, e.port).to_string();
+    let sites =
+        service.endpoints.iter().map(|(s, list)| (s.to_string(), text(list.iter().map(address).collect())));
+    put("endpoint", toml::Value::Table(sites.collect()));
+    put("ttl", i64::from(service.ttl).into());
+    put("check", check::write(service.check.as_ref()));
+    if let Some(pool) = &service.pool {
+        put("pool", pool.as_str().into());
+    }
+    put("min_backends", i64::from(service.min_backends).into());
+    put("when_all_down", word_of(&ALL_DOWN, &service.when_all_down).into());
+    put("hold_down", show(service.hold_down_ms).into());
+    match service.failback {
+        Failback::Manual => put("failback", "manual".into()),
+        Failback::Auto { healthy_ms } => {
+            put("failback", "auto".into());
+            put("failback_after", show(healthy_ms).into());
+        }
+    }
+    put("quorum", word_of(&QUORUMS, &service.quorum).into());
+    put("min_answers", i64::from(service.min_answers).into());
+    put("automation", service.automation.into());
+    table
+}

@@ -1,0 +1,120 @@
+//! Listeners: ports that do not overlap, routes that lead somewhere, certificates that can be read.
+
+use super::{known_site, list};
+use crate::{
+    cluster::ClusterConfig,
+    reader::{Log, join},
+};
+use std::net::SocketAddr;
+use zonekeeper_core::{
+    id::ListenerId,
+    model::{Bind, Listener, Protocol, Route},
+};
+
+pub(super) fn check(config: &ClusterConfig, log: &Log) {
+    let mut taken: Vec<(&Bind, String)> = Vec::new();
+    for (id, listener) in &config.listeners {
+        binds(config, log, id, listener, &mut taken);
+        routes(config, log, id, listener);
+        tls(log, id, listener);
+    }
+}
+
+fn path(id: &ListenerId, field: &str) -> String {
+    join(&join("listener", id.as_str()), field)
+}
+
+fn binds<'c>(
+    config: &ClusterConfig,
+    log: &Log,
+    id: &ListenerId,
+    listener: &'c Listener,
+    taken: &mut Vec<(&'c Bind, String)>,
+) {
+    let field = path(id, "bind");
+    if listener.binds.is_empty() && !log.failed(&field) {
+        log.error_at(&field, "has no address; give at least one, as [\"0.0.0.0:80\"]");
+    }
+    for (i, bind) in listener.binds.iter().enumerate() {
+        let at = if log.failed(&field) { field.clone() } else { format!("{field}[{i}]") };
+        if let Some(site) = &bind.site {
+            known_site(config, log, &at, site);
+        }
+        let meets = |b: &Bind| b.site.is_none() || bind.site.is_none() || b.site == bind.site;
+        if let Some((other, place)) = taken.iter().find(|(b, _)| meets(b) && overlap(b.addr, bind.addr)) {
+            let message = format!(
+                "{} overlaps {} of {place} at the same site; use another port or address",
+                bind.addr, other.addr
+            );
+            log.error_at(&at, message);
+        }
+        taken.push((bind, at));
+    }
+}
+
+/// Whether two TCP sockets cannot both be bound. A wildcard covers every address of its own family (IPv6 sockets here
+/// take IPv6 only, so `0.0.0.0` and `[::]` go together).
+pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let wild = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || wild)
+}
+
+fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listener) {
+    let field = path(id, "route");
+    if log.failed(&field) || log.failed(&path(id, "pool")) {
+        return;
+    }
+    if listener.routes.is_empty() {
+        log.error_at(&join("listener", id.as_str()), "leads nowhere; give pool = \"NAME\", or routes");
+    }
+    let plain = |r: &Route| {
+        r.hosts.is_empty() && r.path_prefix.is_empty() && r.header.is_none() && r.cookie.is_none()
+    };
+    if listener.protocol == Protocol::Tcp
+        && (listener.routes.len() > 1 || listener.routes.iter().any(|r| !plain(r)))
+    {
+        log.error_at(&field, "a TCP listener sees no requests, so it has one route without conditions; give pool = \"NAME\" instead, or protocol = \"http\"");
+    }
+    for (i, route) in listener.routes.iter().enumerate() {
+        let at = format!("{field}[{i}]");
+        let last = listener.routes[..i].iter().position(plain);
+        if let Some(first) = last.filter(|_| listener.protocol == Protocol::Http) {
+            log.warn_at(
+                &at,
+                format!(
+                    "is never reached: {field}[{first}] before it has no condition and takes every request"
+                ),
+            );
+        }
+        known_pool(config, log, &join(&at, "pool"), route);
+    }
+}
+
+fn known_pool(config: &ClusterConfig, log: &Log, at: &str, route: &Route) {
+    let pool = join("pool", route.pool.as_str());
+    if !config.pools.contains_key(&route.pool) && !log.failed(&pool) {
+        let pools = list(config.pools.keys());
+        log.error_at(
+            at,
+            format!("pool \"{}\" is not declared; add [{pool}], or use one of {pools}", route.pool),
+        );
+    }
+}
+
+/// Certificates lie on the nodes' disks: missing here is a warning, there but unreadable is an error.
+fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
+    let Some(tls) = &listener.tls else { return };
+    for (field, file, mark) in [("cert", &tls.cert, "CERTIFICATE"), ("key", &tls.key, "PRIVATE KEY")] {
+        let at = join(&path(id, "tls"), field);
+        match std::fs::read_to_string(file) {
+            Ok(text) if text.contains("-----BEGIN ") && text.contains(mark) => {}
+            Ok(_) => {
+                log.error_at(&at, format!("{file} holds no PEM {}; give a PEM file", mark.to_lowercase()))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                log.warn_at(&at, format!("{file} does not exist on this machine; it must exist on every node that binds this listener"));
+            }
+            Err(e) => log.error_at(&at, format!("{file} cannot be read: {e}")),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Pools: backends that exist once, and somebody who uses them.
+
+use super::{known_site, service::timing};
+use crate::{
+    cluster::ClusterConfig,
+    reader::{Log, join},
+};
+use zonekeeper_core::model::Backend;
+
+pub(super) fn check(config: &ClusterConfig, log: &Log) {
+    for (id, pool) in &config.pools {
+        let path = join("pool", id.as_str());
+        let field = join(&path, "backends");
+        timing(log, &join(&path, "check"), pool.check.as_ref());
+        if pool.backends.is_empty() && !log.failed(&field) {
+            log.error_at(&field, "has no backend; give at least one, as [\"10.0.0.1:8080\"]");
+        }
+        for (i, backend) in pool.backends.iter().enumerate() {
+            let at = if log.failed(&field) { field.clone() } else { format!("{field}[{i}]") };
+            if let Some(site) = &backend.site {
+                known_site(config, log, &at, site);
+            }
+            if backend.addr.ip().is_unspecified() || backend.addr.ip().is_multicast() {
+                log.error_at(&at, format!("{} is no address that a proxy can connect to", backend.addr));
+            }
+            if pool.backends[..i].iter().any(|other| same(other, backend)) {
+                log.error_at(
+                    &at,
+                    format!(
+                        "{} is a duplicate address: this pool has it already at the same site; keep one",
+                        backend.addr
+                    ),
+                );
+            }
+        }
+        if !pool.backends.is_empty() && pool.backends.iter().all(|b| b.weight == 0) {
+            log.warn_at(&field, "every backend has weight 0, so the pool takes no traffic");
+        }
+        let routed = config.listeners.values().any(|l| l.routes.iter().any(|r| r.pool == *id));
+        if !routed
+            && !config.services.values().any(|s| s.pool.as_ref() == Some(id))
+            && !log.failed("listener")
+        {
+            log.warn_at(&path, "is not used: no route and no service names it");
+        }
+    }
+}
+
+/// Whether some proxy would have both.
+fn same(a: &Backend, b: &Backend) -> bool {
+    a.addr == b.addr && (a.site.is_none() || b.site.is_none() || a.site == b.site)
+}
