@@ -19,6 +19,7 @@
 //! - Only what the codec parsed is forwarded: framing and hop-by-hop fields are written anew.
 
 mod health;
+pub mod http1;
 mod latency;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};

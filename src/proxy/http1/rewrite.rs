@@ -1,0 +1,233 @@
+//! The heads that are sent on: untouched fields are copied in runs, framing and hop-by-hop fields are written anew.
+
+use super::{Encoder, Framing, Request, Response, list};
+use httparse::Header;
+use std::{io::Write, net::IpAddr};
+
+/// What a forwarded request says of its client.
+#[derive(Debug, Clone, Copy)]
+pub struct Forwarded {
+    /// The client's address.
+    pub client: IpAddr,
+    /// It came over TLS.
+    pub tls: bool,
+}
+
+/// Fields of one connection only (RFC 9110 §7.6.1), and those that are written anew. Names in lower case.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// `Connection` options that name no field of the message.
+const KNOWN_TOKENS: [&[u8]; 3] = [b"close", b"upgrade", b"keep-alive"];
+
+/// Whether a field does not travel on.
+fn stripped(field: &Header<'_>, nominated: &Nominated<'_>) -> bool {
+    let name = field.name;
+    if matches!(name.len(), 2 | 7 | 10 | 16..=19) && HOP_BY_HOP.iter().any(|h| name.eq_ignore_ascii_case(h)) {
+        return true;
+    }
+    (name.len() == 14 && name.eq_ignore_ascii_case("content-length")) || nominated.has(name)
+}
+
+/// The fields that `Connection` names. Framing and routing cannot be taken away by naming them.
+struct Nominated<'a> {
+    fields: &'a [Header<'a>],
+    any: bool,
+}
+
+impl<'a> Nominated<'a> {
+    fn of(fields: &'a [Header<'a>]) -> Nominated<'a> {
+        let nominated = Nominated { fields, any: false };
+        let known = |t: &[u8]| KNOWN_TOKENS.iter().any(|k| t.eq_ignore_ascii_case(k));
+        let any = nominated.tokens().any(|t| !known(t));
+        Nominated { fields, any }
+    }
+    fn tokens(&self) -> impl Iterator<Item = &'a [u8]> {
+        let fields =
+            self.fields.iter().filter(|f| f.name.len() == 10 && f.name.eq_ignore_ascii_case("connection"));
+        fields.flat_map(|f| list(f.value))
+    }
+    fn has(&self, name: &str) -> bool {
+        self.any
+            && !name.eq_ignore_ascii_case("host")
+            && self.tokens().any(|t| t.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// Copies the lines of a head in runs, leaving out those that `drop` names.
+fn copy_fields(
+    head: &[u8],
+    fields: &[Header<'_>],
+    out: &mut Vec<u8>,
+    mut drop: impl FnMut(&Header<'_>) -> bool,
+) {
+    let at = |i: usize| match fields.get(i) {
+        Some(f) => f.name.as_ptr() as usize - head.as_ptr() as usize,
+        None => head.len().saturating_sub(2), // before the empty line
+    };
+    let mut run = at(0);
+    for (i, field) in fields.iter().enumerate() {
+        if drop(field) {
+            out.extend_from_slice(&head[run..at(i)]);
+            run = at(i + 1);
+        }
+    }
+    out.extend_from_slice(&head[run..at(fields.len())]);
+}
+
+fn write_framing(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::None | Framing::Close => {}
+        Framing::Length(n) => {
+            let _ = write!(out, "Content-Length: {n}\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+fn write_upgrade(protocol: Option<&[u8]>, out: &mut Vec<u8>) {
+    if let Some(protocol) = protocol {
+        out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: ");
+        out.extend_from_slice(protocol);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the head that goes to the backend.
+pub fn write_request(head: &[u8], request: &Request<'_, '_>, from: Forwarded, out: &mut Vec<u8>) {
+    for part in [request.method, " ", request.target, " HTTP/1.1\r\nHost: ", request.host, "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    let nominated = Nominated::of(request.fields);
+    let mut for_chain: Option<Vec<u8>> = None;
+    copy_fields(head, request.fields, out, |field| match field.name.len() {
+        4 if field.name.eq_ignore_ascii_case("host") => true,
+        6 if field.name.eq_ignore_ascii_case("expect") => request.minor == 0,
+        15 if field.name.eq_ignore_ascii_case("x-forwarded-for") => {
+            let chain = for_chain.get_or_insert_default();
+            chain.extend_from_slice(field.value);
+            chain.extend_from_slice(b", ");
+            true
+        }
+        16 if field.name.eq_ignore_ascii_case("x-forwarded-host") => true,
+        17 if field.name.eq_ignore_ascii_case("x-forwarded-proto") => true,
+        _ => stripped(field, &nominated),
+    });
+    write_framing(request.framing, out);
+    write_upgrade(request.upgrade, out);
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    out.extend_from_slice(&for_chain.unwrap_or_default());
+    let proto = if from.tls { "https" } else { "http" };
+    let client = from.client.to_canonical();
+    let _ =
+        write!(out, "{client}\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Host: {}\r\n\r\n", request.host);
+}
+
+/// Appends the head that goes to the client and says how the body is to be framed. `minor` is the client's version.
+pub fn write_response(
+    head: &[u8],
+    response: &Response<'_, '_>,
+    minor: u8,
+    keep_alive: bool,
+    out: &mut Vec<u8>,
+) -> (Encoder, bool) {
+    let _ = write!(out, "HTTP/1.1 {} {}\r\n", response.status, response.reason);
+    let nominated = Nominated::of(response.fields);
+    copy_fields(head, response.fields, out, |field| stripped(field, &nominated));
+    // HTTP/1.0 knows no chunks (RFC 9112 §6.1); HTTP/1.1 gets them where the backend ends by closing, so that a cut
+    // stays visible.
+    let (framing, encoder) = match response.framing {
+        Framing::Chunked | Framing::Close if minor == 0 => (Framing::Close, Encoder::Raw),
+        Framing::Chunked | Framing::Close => (Framing::Chunked, Encoder::Chunked),
+        other => (other, Encoder::Raw),
+    };
+    let no_length = response.status < 200 || response.status == 204; // RFC 9110 §8.6
+    match response.length {
+        Some(n) if !no_length => write_framing(Framing::Length(n), out),
+        _ => write_framing(framing, out),
+    }
+    let keep_alive = keep_alive && framing != Framing::Close;
+    match response.status {
+        101 => write_upgrade(response.upgrade, out),
+        s if s < 200 => {}
+        _ if !keep_alive => out.extend_from_slice(b"Connection: close\r\n"),
+        _ if minor == 0 => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        _ => {}
+    }
+    out.extend_from_slice(b"\r\n");
+    (encoder, keep_alive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::MAX_FIELDS, *};
+    use std::mem::MaybeUninit;
+
+    fn forward(head: &str) -> String {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let request = Request::parse(head.as_bytes(), &mut room).unwrap();
+        let mut out = Vec::new();
+        let from = Forwarded { client: IpAddr::from([192, 0, 2, 7]), tls: true };
+        write_request(head.as_bytes(), &request, from, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn answer(head: &str, to_head: bool, minor: u8) -> String {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let response = Response::parse(head.as_bytes(), &mut room, to_head).unwrap();
+        let mut out = Vec::new();
+        write_response(head.as_bytes(), &response, minor, true, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn fields_of_one_connection_stay_and_the_client_is_named() {
+        let got = forward(concat!(
+            "GET /a?b HTTP/1.1\r\nHost: w.example:80\r\nAccept: */*\r\nConnection: close, X-Secret, Host\r\n",
+            "X-Secret: 1\r\nTE: trailers\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: ftp\r\n",
+            "Keep-Alive: 5\r\nCookie: a=b\r\n\r\n"
+        ));
+        assert_eq!(
+            got,
+            concat!(
+                "GET /a?b HTTP/1.1\r\nHost: w.example:80\r\nAccept: */*\r\nCookie: a=b\r\n",
+                "X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-Proto: https\r\n",
+                "X-Forwarded-Host: w.example:80\r\n\r\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_body_has_exactly_one_framing() {
+        let got = forward("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\nHost: a\r\n\r\n");
+        assert_eq!(got.matches("Transfer-Encoding: chunked\r\n").count(), 1);
+        assert_eq!(got.to_ascii_lowercase().matches("transfer-encoding").count(), 1);
+        let got = forward("POST / HTTP/1.1\r\nContent-Length: 007\r\nHost: a\r\n\r\n");
+        assert!(got.contains("\r\nContent-Length: 7\r\n"), "{got}");
+    }
+
+    #[test]
+    fn a_response_to_head_keeps_its_length() {
+        let got = answer("HTTP/1.1 200 OK\r\nContent-Length: 12\r\nKeep-Alive: x\r\n\r\n", true, 1);
+        assert_eq!(got, "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n");
+        let got = answer("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", false, 1);
+        assert_eq!(got, "HTTP/1.1 204 No Content\r\n\r\n");
+    }
+
+    #[test]
+    fn chunks_are_not_sent_to_http_1_0() {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(answer(chunked, false, 0), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        assert_eq!(answer(chunked, false, 1), chunked);
+        assert_eq!(answer("HTTP/1.0 200 OK\r\n\r\n", false, 1), chunked);
+    }
+}

@@ -1,0 +1,87 @@
+//! Finds the end of a head, byte by byte and once per byte, and refuses bytes that readers disagree on.
+
+use super::{Answer, MAX_HEAD, MAX_TARGET};
+
+/// What the bytes so far hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// The head is not complete.
+    More,
+    /// The head has so many bytes, its empty line included.
+    Head(usize),
+    /// It cannot become a head.
+    Bad(Answer),
+}
+
+/// Remembers how far it looked, so that a slow sender does not make it look twice.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    seen: usize,
+    line: usize,
+    first_line_ended: bool,
+}
+
+impl Scanner {
+    /// Looks at the bytes that are new since the last call on the same head.
+    pub fn scan(&mut self, buf: &[u8]) -> Scan {
+        let mut i = self.seen;
+        while i < buf.len() {
+            match buf[i] {
+                b'\t' | 0x20..=0x7e | 0x80.. => i += 1,
+                // RFC 9112 §2.2: a bare CR is invalid, and a bare LF would be a line end to some and not to others.
+                b'\r' => match buf.get(i + 1) {
+                    None => break,
+                    Some(b'\n') if i == self.line => return Scan::Head(i + 2),
+                    Some(b'\n') => {
+                        i += 2;
+                        self.line = i;
+                        self.first_line_ended = true;
+                    }
+                    Some(_) => return Scan::Bad(Answer::Malformed("a CR without LF in the head")),
+                },
+                b'\n' => return Scan::Bad(Answer::Malformed("an LF without CR in the head")),
+                _ => return Scan::Bad(Answer::Malformed("a control byte in the head")),
+            }
+        }
+        self.seen = i;
+        match buf.len() {
+            n if !self.first_line_ended && n > MAX_TARGET + 64 => Scan::Bad(Answer::TargetTooLong),
+            n if n >= MAX_HEAD => Scan::Bad(Answer::HeadTooLarge),
+            _ => Scan::More,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_found_however_it_is_cut() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        for cut in 0..head.len() - 4 {
+            let mut scanner = Scanner::default();
+            assert_eq!(scanner.scan(&head[..cut]), Scan::More, "{cut}");
+            assert_eq!(scanner.scan(head), Scan::Head(head.len() - 4), "{cut}");
+        }
+    }
+
+    #[test]
+    fn bytes_with_two_readings_are_refused() {
+        for bad in ["GET / HTTP/1.1\nHost: a\r\n\r\n", "GET /\r HTTP/1.1\r\n\r\n", "GET /\0 HTTP/1.1\r\n\r\n"]
+        {
+            assert!(
+                matches!(Scanner::default().scan(bad.as_bytes()), Scan::Bad(Answer::Malformed(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_is_refused_at_its_limit() {
+        let long = vec![b'a'; MAX_HEAD];
+        assert_eq!(Scanner::default().scan(&long), Scan::Bad(Answer::TargetTooLong));
+        let fields = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &long].concat();
+        assert_eq!(Scanner::default().scan(&fields), Scan::Bad(Answer::HeadTooLarge));
+    }
+}
