@@ -1,13 +1,23 @@
 //! Joining a cluster: a short-lived token that also pins the cluster's CA, and the joiner's side.
 
 use crate::{
+    frame::{self, FrameError, Reader, Type},
+    hello,
     keys::{Credentials, KeyError},
     peers::BoxFuture,
     refusal::Refusal,
+    tls,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{fmt, io, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncWriteExt, split},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use zonekeeper_core::codec;
 
 /// First part of a token's text.
 const PREFIX: &str = "zkjoin1";
@@ -84,8 +94,8 @@ impl FromStr for JoinToken {
     }
 }
 
-/// What a joiner asks. On the wire: append only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a joiner asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinRequest {
     /// SHA-256 of the token's secret, computed by the server side from the secret that was sent.
     pub hash: [u8; 32],
@@ -149,16 +159,64 @@ pub enum JoinError {
     Keys(#[from] KeyError),
 }
 
-/// Joins a cluster through one of its members: verifies that the member's chain ends in the pinned CA, sends the token
-/// with a certificate request, and returns the new credentials.
-pub async fn join(
-    to: SocketAddr,
-    token: &JoinToken,
+/// What goes over the wire. The secret itself is sent, to a server whose CA was verified; so that who reads the
+/// replicated state, which holds hashes, cannot join.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Ask {
+    secret: [u8; 32],
+    csr_pem: String,
     body: Vec<u8>,
-    deadline: Duration,
-) -> Result<Joined, JoinError> {
-    let _ = (to, token, body, deadline);
-    Err(JoinError::Timeout(deadline))
+}
+
+impl From<Ask> for JoinRequest {
+    fn from(ask: Ask) -> JoinRequest {
+        JoinRequest { hash: Sha256::digest(ask.secret).into(), csr_pem: ask.csr_pem, body: ask.body }
+    }
+}
+
+/// Largest request of a joiner: a certificate request and 32 KiB of the layer above.
+pub(crate) const ASK_LIMIT: usize = 40 << 10;
+/// Largest grant.
+pub(crate) const GRANT_LIMIT: usize = 640 << 10;
+
+/// Joins a cluster through one of its members: verifies that the member's chain ends in the pinned CA, sends the token
+/// with a certificate request, and returns the new credentials. `body` (at most 32 KiB) is for the handler.
+pub async fn join(to: SocketAddr, token: &JoinToken, body: Vec<u8>, deadline: Duration) -> Result<Joined, JoinError> {
+    match timeout(deadline, ask(to, token, body)).await {
+        Ok(result) => result,
+        Err(_) => Err(JoinError::Timeout(deadline)),
+    }
+}
+
+async fn ask(to: SocketAddr, token: &JoinToken, body: Vec<u8>) -> Result<Joined, JoinError> {
+    let request = Credentials::request()?;
+    let failed = |error: io::Error| match tls::refusal(&error) {
+        Some((Refusal::Stranger, false)) => JoinError::Pin(to),
+        Some((why, _)) => JoinError::Refused(why),
+        None => JoinError::Unreachable(to, error),
+    };
+    let tcp = TcpStream::connect(to).await.map_err(failed)?;
+    let config = Arc::new(tls::joiner(token.fingerprint)?);
+    let name = tls::server_name(0, 0)?; // not looked at: any member will do
+    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(failed)?;
+    let (read, mut write) = split(stream);
+    let ask = Ask { secret: token.secret, csr_pem: request.csr_pem().into(), body };
+    let sent = write.write_all(&frame::encode(Type::Join, 0, &codec::bytes(&ask))).await;
+    let _ = sent.and(write.flush().await); // when it failed, the reason is there to be read
+    let answer = Reader::new(read).next(GRANT_LIMIT).await.map_err(|error| match error {
+        FrameError::Io(error) => failed(error),
+        FrameError::Codec(_) | FrameError::Type(_) => JoinError::Refused(Refusal::Garbage),
+    })?;
+    match answer.kind {
+        Type::Grant => {
+            let grant: JoinGrant =
+                codec::from_bytes(&answer.body).map_err(|_| JoinError::Refused(Refusal::Version))?;
+            Ok(Joined { credentials: request.finish(&grant.cert_pem, &grant.ca_pem)?, body: grant.body })
+        }
+        Type::Failure => Err(JoinError::Denied(String::from_utf8_lossy(&answer.body).into_owned())),
+        Type::Goodbye => Err(JoinError::Refused(hello::goodbye_reason(&answer))),
+        _ => Err(JoinError::Refused(Refusal::Garbage)),
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Node-to-node transport: mutual TLS 1.3, framed, versioned, in lanes; and the keys of a cluster.
 //!
 //! ```text
-//! keys      cluster CA, node certificates, the key folder        tls     rustls configurations, who is who
-//! join      token, joiner's side                                 hello   first frame each way, versions
-//! frame     envelope around everything on the wire               server  connections from peers
-//! link      one lane to one peer: connect, lose, try again       conn    one established connection to a peer
-//! peers     the handle that everybody holds                      rtt, refusal, error
+//! peers     the handle that everybody holds           shared       what all tasks share
+//! keys      CA, node certificates, the key folder     tls          rustls configurations, who is who
+//! frame     envelope of everything on the wire        hello        first and last frames, versions
+//! link      one lane to one peer, for ever            server       accept, handshake, who may stay
+//! dial      connecting                                serve        one connection from a peer: calls in
+//! conn      one connection to a peer: calls out       socket       TCP options
+//! join      token, the joiner's side                  join_server  the member's side
 //! ```
 //!
 //! A connection carries one [`Lane`] in one direction of calls: the node that connects asks, the other answers. Calls
@@ -22,13 +24,23 @@
 //! - **No process-wide TLS provider**; aws-lc-rs is passed explicitly.
 //! - This crate knows bytes. It does not know Raft, probes or state.
 
+mod conn;
+mod dial;
 mod error;
+mod frame;
+mod hello;
 mod join;
+mod join_server;
 pub mod keys;
 mod lane;
+mod link;
 mod peers;
 mod refusal;
 mod rtt;
+mod serve;
+mod server;
+mod shared;
+mod socket;
 mod tls;
 
 pub use error::{LinkChange, LinkEvent, Loss, PeerError, StartError};

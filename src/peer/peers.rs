@@ -3,16 +3,20 @@
 use crate::{
     Lane, LinkEvent, NodeId, PeerError, Refusal, RttStats, error::StartError, join::JoinHandler,
     keys::Credentials,
+    link::Remote,
+    server,
+    shared::{Shared, lock},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     net::{SocketAddr, TcpListener},
     pin::Pin,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
 };
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -74,98 +78,139 @@ impl PeerConfig {
 }
 
 /// The transport of one node. Cheap to clone; everything stops when the last clone is gone or [`Peers::shutdown`] is
-/// called.
+/// called. (Handlers that hold a clone keep it alive: then shut it down.)
 #[derive(Debug, Clone)]
 pub struct Peers {
-    events: broadcast::Sender<LinkEvent>,
+    shared: Arc<Shared>,
+    local: Option<SocketAddr>,
+    _owner: Arc<Owner>,
+}
+
+/// Stops everything when the last handle is gone.
+#[derive(Debug)]
+struct Owner(CancellationToken);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Peers {
     /// Starts the transport on the current tokio runtime.
-    pub fn start(config: PeerConfig) -> Result<Peers, StartError> {
-        let _ = config;
-        Ok(Peers { events: broadcast::channel(256).0 })
+    pub fn start(mut config: PeerConfig) -> Result<Peers, StartError> {
+        let listen = config.listen.take();
+        let shared = Arc::new(Shared::new(&config)?);
+        let mut local = None;
+        if let Some(listener) = listen {
+            listener.set_nonblocking(true).map_err(StartError::Listen)?;
+            local = Some(listener.local_addr().map_err(StartError::Listen)?);
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listen)?;
+            drop(shared.spawn(server::run(shared.clone(), listener)));
+        }
+        let owner = Arc::new(Owner(shared.stop.clone()));
+        Ok(Peers { shared, local, _owner: owner })
     }
 
     /// Sets where the peers are. Links to nodes that are gone or have moved are closed; the Heartbeat lane to new
     /// ones connects at once, other lanes at the first call. This node's own entry is ignored.
-    pub fn set_peers(&self, peers: BTreeMap<NodeId, SocketAddr>) {
-        let _ = peers;
+    pub fn set_peers(&self, mut peers: BTreeMap<NodeId, SocketAddr>) {
+        peers.remove(&self.shared.node);
+        let mut remotes = self.shared.remotes.write().unwrap_or_else(PoisonError::into_inner);
+        remotes.retain(|node, remote| {
+            let stays = peers.get(node) == Some(&remote.addr);
+            if !stays {
+                remote.close();
+            }
+            stays
+        });
+        for (node, addr) in peers {
+            remotes.entry(node).or_insert_with(|| Arc::new(Remote::new(&self.shared, node, addr)));
+        }
     }
 
     /// Sets who may connect (`None`: whoever has a certificate of the cluster). Connections of others are closed.
     pub fn set_allowed(&self, allowed: Option<BTreeSet<NodeId>>) {
-        let _ = allowed;
+        self.shared.allowed.send_replace(allowed.map(Arc::new));
     }
 
     /// Sets who answers calls on a lane.
     pub fn set_handler(&self, lane: Lane, handler: Arc<dyn Handler>) {
-        let _ = (lane, handler);
+        self.shared.handlers.write().unwrap_or_else(PoisonError::into_inner)[lane as usize] = Some(handler);
     }
 
     /// Sets who decides on joins; without one, joins are refused.
     pub fn set_join(&self, handler: Arc<dyn JoinHandler>) {
-        let _ = handler;
+        *self.shared.join.write().unwrap_or_else(PoisonError::into_inner) = Some(handler);
     }
 
     /// Sets the digest of the settings; peers see it within a ping.
     pub fn set_settings(&self, settings: u64) {
-        let _ = settings;
+        self.shared.settings.store(settings, Relaxed);
     }
 
     /// The digest that a peer last told over the Heartbeat lane, `None` before the first contact. A peer with another
     /// digest is not refused, since it may be about to learn the new settings from the log over this very transport.
     pub fn peer_settings(&self, node: NodeId) -> Option<u64> {
-        let _ = node;
-        None
+        *lock(&self.shared.remote(node)?.stats.settings)
     }
 
     /// Changes certificate and trust bundle. New handshakes use them; connections are replaced one by one without
     /// losing a call.
-    pub fn set_credentials(&self, credentials: Credentials) -> Result<(), StartError> {
-        let _ = credentials;
-        Ok(())
+    pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), StartError> {
+        self.shared.set_credentials(credentials)
+    }
+
+    /// The end of the certificate in use.
+    pub fn expires(&self) -> SystemTime {
+        self.shared.tls().identity.not_after
     }
 
     /// Calls a peer. The deadline covers everything from connecting to the last byte of the answer.
-    pub async fn call(
-        &self,
-        to: NodeId,
-        lane: Lane,
-        payload: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, PeerError> {
-        let _ = (lane, payload, deadline);
-        Err(PeerError::Unknown(to))
+    pub async fn call(&self, to: NodeId, lane: Lane, payload: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, PeerError> {
+        if payload.len() > lane.limit() {
+            return Err(PeerError::TooLarge { have: payload.len(), limit: lane.limit() });
+        }
+        let remote = self.shared.remote(to).ok_or(PeerError::Unknown(to))?;
+        match timeout(deadline, remote.link(lane).call(&payload)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(PeerError::Timeout { node: to, after: deadline }),
+        }
     }
 
     /// Changes of the Heartbeat lanes from now on. Bounded: who falls 256 events behind is told so by
     /// `RecvError::Lagged` and reads [`Peers::connected`] instead.
     pub fn events(&self) -> broadcast::Receiver<LinkEvent> {
-        self.events.subscribe()
+        self.shared.events.subscribe()
     }
 
     /// Round trips of a peer's Heartbeat lane, `None` before the first.
     pub fn rtt(&self, node: NodeId) -> Option<RttStats> {
-        let _ = node;
-        None
+        lock(&self.shared.remote(node)?.stats.rtt).stats()
     }
 
     /// Peers whose Heartbeat lane is connected.
     pub fn connected(&self) -> BTreeSet<NodeId> {
-        BTreeSet::new()
+        let remotes = self.shared.remotes.read().unwrap_or_else(PoisonError::into_inner);
+        remotes.iter().filter(|(_, remote)| remote.stats.up.load(Relaxed)).map(|(node, _)| *node).collect()
     }
 
     /// How often peers were refused here (as they connected or as we did), by reason.
     pub fn refusals(&self) -> Vec<(Refusal, u64)> {
-        Vec::new()
+        self.shared.refusals.snapshot()
     }
 
     /// Where peers connect, if this node listens.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        None
+        self.local
     }
 
     /// Closes the listener and all connections, and returns when they are closed.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        *self.shared.handlers.write().unwrap_or_else(PoisonError::into_inner) = Default::default();
+        *self.shared.join.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }

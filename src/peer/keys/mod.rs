@@ -25,3 +25,4 @@ pub use ca::{Ca, Issued};
 pub use credentials::{Credentials, Request};
 pub use error::KeyError;
 pub use identity::Identity;
+pub(crate) use identity::name;

@@ -1,0 +1,256 @@
+//! One lane to one peer: connected when needed (the Heartbeat lane always), again after a loss, replaced before a
+//! certificate ends.
+
+use crate::{
+    Lane, LinkChange, LinkEvent, NodeId, PeerError,
+    conn::{Conn, Driver},
+    dial::dial,
+    error::Loss,
+    hello::Failed,
+    rtt::Rtt,
+    shared::{Shared, lock},
+    tls::Tls,
+};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// First pause after a failed attempt; doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause: a peer that is back is found within a second.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A connection that lived for less is a failed attempt.
+const YOUNG: Duration = Duration::from_secs(1);
+
+/// What is known of a peer.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) rtt: Mutex<Rtt>,
+    pub(crate) settings: Mutex<Option<u64>>,
+    pub(crate) up: AtomicBool,
+}
+
+impl Stats {
+    pub(crate) fn saw_settings(&self, settings: u64) {
+        *lock(&self.settings) = Some(settings);
+    }
+}
+
+/// A peer: its address, its lanes, what is known of it. Dropping it closes its links.
+pub(crate) struct Remote {
+    pub(crate) addr: SocketAddr,
+    pub(crate) stats: Arc<Stats>,
+    links: [Link; Lane::ALL.len()],
+}
+
+impl Remote {
+    pub(crate) fn new(shared: &Arc<Shared>, node: NodeId, addr: SocketAddr) -> Remote {
+        let stats = Arc::new(Stats::default());
+        let links = Lane::ALL.map(|lane| Link::new(shared, &stats, (node, lane), addr));
+        Remote { addr, stats, links }
+    }
+
+    pub(crate) fn link(&self, lane: Lane) -> &Link {
+        &self.links[lane as usize]
+    }
+
+    /// Closes the links at once, though callers may still hold this.
+    pub(crate) fn close(&self) {
+        self.links.iter().for_each(|link| link.task.abort());
+    }
+}
+
+/// Where a link stands.
+#[derive(Clone)]
+enum State {
+    Idle,
+    Connecting,
+    Up(Arc<Conn>),
+    Down(PeerError),
+}
+
+/// The caller's handle of a link.
+pub(crate) struct Link {
+    node: NodeId,
+    state: watch::Receiver<State>,
+    wake: Arc<Notify>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    fn new(shared: &Arc<Shared>, stats: &Arc<Stats>, (node, lane): (NodeId, Lane), addr: SocketAddr) -> Link {
+        let (set, state) = watch::channel(State::Idle);
+        let wake = Arc::new(Notify::new());
+        let (shared_, stats, woken) = (shared.clone(), stats.clone(), wake.clone());
+        let task = Task { shared: shared_, stats, node, lane, addr, state: set, wake: woken, last: None };
+        Link { node, state, wake, task: AbortOnDropHandle::new(shared.spawn(task.run())) }
+    }
+
+    /// Calls the peer, connecting first if need be.
+    pub(crate) async fn call(&self, payload: &[u8]) -> Result<Vec<u8>, PeerError> {
+        let mut state = self.state.clone();
+        loop {
+            if matches!(*state.borrow(), State::Idle) {
+                self.wake.notify_one();
+            }
+            let settled = state.wait_for(|state| matches!(state, State::Up(_) | State::Down(_))).await;
+            let conn = match settled.as_deref() {
+                Ok(State::Up(conn)) => conn.clone(),
+                Ok(State::Down(error)) => return Err(error.clone()),
+                _ => return Err(PeerError::Unknown(self.node)), // the link was closed by `set_peers`
+            };
+            drop(settled);
+            if let Some(answer) = conn.call(payload).await {
+                return answer;
+            }
+            drop(conn);
+            if state.changed().await.is_err() {
+                return Err(PeerError::Unknown(self.node));
+            }
+        }
+    }
+}
+
+/// The task of a link.
+struct Task {
+    shared: Arc<Shared>,
+    stats: Arc<Stats>,
+    node: NodeId,
+    lane: Lane,
+    addr: SocketAddr,
+    state: watch::Sender<State>,
+    wake: Arc<Notify>,
+    last: Option<LinkChange>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if self.lane == Lane::Heartbeat {
+            self.stats.up.store(false, Relaxed);
+        }
+    }
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            if self.lane != Lane::Heartbeat {
+                self.state.send_replace(State::Idle);
+                self.wake.notified().await;
+            }
+            self.state.send_replace(State::Connecting);
+            let began = Instant::now();
+            let failure = match self.dial().await {
+                Ok(driver) => {
+                    self.announce(LinkChange::Up);
+                    let loss = self.serve(driver).await;
+                    self.announce(LinkChange::Lost(loss));
+                    Failed::Loss(loss)
+                }
+                Err(failure) => {
+                    self.announce(LinkChange::Lost(loss_of(failure)));
+                    failure
+                }
+            };
+            if began.elapsed() >= YOUNG && matches!(*self.state.borrow(), State::Up(_)) {
+                pause = PAUSE_MIN;
+                continue;
+            }
+            self.state.send_replace(State::Down(self.error(failure)));
+            sleep(jitter(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn dial(&self) -> Result<Driver, Failed> {
+        dial(&self.shared, &self.stats, (self.node, self.lane), self.addr).await
+    }
+
+    /// Drives a connection, and each that replaces it, until one is lost.
+    async fn serve(&self, mut driver: Driver) -> Loss {
+        loop {
+            self.state.send_replace(State::Up(driver.conn.clone()));
+            let (ours, ends) = (driver.ours.clone(), driver.ends);
+            let new = tokio::select! {
+                biased;
+                loss = driver.run() => return loss,
+                new = self.replacement(&ours, ends) => new,
+            };
+            self.state.send_replace(State::Up(new.conn.clone()));
+            self.shared.spawn(std::mem::replace(&mut driver, new).drain());
+        }
+    }
+
+    /// A new connection, when our credentials have changed or when nine tenths of the time to the first certificate's
+    /// end are over.
+    async fn replacement(&self, ours: &Arc<Tls>, ends: SystemTime) -> Driver {
+        let mut tls = self.shared.tls.subscribe();
+        let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+        tokio::select! {
+            _ = tls.wait_for(|now| !Arc::ptr_eq(now, ours)) => (),
+            _ = sleep((left * 9 / 10).max(YOUNG)) => (),
+        }
+        sleep(jitter(YOUNG / 2)).await; // not all connections of a node in one moment
+        loop {
+            match self.dial().await {
+                Ok(driver) => return driver,
+                Err(_) => sleep(jitter(PAUSE_MAX)).await, // the old one still works, or its driver says why not
+            }
+        }
+    }
+
+    fn announce(&mut self, what: LinkChange) {
+        if self.lane == Lane::Heartbeat && self.last != Some(what) {
+            self.last = Some(what);
+            self.stats.up.store(what == LinkChange::Up, Relaxed);
+            let _ = self.shared.events.send(LinkEvent { node: self.node, what }); // nobody listens: fine
+            tracing::debug!(node = self.node, ?what, "heartbeat lane");
+        }
+    }
+
+    fn error(&self, failure: Failed) -> PeerError {
+        let node = self.node;
+        match failure {
+            Failed::Refused { why, by_peer } => PeerError::Refused { node, why, by_peer },
+            Failed::Loss(Loss::Denied(why)) => PeerError::Refused { node, why, by_peer: true },
+            Failed::Loss(why) => PeerError::Unreachable { node, why },
+        }
+    }
+}
+
+fn loss_of(failure: Failed) -> Loss {
+    match failure {
+        Failed::Loss(loss) => loss,
+        Failed::Refused { why, .. } => Loss::Denied(why),
+    }
+}
+
+/// Half to the whole of a pause, so that nodes that lost the same peer do not come back in one moment.
+fn jitter(pause: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_between_its_half_and_its_whole() {
+        for _ in 0..100 {
+            let pause = jitter(PAUSE_MAX);
+            assert!(pause >= PAUSE_MAX / 2 && pause <= PAUSE_MAX, "{pause:?}");
+        }
+    }
+}
