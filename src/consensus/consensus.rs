@@ -3,12 +3,12 @@
 use crate::{
     clock::Clock,
     error::OpenError,
-    handler::Incoming,
     machine::{Applied, Machine, Sink},
     network::Network,
     status::{self, Status},
     store::{Identity, Store},
     timing,
+    transfer::Incoming,
     transport::Transport,
     types::Raft,
 };
@@ -86,7 +86,7 @@ impl Opened {
                 timing: tokio::sync::Mutex::new(Some(timing)),
                 heard: Mutex::default(),
                 permits: Semaphore::new(IN_FLIGHT),
-                incoming: Incoming::default(),
+                incoming: tokio::sync::Mutex::default(),
                 status,
             }),
         };
@@ -115,7 +115,8 @@ pub(crate) struct Inner {
     /// When the leader was last heard.
     heard: Mutex<Option<Instant>>,
     pub(crate) permits: Semaphore,
-    pub(crate) incoming: Incoming,
+    /// The snapshot that is being received.
+    pub(crate) incoming: tokio::sync::Mutex<Incoming>,
     status: watch::Sender<Status>,
 }
 
@@ -231,7 +232,7 @@ async fn raise(
     transport: &Arc<dyn Transport>,
 ) -> io::Result<Raft> {
     let config = config.validate().map_err(io::Error::other)?;
-    let network = Network::new(node, transport.clone());
+    let network = Network::new(transport.clone());
     Raft::new(node, Arc::new(config), network, store.clone(), machine.clone()).await.map_err(io::Error::other)
 }
 

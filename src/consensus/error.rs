@@ -84,7 +84,9 @@ pub enum ProposeError {
     #[error("{0}")]
     Refused(String),
     /// The node was added, but does not catch up. It stays a learner.
-    #[error("node {node} has {matched} of {last} entries and does not catch up: is it running and reachable?")]
+    #[error(
+        "node {node} has {matched} of {last} entries and does not catch up: is it running and reachable?"
+    )]
     Behind {
         /// The node.
         node: NodeId,

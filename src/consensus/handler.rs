@@ -1,18 +1,83 @@
 //! Answers to other nodes' calls.
 
-use crate::{consensus::Consensus, transport::Lane};
-use zonekeeper_core::id::NodeId;
+use crate::{
+    consensus::Consensus,
+    machine::Image,
+    wire::{self, BulkCall, BulkReply, ControlCall, RaftCall, RaftReply},
+};
+use openraft::{raft::AppendEntriesResponse, storage::Snapshot};
+use std::{sync::Arc, time::Duration};
+use zonekeeper_core::{codec, id::NodeId};
+use zonekeeper_peer::{BoxFuture, Handler, Lane};
 
-/// First byte of every request of this crate on [`Lane::Control`], where other services have calls of their own.
-pub const CONTROL_TAG: u8 = b'C';
-
-#[derive(Default)]
-pub(crate) struct Incoming {}
+/// Longest time that a forwarded request is worked on.
+const CONTROL_WITHIN: Duration = Duration::from_secs(60);
 
 impl Consensus {
-    /// Answers one call of another node. The node dispatches all of Heartbeat, Raft and Bulk to this, and of Control
-    /// what begins with [`CONTROL_TAG`]. An error is a text for the caller's log.
-    pub async fn handle(&self, _from: NodeId, _lane: Lane, _request: &[u8]) -> Result<Vec<u8>, String> {
-        todo!()
+    /// Answers the lanes Heartbeat, Raft and Bulk, and of the lane Control what begins with [`crate::CONTROL_TAG`].
+    pub fn handler(&self) -> Arc<dyn Handler> {
+        Arc::new(self.clone())
     }
+
+    async fn raft_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+        let raft = self.inner.raft();
+        let reply = match wire::decode(request)? {
+            RaftCall::Append(rpc) => {
+                let reply = raft.append_entries(rpc).await.map_err(text)?;
+                if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+                    self.inner.hear();
+                }
+                RaftReply::Append(reply)
+            }
+            RaftCall::Vote(rpc) => RaftReply::Vote(raft.vote(rpc).await.map_err(text)?),
+            RaftCall::PreVote(rpc) => RaftReply::Vote(raft.pre_vote(rpc).await.map_err(text)?),
+            RaftCall::Transfer(rpc) => {
+                RaftReply::Transfer(raft.handle_transfer_leader(rpc).await.map_err(text)?.err())
+            }
+        };
+        Ok(codec::bytes(&reply))
+    }
+
+    async fn bulk_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+        let path = self.inner.machine.files().map(|f| f.incoming()).ok_or("no place for snapshots")?;
+        let mut incoming = self.inner.incoming.lock().await;
+        let reply = match wire::decode(request)? {
+            BulkCall::Offer(file) => BulkReply::Have(incoming.offer(path, file).await.map_err(text)?),
+            BulkCall::Chunk { file, offset, bytes } => {
+                BulkReply::Have(incoming.chunk(&file, offset, &bytes).await.map_err(text)?)
+            }
+            BulkCall::Install { vote, file } => {
+                let (path, state) = incoming.finish(path, &file).await.map_err(text)?;
+                let snapshot = Snapshot { meta: file.meta, snapshot: Image::Received(path, state) };
+                // The lock is held meanwhile: the next transfer must not overwrite the file.
+                let response = self.inner.raft().install_full_snapshot(vote, snapshot).await.map_err(text)?;
+                self.inner.hear();
+                BulkReply::Installed(response)
+            }
+        };
+        Ok(codec::bytes(&reply))
+    }
+
+    async fn control_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+        let call = ControlCall::decode(request)?;
+        let within = Duration::from_millis(call.within_ms).min(CONTROL_WITHIN);
+        Ok(codec::bytes(&self.serve(call.ask, within).await))
+    }
+}
+
+impl Handler for Consensus {
+    fn handle(&self, _from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        Box::pin(async move {
+            match lane {
+                Lane::Heartbeat | Lane::Raft => self.raft_call(&payload).await,
+                Lane::Bulk => self.bulk_call(&payload).await,
+                Lane::Control => self.control_call(&payload).await,
+                Lane::Watch => Err("consensus does not answer this lane".into()),
+            }
+        })
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
 }

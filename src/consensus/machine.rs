@@ -48,6 +48,8 @@ pub trait Sink: Send + Sync + 'static {
 pub enum Image {
     /// A file of [`crate::snapshot`]'s format.
     File(PathBuf),
+    /// A file that another node sent, already read and checked, still under its temporary name.
+    Received(PathBuf, Arc<State>),
     /// The state itself; for the simulation.
     Memory(Arc<State>),
 }
@@ -232,7 +234,9 @@ pub struct Builder {
 impl<C: Types> RaftSnapshotBuilder<C> for Builder {
     type SnapshotData = Image;
 
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot<crate::types::LeaderId, NodeId, openraft::BasicNode, Image>> {
+    async fn build_snapshot(
+        &mut self,
+    ) -> io::Result<Snapshot<crate::types::LeaderId, NodeId, openraft::BasicNode, Image>> {
         let image = match self.machine.files() {
             None => Image::Memory(self.state.clone()),
             Some(files) => {
@@ -285,16 +289,19 @@ impl<C: Types> RaftStateMachine<C> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
         match snapshot {
             Image::Memory(state) => self.install(meta, state.clone(), Image::Memory(state)),
-            Image::File(received) => {
+            Image::File(path) => {
+                let file = path.clone();
+                let (_, state) = blocking(move || Ok(crate::snapshot::read(&file)?)).await?;
+                self.install(meta, Arc::new(state), Image::File(path))
+            }
+            Image::Received(received, state) => {
                 let Some(files) = self.files().cloned() else {
                     return Err(io::Error::other("a snapshot file on a machine without files"));
                 };
-                let (own, wanted) = (files.file(meta), meta.clone());
-                let state = match received == own {
-                    true => blocking(move || Ok(crate::snapshot::read(&received)?.1)).await?,
-                    false => blocking(move || files.adopt(&received, &wanted)).await?,
-                };
-                self.install(meta, Arc::new(state), Image::File(own))
+                let own = files.file(meta);
+                let name = own.clone();
+                blocking(move || files.adopt(&received, &name)).await?;
+                self.install(meta, state, Image::File(own))
             }
         }
     }

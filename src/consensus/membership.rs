@@ -1,37 +1,243 @@
 //! Members come and go: each change goes through the leader, from any node.
 
-use crate::{consensus::Consensus, error::ProposeError};
-use std::{net::SocketAddr, time::Duration};
+use crate::{
+    consensus::Consensus,
+    error::ProposeError,
+    propose::write_error,
+    timing,
+    types::{Raft, TypeConfig},
+    wire::{Ask, Change, ControlReply, Done},
+};
+use openraft::{
+    BasicNode, ChangeMembers, Instant as _, RaftMetrics,
+    async_runtime::watch::WatchReceiver,
+    errors::{InitializeError, RaftError},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use zonekeeper_core::{entry::Member, id::NodeId};
 
+/// Log entries that a learner may lack when it is given a vote: it catches up with them in the time of a few commits.
+const CLOSE: u64 = 100;
+
 impl Consensus {
-    /// Makes this empty node the first voter of a new cluster. The caller then proposes `Command::Init`.
-    pub async fn bootstrap(&self, _member: &Member) -> Result<(), ProposeError> {
-        todo!()
+    /// Makes this empty node the first voter of a new cluster and waits until it leads. The caller then proposes
+    /// `Command::Init`.
+    pub async fn bootstrap(&self, member: &Member, within: Duration) -> Result<(), ProposeError> {
+        let raft = self.inner.raft();
+        let members = BTreeMap::from([(self.node(), BasicNode::new(member.peer))]);
+        match raft.initialize(members).await {
+            Ok(()) => {}
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                return Err(ProposeError::Refused(
+                    "this node belongs to a cluster already: its data directory is not empty".into(),
+                ));
+            }
+            Err(error) => return Err(ProposeError::Unknown(error.to_string())),
+        }
+        let node = self.node();
+        match wait(&raft, within, |m| m.current_leader == Some(node)).await {
+            true => Ok(()),
+            false => Err(ProposeError::Unknown(format!("this node did not become leader within {within:?}"))),
+        }
     }
 
-    /// Adds a node that receives the log, and waits until it has caught up.
-    pub async fn add_learner(&self, _node: NodeId, _addr: SocketAddr, _within: Duration) -> Result<u64, ProposeError> {
-        todo!()
+    /// Adds a node that receives the log, and waits until it has caught up; the log index of its membership. A node
+    /// that is a member already is only waited for.
+    pub async fn add_learner(
+        &self,
+        node: NodeId,
+        addr: SocketAddr,
+        within: Duration,
+    ) -> Result<u64, ProposeError> {
+        self.change_through_leader(Change::AddLearner(node, addr), within).await
     }
 
-    /// Makes a learner a voter.
-    pub async fn promote(&self, _node: NodeId, _within: Duration) -> Result<u64, ProposeError> {
-        todo!()
+    /// Makes a learner that has caught up a voter.
+    pub async fn promote(&self, node: NodeId, within: Duration) -> Result<u64, ProposeError> {
+        self.change_through_leader(Change::Promote(node), within).await
     }
 
     /// Makes a voter a learner.
-    pub async fn demote(&self, _node: NodeId, _within: Duration) -> Result<u64, ProposeError> {
-        todo!()
+    pub async fn demote(&self, node: NodeId, within: Duration) -> Result<u64, ProposeError> {
+        self.change_through_leader(Change::Demote(node), within).await
     }
 
     /// Takes a node out of the cluster, dead or alive. Its id is never used again.
-    pub async fn remove(&self, _node: NodeId, _within: Duration) -> Result<u64, ProposeError> {
-        todo!()
+    pub async fn remove(&self, node: NodeId, within: Duration) -> Result<u64, ProposeError> {
+        self.change_through_leader(Change::Remove(node), within).await
     }
 
     /// Hands leadership to a voter that is up to date, and waits until it leads.
-    pub async fn transfer_leader(&self, _to: NodeId, _within: Duration) -> Result<(), ProposeError> {
-        todo!()
+    pub async fn transfer_leader(&self, to: NodeId, within: Duration) -> Result<(), ProposeError> {
+        let until = Instant::now() + within;
+        self.through_leader(Ask::Transfer(to), within).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        match wait(&self.inner.raft(), left, |m| m.current_leader == Some(to)).await {
+            true => Ok(()),
+            false => Err(ProposeError::NotLeader { leader: self.status().leader }),
+        }
+    }
+
+    async fn change_through_leader(&self, change: Change, within: Duration) -> Result<u64, ProposeError> {
+        match self.through_leader(Ask::Change(change), within).await? {
+            Done::Index(index) => Ok(index),
+            Done::Wrote(..) => Err(ProposeError::Unknown("answer to another question".into())),
+        }
+    }
+
+    /// Changes the membership as the leader. Runs to its end even if nobody waits for the answer any more: between the
+    /// two steps of a joint change both the old and the new voters must agree to everything.
+    pub(crate) async fn change(&self, change: Change, within: Duration) -> ControlReply {
+        let this = self.clone();
+        let task = tokio::spawn(async move { this.change_here(change, within).await });
+        match tokio::time::timeout(within, task).await {
+            Ok(Ok(done)) => done.map(Done::Index),
+            Ok(Err(_)) | Err(_) => {
+                Err(ProposeError::Unknown(format!("no quorum confirmed the change within {within:?}")))
+            }
+        }
+    }
+
+    async fn change_here(&self, change: Change, within: Duration) -> Result<u64, ProposeError> {
+        let raft = self.inner.raft();
+        let metrics = raft.metrics().borrow_watched().clone();
+        if metrics.current_leader != Some(self.node()) {
+            return Err(ProposeError::NotLeader { leader: metrics.current_leader });
+        }
+        match change {
+            Change::AddLearner(node, addr) => self.add_here(&raft, node, addr, within).await,
+            Change::Promote(node) => {
+                ready(&metrics, node, self.state().timing)?;
+                self.voters(&raft, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await
+            }
+            Change::Demote(node) => {
+                not_last(&metrics, node)?;
+                self.voters(&raft, ChangeMembers::RemoveVoters(BTreeSet::from([node])), true).await
+            }
+            Change::Remove(node) if is_voter(&metrics, node) => {
+                not_last(&metrics, node)?;
+                self.voters(&raft, ChangeMembers::RemoveVoters(BTreeSet::from([node])), false).await
+            }
+            Change::Remove(node) => {
+                self.voters(&raft, ChangeMembers::RemoveNodes(BTreeSet::from([node])), false).await
+            }
+        }
+    }
+
+    async fn voters(
+        &self,
+        raft: &Raft,
+        change: ChangeMembers<NodeId, BasicNode>,
+        retain: bool,
+    ) -> Result<u64, ProposeError> {
+        raft.change_membership(change, retain).await.map(|done| done.log_id.index).map_err(write_error)
+    }
+
+    async fn add_here(
+        &self,
+        raft: &Raft,
+        node: NodeId,
+        addr: SocketAddr,
+        within: Duration,
+    ) -> Result<u64, ProposeError> {
+        let until = Instant::now() + within.mul_f32(0.9);
+        let added = raft.add_learner(node, BasicNode::new(addr), false).await.map_err(write_error)?;
+        let index = added.log_id.index;
+        let left = until.saturating_duration_since(Instant::now());
+        match wait(raft, left, |m| node == m.id || matched(m, node) >= Some(index)).await {
+            true => Ok(index),
+            false => {
+                let metrics = raft.metrics().borrow_watched().clone();
+                Err(behind(&metrics, node))
+            }
+        }
+    }
+
+    /// Hands leadership over, if this node has it.
+    pub(crate) async fn hand_over(&self, to: NodeId, within: Duration) -> ControlReply {
+        let raft = self.inner.raft();
+        let metrics = raft.metrics().borrow_watched().clone();
+        match metrics.current_leader {
+            Some(leader) if leader == to => return Ok(Done::Index(0)),
+            Some(leader) if leader == self.node() => {}
+            leader => return Err(ProposeError::NotLeader { leader }),
+        }
+        if !is_voter(&metrics, to) {
+            return Err(ProposeError::Refused(format!("node {to} is not a voter: only a voter can lead")));
+        }
+        // A failed transfer leaves the cluster without a leader for an election (openraft #2088).
+        ready(&metrics, to, self.state().timing)?;
+        raft.trigger().transfer_leader(to).await.map_err(|e| ProposeError::Unknown(e.to_string()))?;
+        match wait(&raft, within, |m| m.current_leader.is_some_and(|l| l != m.id)).await {
+            true => Ok(Done::Index(0)),
+            false => Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}"))),
+        }
+    }
+}
+
+async fn wait(
+    raft: &Raft,
+    within: Duration,
+    mut until: impl FnMut(&RaftMetrics<TypeConfig>) -> bool,
+) -> bool {
+    let mut metrics = raft.metrics();
+    let reached = async {
+        loop {
+            if until(&metrics.borrow_watched()) {
+                return true;
+            }
+            if metrics.changed().await.is_err() {
+                return false;
+            }
+        }
+    };
+    tokio::time::timeout(within, reached).await.unwrap_or(false)
+}
+
+fn is_voter(m: &RaftMetrics<TypeConfig>, node: NodeId) -> bool {
+    m.membership_config.membership().voter_ids().any(|id| id == node)
+}
+
+fn matched(m: &RaftMetrics<TypeConfig>, node: NodeId) -> Option<u64> {
+    m.replication.as_ref()?.get(&node)?.as_ref().map(|log| log.index)
+}
+
+fn behind(m: &RaftMetrics<TypeConfig>, node: NodeId) -> ProposeError {
+    ProposeError::Behind { node, matched: matched(m, node).unwrap_or(0), last: m.last_log_index.unwrap_or(0) }
+}
+
+/// A node that gets a vote or the lead answers, and has nearly all of the log: otherwise the cluster would wait for it.
+fn ready(
+    m: &RaftMetrics<TypeConfig>,
+    node: NodeId,
+    timing: zonekeeper_core::entry::Timing,
+) -> Result<(), ProposeError> {
+    if m.membership_config.membership().get_node(&node).is_none() {
+        return Err(ProposeError::Refused(format!("node {node} is not a member: add it as a learner first")));
+    }
+    if node == m.id {
+        return Ok(());
+    }
+    let patience = Duration::from_millis(2 * timing::election_max_ms(timing));
+    let acked = m.heartbeat.as_ref().and_then(|h| h.get(&node).cloned().flatten());
+    let answers = acked.is_some_and(|at| at.elapsed() <= patience);
+    let last = m.last_log_index.unwrap_or(0);
+    match answers && matched(m, node).is_some_and(|index| index + CLOSE >= last) {
+        true => Ok(()),
+        false => Err(behind(m, node)),
+    }
+}
+
+fn not_last(m: &RaftMetrics<TypeConfig>, node: NodeId) -> Result<(), ProposeError> {
+    let mut others = m.membership_config.membership().voter_ids().filter(|id| *id != node);
+    match others.next() {
+        Some(_) => Ok(()),
+        None => {
+            Err(ProposeError::Refused(format!("node {node} is the last voter: promote another one first")))
+        }
     }
 }

@@ -1,14 +1,31 @@
-//! Writes and linearizable reads, from any node.
+//! Writes and linearizable reads, from any node: through the leader, wherever it is.
 
-use crate::{consensus::Consensus, error::ProposeError};
-use std::time::Duration;
-use zonekeeper_core::{Outcome, Proposal};
+use crate::{
+    consensus::{Consensus, IN_FLIGHT},
+    error::ProposeError,
+    transport::TransportError,
+    wire::{self, Ask, ControlCall, ControlReply, Done},
+};
+use openraft::{
+    ReadPolicy,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
+};
+use std::time::{Duration, Instant};
+use zonekeeper_core::{Entry, Outcome, Proposal, codec, entry::MAX_ENTRY, id::NodeId};
+use zonekeeper_peer::Lane;
 
 /// How long [`Consensus::propose`] tries: several failovers of the slowest timing.
 pub const PROPOSE_WITHIN: Duration = Duration::from_secs(15);
+/// How long to wait for news of a leader before asking again.
+const RETRY: Duration = Duration::from_millis(50);
+/// A forwarded request ends on the other side a little before its caller gives up, so that its answer arrives.
+const MARGIN: Duration = Duration::from_millis(50);
 
 impl Consensus {
     /// Writes a proposal through the leader, from any node, and returns its log index and what `apply` said.
+    ///
+    /// It may be written twice only if the caller repeats it after [`ProposeError::Unknown`].
     pub async fn propose(&self, proposal: Proposal) -> Result<(u64, Outcome), ProposeError> {
         self.propose_within(proposal, PROPOSE_WITHIN).await
     }
@@ -16,15 +33,125 @@ impl Consensus {
     /// [`Consensus::propose`] with a deadline of its own.
     pub async fn propose_within(
         &self,
-        _proposal: Proposal,
-        _within: Duration,
+        proposal: Proposal,
+        within: Duration,
     ) -> Result<(u64, Outcome), ProposeError> {
-        todo!()
+        check_size(&self.entry(proposal.clone()))?;
+        match self.through_leader(Ask::Propose(proposal), within).await? {
+            Done::Wrote(index, outcome) => Ok((index, outcome)),
+            Done::Index(_) => Err(ProposeError::Unknown("answer to another question".into())),
+        }
     }
 
     /// Waits until this node has applied everything that was committed anywhere when the call began, and returns that
     /// log index: what is read from the state now is linearizable.
-    pub async fn read_index(&self, _within: Duration) -> Result<u64, ProposeError> {
-        todo!()
+    pub async fn read_index(&self, within: Duration) -> Result<u64, ProposeError> {
+        let until = Instant::now() + within;
+        match self.through_leader(Ask::ReadIndex, within).await? {
+            Done::Index(index) => {
+                let mut applied = self.watch_applied();
+                let reached = applied.wait_for(|applied| *applied >= index);
+                match tokio::time::timeout(until.saturating_duration_since(Instant::now()), reached).await {
+                    Ok(Ok(_)) => Ok(index),
+                    _ => Err(ProposeError::NoLeader),
+                }
+            }
+            Done::Wrote(..) => Err(ProposeError::NoLeader),
+        }
+    }
+
+    /// Has the leader do something. What surely did not happen is tried again until the time is over.
+    pub(crate) async fn through_leader(&self, ask: Ask, within: Duration) -> ControlReply {
+        let _permit = self.inner.permits.try_acquire().map_err(|_| ProposeError::Busy(IN_FLIGHT))?;
+        let until = Instant::now() + within;
+        loop {
+            if let Some(text) = self.inner.store.failed().borrow().clone() {
+                return Err(ProposeError::Stopped(text));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let mut metrics = self.inner.raft().metrics();
+            let leader = metrics.borrow_watched().current_leader;
+            let reply = match leader {
+                Some(node) if node == self.node() => self.serve(ask.clone(), left).await,
+                Some(node) => self.forward(node, ask.clone(), left).await,
+                None => Err(ProposeError::NoLeader),
+            };
+            match reply {
+                Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) if until > Instant::now() => {}
+                reply => return reply,
+            }
+            if let Ok(Err(_)) = tokio::time::timeout(RETRY, metrics.changed()).await {
+                tokio::time::sleep(RETRY).await; // this Raft has stopped; the next one may be on its way
+            }
+        }
+    }
+
+    async fn forward(&self, leader: NodeId, ask: Ask, left: Duration) -> ControlReply {
+        let request = ControlCall::new(ask, left.saturating_sub(MARGIN)).encode();
+        match self.inner.transport.call(leader, Lane::Control, request, left).await {
+            Ok(reply) => wire::decode(&reply).unwrap_or_else(|error| Err(ProposeError::Unknown(error))),
+            Err(TransportError::Lost(text)) => Err(ProposeError::Unknown(text)),
+            Err(_) => Err(ProposeError::NoLeader),
+        }
+    }
+
+    /// Does what a caller wants of the leader, if this node is it.
+    pub(crate) async fn serve(&self, ask: Ask, within: Duration) -> ControlReply {
+        match ask {
+            Ask::Propose(proposal) => self.write(proposal, within).await,
+            Ask::ReadIndex => self.confirm(within).await,
+            Ask::Change(change) => self.change(change, within).await,
+            Ask::Transfer(to) => self.hand_over(to, within).await,
+        }
+    }
+
+    fn entry(&self, proposal: Proposal) -> Entry {
+        Entry { time: self.inner.clock.stamp(), proposal }
+    }
+
+    async fn write(&self, proposal: Proposal, within: Duration) -> ControlReply {
+        let entry = self.entry(proposal);
+        check_size(&entry)?;
+        let raft = self.inner.raft();
+        match tokio::time::timeout(within, raft.client_write(entry)).await {
+            Ok(Ok(written)) => Ok(Done::Wrote(written.log_id.index, written.data)),
+            Ok(Err(error)) => Err(write_error(error)),
+            Err(_) => Err(ProposeError::Unknown(format!("no quorum confirmed it within {within:?}"))),
+        }
+    }
+
+    async fn confirm(&self, within: Duration) -> ControlReply {
+        let raft = self.inner.raft();
+        match tokio::time::timeout(within, raft.get_read_log_id(ReadPolicy::ReadIndex)).await {
+            Ok(Ok((read, _))) => Ok(Done::Index(read.index())),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
+                Err(ProposeError::NotLeader { leader: to.leader_id })
+            }
+            // A read changes nothing: it simply was not confirmed.
+            Ok(Err(_)) | Err(_) => Err(ProposeError::NoLeader),
+        }
+    }
+}
+
+pub(crate) fn write_error(
+    error: RaftError<crate::types::TypeConfig, ClientWriteError<crate::types::TypeConfig>>,
+) -> ProposeError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+            ProposeError::NotLeader { leader: to.leader_id }
+        }
+        RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
+            ProposeError::Unknown(error.to_string())
+        }
+        RaftError::APIError(error) => ProposeError::Refused(error.to_string()),
+        // Raft may have stopped before or after it wrote.
+        RaftError::Fatal(fatal) => ProposeError::Unknown(fatal.to_string()),
+    }
+}
+
+fn check_size(entry: &Entry) -> Result<(), ProposeError> {
+    match codec::bytes(entry).len() {
+        size if size > MAX_ENTRY => Err(ProposeError::TooLarge(size)),
+        _ => Ok(()),
     }
 }

@@ -1,41 +1,32 @@
-//! How this crate reaches other nodes: one call with a deadline. [`crate::peers`] carries it over mutual TLS.
+//! How this crate reaches other nodes: one call with a deadline.
+//!
+//! [`zonekeeper_peer::Peers`] carries it over mutual TLS; the node keeps its addresses in step with the members in
+//! the state. The simulation and the tests may put another transport in its place.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, time::Duration};
+use std::time::Duration;
 use zonekeeper_core::id::NodeId;
-
-/// A boxed future.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Connections that do not wait for each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lane {
-    /// Heartbeats and nothing else.
-    Heartbeat,
-    /// Log entries, votes, transfers.
-    Raft,
-    /// Snapshots.
-    Bulk,
-    /// Forwarded proposals and membership changes.
-    Control,
-}
+use zonekeeper_peer::{BoxFuture, Lane, PeerError, Peers};
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// The request was surely not delivered: no connection.
-    #[error("node {0} is unreachable: {1}")]
-    Unreachable(NodeId, String),
-    /// The request may have been delivered; there was no answer in time or the connection broke.
-    #[error("no answer from node {0}: {1}")]
-    Lost(NodeId, String),
-    /// The other side answered that it could not serve the request at all.
-    #[error("node {0} refused the call: {1}")]
-    Refused(NodeId, String),
+    /// The peer has surely not seen the request, and will not see another one soon.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The peer has surely not acted on the request; another try may work at once.
+    #[error("{0}")]
+    Busy(String),
+    /// The peer may have acted on the request.
+    #[error("{0}")]
+    Lost(String),
+    /// The peer's handler answered that it could not serve the request at all.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Calls to other nodes.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends `request` to `to` and waits for the answer, at most until `deadline`.
+    /// Sends `request` to `to` and waits for the answer for as long as `deadline` at most.
     fn call(
         &self,
         to: NodeId,
@@ -43,7 +34,26 @@ pub trait Transport: Send + Sync + 'static {
         request: Vec<u8>,
         deadline: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>>;
+}
 
-    /// The Raft membership says that a node is reached at this address.
-    fn learn(&self, node: NodeId, addr: SocketAddr);
+impl Transport for Peers {
+    fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+        Box::pin(async move {
+            Peers::call(self, to, lane, request, deadline).await.map_err(|error| {
+                let text = error.to_string();
+                match error {
+                    PeerError::Lost { .. } | PeerError::Timeout { .. } => TransportError::Lost(text),
+                    PeerError::Busy(_) => TransportError::Busy(text),
+                    PeerError::Remote { .. } => TransportError::Refused(text),
+                    _ => TransportError::Unreachable(text),
+                }
+            })
+        })
+    }
 }

@@ -28,8 +28,9 @@ use view::View;
 use writer::{Edit, Op, Writer};
 use zonekeeper_core::{codec::Kind, id::NodeId};
 
-/// Bytes of entries that one read returns at most (but always one entry), so that a lagging peer is sent small frames.
-pub(crate) const READ_BYTES: usize = 1 << 20;
+/// Bytes of entries that one read returns at most (but always one entry), below what
+/// the Raft lane carries in one request (1 MiB).
+pub(crate) const READ_BYTES: usize = 768 << 10;
 
 /// Handle to the store; clones share it. The last one to go waits for the writer thread.
 #[derive(Clone)]
@@ -87,7 +88,9 @@ impl Store {
         let identity = Identity { cluster, node, uuid: u128::from_le_bytes(uuid) };
         let (done, wait) = std::sync::mpsc::sync_channel(1);
         let ack = Box::new(move |result| drop(done.send(result)));
-        self.shared.writer.send_blocking(Op::synced(meta(Kind::Identity, records::identity(&identity)), ack))?;
+        self.shared
+            .writer
+            .send_blocking(Op::synced(meta(Kind::Identity, records::identity(&identity)), ack))?;
         wait.recv().map_err(|_| writer::gone())??;
         self.view_mut().identity = Some(identity);
         Ok(identity)
@@ -160,21 +163,28 @@ impl RaftLogStorage<TypeConfig> for Store {
         I: IntoIterator<Item = LogEntry> + openraft::OptionalSend,
         I::IntoIter: openraft::OptionalSend,
     {
-        let entries: Vec<(Arc<LogEntry>, Vec<u8>)> = entries.into_iter().map(|e| {
-            let record = records::entry(&e);
-            (Arc::new(e), record)
-        }).collect();
+        let entries: Vec<(Arc<LogEntry>, Vec<u8>)> = entries
+            .into_iter()
+            .map(|e| {
+                let record = records::entry(&e);
+                (Arc::new(e), record)
+            })
+            .collect();
         if let Some((entry, record)) = entries.iter().find(|(_, record)| record.len() > records::MAX_RECORD) {
-            let text = format!("entry {} has {} bytes, more than the store takes", entry.log_id, record.len());
+            let text =
+                format!("entry {} has {} bytes, more than the store takes", entry.log_id, record.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let edits = {
             let mut view = self.view_mut();
-            entries.into_iter().map(|(entry, record)| {
-                let key = records::log_key(entry.log_id.index).as_slice().into();
-                view.push(entry, record.len());
-                Edit { key, value: Some(record) }
-            }).collect::<Vec<_>>()
+            entries
+                .into_iter()
+                .map(|(entry, record)| {
+                    let key = records::log_key(entry.log_id.index).as_slice().into();
+                    view.push(entry, record.len());
+                    Edit { key, value: Some(record) }
+                })
+                .collect::<Vec<_>>()
         };
         let last = self.view().last.map_or(0, |l| l.index);
         let shared = Arc::downgrade(&self.shared);

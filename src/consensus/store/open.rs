@@ -51,7 +51,8 @@ pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(S
     let machine = Machine::on_disk(snapshots, newest);
     let known = machine.index_or_none();
     let watermark = view.watermark;
-    machine.replay(entries.into_iter().filter(|e| Some(e.log_id.index) > known && e.log_id.index <= watermark));
+    machine
+        .replay(entries.into_iter().filter(|e| Some(e.log_id.index) > known && e.log_id.index <= watermark));
     Ok((Store::new(db, view).map_err(io)?, machine))
 }
 

@@ -55,7 +55,8 @@ impl Writer {
     pub(super) fn spawn(db: sled::Db) -> io::Result<Writer> {
         let (ops, queue) = mpsc::channel(QUEUE);
         let (failed_tx, failed) = watch::channel(None);
-        let thread = std::thread::Builder::new().name("zk-store".into()).spawn(move || run(&db, queue, &failed_tx))?;
+        let thread =
+            std::thread::Builder::new().name("zk-store".into()).spawn(move || run(&db, queue, &failed_tx))?;
         Ok(Writer { ops: Some(ops), failed, thread: Some(thread) })
     }
 
@@ -104,7 +105,12 @@ fn run(db: &sled::Db, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Opti
             None => commit(db, &mut group),
         };
         if let Err(text) = &result {
-            failed.send_if_modified(|slot| slot.is_none() && { *slot = Some(text.clone()); true });
+            failed.send_if_modified(|slot| {
+                slot.is_none() && {
+                    *slot = Some(text.clone());
+                    true
+                }
+            });
         }
         for op in group {
             if let Some(ack) = op.ack {

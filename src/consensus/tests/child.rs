@@ -1,0 +1,121 @@
+//! Child processes: the test binary runs itself with one of these "tests" by name. Without their variable they pass.
+
+use super::support::{append, entry, open, runtime, size_of, vote};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc,
+};
+
+const DIR: &str = "ZK_TEST_CHILD_DIR";
+
+/// A child that writes to `dir`.
+pub(super) struct Writer {
+    pub(super) process: Child,
+    pub(super) stdin: ChildStdin,
+    pub(super) lines: mpsc::Receiver<String>,
+}
+
+impl Writer {
+    pub(super) fn start(name: &str, dir: &Path, env: &[(&str, &str)]) -> Writer {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                &format!("tests::child::{name}"),
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(DIR, dir)
+            .envs(env.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let (tx, lines) = mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
+        Writer { stdin: process.stdin.take().unwrap(), lines, process }
+    }
+
+    /// The number behind `word` in the next line that begins with it; none when the child ends first.
+    pub(super) fn next(&self, word: &str) -> Option<u64> {
+        loop {
+            let line = self.lines.recv_timeout(super::support::PATIENCE).ok()?;
+            // The test harness prints its own text before the first line.
+            if let Some(at) = line.find(word) {
+                return line[at + word.len()..].trim().parse().ok();
+            }
+        }
+    }
+
+    pub(super) fn go_on(&mut self) {
+        let _ = self.stdin.write_all(b"\n");
+    }
+
+    /// SIGKILL, and every line that was on its way.
+    pub(super) fn kill(mut self) -> impl Iterator<Item = String> {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.lines.into_iter()
+    }
+}
+
+fn say(word: &str, number: u64) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{word} {number}").unwrap();
+    out.flush().unwrap();
+}
+
+fn dir() -> Option<PathBuf> {
+    std::env::var_os(DIR).map(PathBuf::from)
+}
+
+/// Writes one entry after another, says so when each is acknowledged, and waits for a line at every tenth.
+#[test]
+#[ignore = "runs as a child of the power-cut test"]
+fn write_and_wait() {
+    let Some(dir) = dir() else { return };
+    runtime().block_on(async {
+        let mut store = open(&dir);
+        store.save_vote(&vote()).await.unwrap();
+        for index in 0.. {
+            append(&mut store, [entry(index, size_of(index))]).await;
+            if index % 10 == 9 {
+                store.save_watermark(index).await.unwrap();
+                say("ACKED", index);
+                std::io::stdin().lock().read_line(&mut String::new()).unwrap();
+            }
+        }
+    });
+}
+
+/// Writes without waiting and says what is acknowledged, until it is killed.
+#[test]
+#[ignore = "runs as a child of the kill test"]
+fn write_for_ever() {
+    let Some(dir) = dir() else { return };
+    runtime().block_on(async {
+        let mut store = open(&dir);
+        let LogState { last_log_id, .. } = store.get_log_state().await.unwrap();
+        say("FOUND", last_log_id.map_or(0, |l| l.index + 1));
+        store.save_vote(&vote()).await.unwrap();
+        let mut next = last_log_id.map_or(0, |l| l.index + 1);
+        let mut flights = std::collections::VecDeque::new();
+        loop {
+            let (tx, rx) = tokio::sync::oneshot::channel();
+            let size = size_of(next) % 4096 + 64;
+            store.append([entry(next, size)], IOFlushed::signal(tx)).await.unwrap();
+            next += 1;
+            flights.push_back((next, rx));
+            if flights.len() > 8 {
+                let (count, rx) = flights.pop_front().unwrap();
+                rx.await.unwrap().unwrap();
+                say("ACKED", count);
+            }
+        }
+    });
+}

@@ -1,0 +1,25 @@
+//! A process that is killed loses nothing that it acknowledged.
+
+use super::child::Writer;
+use tempfile::TempDir;
+
+#[test]
+fn a_hundred_kills_under_writes_lose_nothing_acknowledged() {
+    let dir = TempDir::new().unwrap();
+    let mut acked = 0;
+    for round in 0..100u64 {
+        let writer = Writer::start("write_for_ever", dir.path(), &[]);
+        let found =
+            writer.next("FOUND").unwrap_or_else(|| panic!("round {round}: the store did not open again"));
+        assert!(found >= acked, "round {round}: {acked} entries were acknowledged, {found} found");
+        for _ in 0..(round * 7) % 40 + 1 {
+            acked = writer.next("ACKED").unwrap();
+        }
+        for line in writer.kill() {
+            if let Some(count) = line.strip_prefix("ACKED ").and_then(|n| n.parse().ok()) {
+                acked = count;
+            }
+        }
+    }
+    assert!(acked > 1000, "{acked} entries are too few to mean anything");
+}

@@ -1,0 +1,12 @@
+//! Tests of the crate as a whole. A module of the library and not test targets, for two reasons: one binary to link,
+//! and reach of the test-only switch that takes the durability remedy out.
+
+mod child;
+mod cluster;
+mod damage;
+mod disk_full;
+mod golden;
+mod kill;
+mod power_cut;
+mod suite;
+mod support;

@@ -1,0 +1,138 @@
+//! Snapshot files from node to node: in chunks, each acknowledged, from where the receiver left off. The deadline is
+//! on progress and not on the whole, so a slow line takes its time and a dead one is noticed.
+
+use crate::{
+    network::{RpcError, rpc_error, unexpected},
+    snapshot,
+    timing::SNAPSHOT_PROGRESS_MS,
+    transport::Transport,
+    types::{SnapshotMeta, TypeConfig, Vote},
+    wire::{self, BulkCall, BulkReply, FileId},
+};
+use openraft::raft::SnapshotResponse;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom},
+};
+use zonekeeper_core::{State, codec, id::NodeId};
+use zonekeeper_peer::Lane;
+
+/// Bytes of one chunk: half of what the lane carries.
+const CHUNK: u64 = 512 << 10;
+/// Largest file that is received: far above any sane state, far below a full disk by one bad peer.
+const MAX_FILE: u64 = 8 << 30;
+
+/// Sends a snapshot file and has it installed.
+pub(crate) async fn send(
+    transport: &dyn Transport,
+    to: NodeId,
+    vote: Vote,
+    meta: SnapshotMeta,
+    path: &Path,
+) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
+    // The open file survives its deletion by a newer snapshot.
+    let mut source = File::open(path).await.map_err(unexpected)?;
+    let len = source.metadata().await.map_err(unexpected)?.len();
+    let file = FileId { meta, len };
+    let mut have = offset(call(transport, to, BulkCall::Offer(file.clone())).await?)?;
+    while have < len {
+        let bytes = read_at(&mut source, have, CHUNK.min(len - have)).await.map_err(unexpected)?;
+        let chunk = BulkCall::Chunk { file: file.clone(), offset: have, bytes };
+        let next = offset(call(transport, to, chunk).await?)?;
+        if next <= have {
+            return Err(unexpected("the receiver of a snapshot makes no progress"));
+        }
+        have = next;
+    }
+    match call(transport, to, BulkCall::Install { vote, file }).await? {
+        BulkReply::Installed(response) => Ok(response),
+        BulkReply::Have(_) => Err(unexpected("answer to another question")),
+    }
+}
+
+async fn call(transport: &dyn Transport, to: NodeId, call: BulkCall) -> Result<BulkReply, RpcError> {
+    let deadline = Duration::from_millis(SNAPSHOT_PROGRESS_MS);
+    let reply = transport.call(to, Lane::Bulk, codec::bytes(&call), deadline).await.map_err(rpc_error)?;
+    wire::decode(&reply).map_err(unexpected)
+}
+
+fn offset(reply: BulkReply) -> Result<u64, RpcError> {
+    match reply {
+        BulkReply::Have(offset) => Ok(offset),
+        BulkReply::Installed(_) => Err(unexpected("answer to another question")),
+    }
+}
+
+async fn read_at(file: &mut File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len as usize];
+    file.seek(SeekFrom::Start(offset)).await?;
+    file.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// The one file that this node is receiving; a new offer replaces it.
+#[derive(Default)]
+pub(crate) struct Incoming {
+    partial: Option<Partial>,
+}
+
+struct Partial {
+    id: FileId,
+    file: File,
+    have: u64,
+}
+
+impl Incoming {
+    /// Takes an offer; the bytes that are here already.
+    pub(crate) async fn offer(&mut self, path: PathBuf, id: FileId) -> io::Result<u64> {
+        if id.len > MAX_FILE {
+            return Err(io::Error::other(format!(
+                "a snapshot of {} bytes is larger than {MAX_FILE}",
+                id.len
+            )));
+        }
+        match &self.partial {
+            Some(partial) if partial.id == id => Ok(partial.have),
+            _ => {
+                self.partial = Some(Partial { id, file: File::create(path).await?, have: 0 });
+                Ok(0)
+            }
+        }
+    }
+
+    /// Takes a chunk; the bytes that are here now. A chunk out of order changes nothing.
+    pub(crate) async fn chunk(&mut self, id: &FileId, offset: u64, bytes: &[u8]) -> io::Result<u64> {
+        let Some(partial) = self.partial.as_mut().filter(|p| p.id == *id) else {
+            return Err(io::Error::other("the snapshot was not offered"));
+        };
+        if offset == partial.have && partial.have + bytes.len() as u64 <= id.len {
+            partial.file.write_all(bytes).await?;
+            partial.have += bytes.len() as u64;
+        }
+        Ok(partial.have)
+    }
+
+    /// Ends a transfer: the file is whole, readable, and what was announced. Otherwise it is forgotten.
+    pub(crate) async fn finish(&mut self, path: PathBuf, id: &FileId) -> io::Result<(PathBuf, Arc<State>)> {
+        let Some(mut partial) = self.partial.take_if(|p| p.id == *id && p.have == id.len) else {
+            return Err(io::Error::other("the snapshot is not complete"));
+        };
+        partial.file.flush().await?;
+        drop(partial);
+        let wanted = id.meta.clone();
+        let check = move || -> io::Result<(PathBuf, Arc<State>)> {
+            let (meta, state) = snapshot::read(&path)?;
+            match meta == wanted {
+                true => Ok((path, Arc::new(state))),
+                false => Err(io::Error::other("the snapshot is another one than announced")),
+            }
+        };
+        tokio::task::spawn_blocking(check).await.map_err(io::Error::other)?
+    }
+}
