@@ -1,1 +1,19 @@
-//! placeholder
+//! Authoritative DNS server over the published state.
+//!
+//! Zone semantics live in [`zonekeeper_core::answer`]; here is the wire. One function turns the bytes of a query into the
+//! bytes of its answer ([`Responder::answer`]), in place and without allocation, and every transport uses it: UDP workers
+//! (one thread and one socket per worker and address), and TCP connections on the caller's runtime. Standard zone files
+//! are read and written in [`zonefile`].
+
+mod counters;
+mod message;
+mod responder;
+mod server;
+mod tcp;
+mod udp;
+mod udp_sys;
+mod wire;
+
+pub use counters::{Counters, Totals};
+pub use responder::{Condition, DnsFlags, Responder, Transport, UDP_PAYLOAD};
+pub use server::{BindError, DnsConfig, DnsServer};

@@ -1,0 +1,124 @@
+//! Counters: one set per worker, written without contention, summed when they are read.
+
+use crate::responder::Transport;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Query types that are counted apart; the rest is `other`.
+const TYPES: [(u16, &str); 14] = [
+    (1, "A"),
+    (28, "AAAA"),
+    (2, "NS"),
+    (5, "CNAME"),
+    (6, "SOA"),
+    (12, "PTR"),
+    (15, "MX"),
+    (16, "TXT"),
+    (33, "SRV"),
+    (43, "DS"),
+    (48, "DNSKEY"),
+    (64, "SVCB"),
+    (65, "HTTPS"),
+    (255, "ANY"),
+];
+/// Response codes that are counted apart; the rest is `other`.
+const RCODES: [(u16, &str); 9] = [
+    (0, "NOERROR"),
+    (1, "FORMERR"),
+    (2, "SERVFAIL"),
+    (3, "NXDOMAIN"),
+    (4, "NOTIMP"),
+    (5, "REFUSED"),
+    (6, "YXDOMAIN"),
+    (9, "NOTAUTH"),
+    (16, "BADVERS"),
+];
+
+/// The counters of one worker.
+#[derive(Debug, Default)]
+pub struct Counters {
+    types: [AtomicU64; TYPES.len() + 1],
+    rcodes: [AtomicU64; RCODES.len() + 1],
+    transports: [AtomicU64; 2],
+    dropped: AtomicU64,
+    truncated: AtomicU64,
+    panics: AtomicU64,
+    limited: AtomicU64,
+    unsent: AtomicU64,
+}
+
+/// One writer at a time: a plain addition, no locked instruction.
+fn add(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+impl Counters {
+    pub(crate) fn answered(&self, transport: Transport, qtype: u16, rcode: u16, truncated: bool) {
+        add(&self.types[TYPES.iter().position(|t| t.0 == qtype).unwrap_or(TYPES.len())]);
+        add(&self.rcodes[RCODES.iter().position(|r| r.0 == rcode).unwrap_or(RCODES.len())]);
+        add(&self.transports[usize::from(transport == Transport::Tcp)]);
+        if truncated {
+            add(&self.truncated);
+        }
+    }
+
+    pub(crate) fn dropped(&self) {
+        add(&self.dropped);
+    }
+
+    pub(crate) fn unsent(&self, n: u64) {
+        self.unsent.fetch_add(n, Relaxed);
+    }
+
+    pub(crate) fn panicked(&self) {
+        self.panics.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn limited(&self) {
+        self.limited.fetch_add(1, Relaxed);
+    }
+}
+
+/// All workers' counters at about one moment; all only grow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Totals {
+    /// Answers by query type; `other` is the rest, and what had no readable question.
+    pub types: Vec<(&'static str, u64)>,
+    /// Answers by response code.
+    pub rcodes: Vec<(&'static str, u64)>,
+    /// Answers over UDP.
+    pub udp: u64,
+    /// Answers over TCP.
+    pub tcp: u64,
+    /// Messages that got no answer: too short, or responses themselves.
+    pub dropped: u64,
+    /// Answers with the TC bit.
+    pub truncated: u64,
+    /// Batches lost to a bug; each is one more reason to report it.
+    pub panics: u64,
+    /// TCP connections refused at a limit.
+    pub limited: u64,
+    /// Answers over UDP that the system did not take.
+    pub unsent: u64,
+}
+
+impl Totals {
+    pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Counters> + Clone) -> Totals {
+        let one = |f: fn(&Counters) -> &AtomicU64| all.clone().map(|c| f(c).load(Relaxed)).sum();
+        let at = |f: &dyn Fn(&Counters) -> u64| all.clone().map(f).sum::<u64>();
+        let named = |names: &[(u16, &'static str)], f: &dyn Fn(&Counters, usize) -> u64| {
+            let names = names.iter().map(|n| n.1).chain(["other"]);
+            names.enumerate().map(|(i, name)| (name, at(&|c| f(c, i)))).collect()
+        };
+        Totals {
+            types: named(&TYPES, &|c, i| c.types[i].load(Relaxed)),
+            rcodes: named(&RCODES, &|c, i| c.rcodes[i].load(Relaxed)),
+            udp: one(|c| &c.transports[0]),
+            tcp: one(|c| &c.transports[1]),
+            dropped: one(|c| &c.dropped),
+            truncated: one(|c| &c.truncated),
+            panics: one(|c| &c.panics),
+            limited: one(|c| &c.limited),
+            unsent: one(|c| &c.unsent),
+        }
+    }
+}

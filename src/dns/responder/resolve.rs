@@ -1,0 +1,220 @@
+//! From a question to the sections of its answer: aliases followed inside our zones, referrals, negative answers, and the
+//! addresses that belong with them.
+
+use super::{Scratch, Verdict, lower};
+use crate::{
+    message::{Message, Section},
+    wire::{HEADER, rcode},
+};
+use zonekeeper_core::{
+    answer::{DnsTable, Found, Prepared, ServiceAnswer, ZoneTable},
+    zone::{Node, RrView, rdata_target, rtype},
+};
+
+/// Most aliases that one answer follows; resolvers give up at about as many.
+const MAX_CHAIN: usize = 16;
+
+pub(super) struct Resolver<'a, 'b> {
+    table: &'a DnsTable,
+    scratch: &'a mut Scratch,
+    message: &'a mut Message<'b>,
+    qtype: u16,
+    verdict: Verdict,
+    /// Names on the way, by place and length in the message, so that a loop is seen.
+    seen: [(usize, usize); MAX_CHAIN],
+}
+
+/// Where an alias leads: the place of its target in the message, and the target's length.
+type Next = Option<(usize, usize)>;
+
+impl<'a, 'b> Resolver<'a, 'b> {
+    pub(super) fn new(
+        table: &'a DnsTable,
+        scratch: &'a mut Scratch,
+        message: &'a mut Message<'b>,
+        qtype: u16,
+    ) -> Resolver<'a, 'b> {
+        scratch.targets.clear();
+        Resolver { table, scratch, message, qtype, verdict: Verdict::default(), seen: [(0, 0); MAX_CHAIN] }
+    }
+
+    /// Answers for the name in `scratch.name`, which is the question's.
+    pub(super) fn run(mut self, name_len: usize) -> Verdict {
+        let (mut owner, mut len) = (HEADER, name_len);
+        for step in 0..MAX_CHAIN {
+            self.seen[step] = (owner, len);
+            match self.step(step, owner, len) {
+                Some((at, n)) if !self.is_loop(step, at, n) => (owner, len) = (at, n),
+                _ => break,
+            }
+            lower(&mut self.scratch.name[..len], self.message.bytes(owner, len));
+        }
+        self.verdict
+    }
+
+    fn is_loop(&self, step: usize, at: usize, len: usize) -> bool {
+        let target = self.message.bytes(at, len);
+        self.seen[..=step].iter().any(|&(a, l)| self.message.bytes(a, l).eq_ignore_ascii_case(target))
+    }
+
+    fn step(&mut self, step: usize, owner: usize, len: usize) -> Next {
+        let name = &self.scratch.name[..len];
+        // RFC 4035 §3.1.4.1: a DS belongs to the parent, if that is ours.
+        let above = if self.qtype == rtype::DS { self.table.zone_of(name, true) } else { None };
+        let Some((zone, origin)) = above.or_else(|| self.table.zone_of(name, false)) else {
+            if step == 0 {
+                self.verdict = Verdict { error: Some(20), ..Verdict::code(rcode::REFUSED) };
+            }
+            return None;
+        };
+        if !zone.is_ready() || !self.scratch.key.set(name, origin) {
+            if step == 0 {
+                self.verdict = Verdict { error: Some(14), ..Verdict::code(rcode::SERVFAIL) };
+            }
+            return None;
+        }
+        let apex = owner + len - origin;
+        let found = zone.find(&mut self.scratch.key, self.qtype);
+        self.verdict.authoritative |= step == 0 && !matches!(found, Found::Referral(..));
+        match found {
+            Found::Set(set) | Found::Any(set) => {
+                if self.put(Section::Answer, owner, set) {
+                    self.message.collect(set, &mut self.scratch.targets);
+                    self.additional(zone, None);
+                }
+                None
+            }
+            Found::Service(answer) => self.service(zone, apex, owner, answer),
+            Found::Cname(set) => self.cname(owner, set),
+            Found::Dname(labels, set) => self.dname(owner, len, labels, set),
+            Found::Referral(labels, node) => self.referral(zone, owner + len, owner, labels, node),
+            Found::NoData => self.negative(zone, apex),
+            Found::NxDomain => {
+                self.verdict.rcode = rcode::NXDOMAIN; // of the last name, RFC 6604 §3
+                self.negative(zone, apex)
+            }
+        }
+    }
+
+    fn put(&mut self, section: Section, owner: usize, set: RrView<'_>) -> bool {
+        let fits = self.message.put(section, owner, set);
+        self.verdict.truncated |= !fits; // at a border of RRsets, RFC 2181 §9
+        fits
+    }
+
+    fn service(&mut self, zone: &ZoneTable, apex: usize, owner: usize, answer: &ServiceAnswer) -> Next {
+        match answer.prepared() {
+            Prepared::NoData => self.negative(zone, apex),
+            Prepared::ServFail => {
+                self.verdict.rcode = rcode::SERVFAIL;
+                None
+            }
+            Prepared::Fixed(_) | Prepared::Weighted { .. } => {
+                let turn = self.scratch.turn(answer.slot());
+                if let Some(set) = answer.set(turn) {
+                    self.put(Section::Answer, owner, set);
+                }
+                None
+            }
+        }
+    }
+
+    fn cname(&mut self, owner: usize, set: RrView<'_>) -> Next {
+        if !self.put(Section::Answer, owner, set) {
+            return None;
+        }
+        let (_, len) = rdata_target(rtype::CNAME, set.records().next()?.rdata())?;
+        Some((self.message.len() - len, len))
+    }
+
+    /// RFC 6672 §3.1: the suffix is replaced, and a CNAME says so to those who do not know DNAME.
+    fn dname(&mut self, owner: usize, len: usize, labels: usize, set: RrView<'_>) -> Next {
+        let prefix = self.scratch.key.wire_start(labels);
+        if !self.put(Section::Answer, owner + prefix, set) {
+            return None;
+        }
+        let target = set.records().next()?.rdata();
+        if prefix + target.len() > 255 || len < prefix {
+            self.verdict.rcode = rcode::YXDOMAIN;
+            return None;
+        }
+        let mut name = [0u8; 255];
+        name[..prefix].copy_from_slice(self.message.bytes(owner, prefix));
+        name[prefix..prefix + target.len()].copy_from_slice(target);
+        let name = &name[..prefix + target.len()];
+        if !self.message.put_cname(owner, set.ttl(), name) {
+            self.verdict.truncated = true;
+            return None;
+        }
+        let wanted = matches!(self.qtype, rtype::CNAME | rtype::ANY); // that was the answer
+        (!wanted).then_some((self.message.len() - name.len(), name.len()))
+    }
+
+    fn referral(
+        &mut self,
+        zone: &ZoneTable,
+        end: usize,
+        owner: usize,
+        labels: usize,
+        node: Node<'_>,
+    ) -> Next {
+        let cut = owner + self.scratch.key.wire_start(labels);
+        let ns = node.set(rtype::NS)?;
+        if self.put(Section::Authority, cut, ns) {
+            self.message.collect(ns, &mut self.scratch.targets);
+            self.additional(zone, Some((cut, end - cut)));
+        }
+        None
+    }
+
+    fn negative(&mut self, zone: &ZoneTable, apex: usize) -> Next {
+        if let Some(soa) = zone.negative() {
+            self.put(Section::Authority, apex, soa);
+        }
+        None
+    }
+
+    /// Addresses of the collected names, as far as this zone has them. With a cut, those below it are needed to follow
+    /// the referral: they must fit, or the answer is truncated (RFC 9471 §3).
+    fn additional(&mut self, zone: &ZoneTable, cut: Option<(usize, usize)>) {
+        if self.scratch.targets.is_empty() {
+            return;
+        }
+        let targets = core::mem::take(&mut self.scratch.targets);
+        for (at, len) in targets.iter() {
+            lower(&mut self.scratch.other[..len], self.message.bytes(at, len));
+            let origin = zone.zone().origin().wire();
+            if !self.scratch.other[..len].ends_with(origin) {
+                continue;
+            }
+            let needed =
+                cut.is_some_and(|(cut, n)| is_below(self.message.bytes(at, len), self.message.bytes(cut, n)));
+            for rtype in [rtype::A, rtype::AAAA] {
+                if !self.scratch.key.set(&self.scratch.other[..len], origin.len()) {
+                    break;
+                }
+                let set = match zone.address(&mut self.scratch.key, rtype) {
+                    Some(Found::Set(set)) => Some(set),
+                    Some(Found::Service(answer)) => answer.set(self.scratch.turn(answer.slot())),
+                    _ => None,
+                };
+                if let Some(set) = set {
+                    let fits = self.message.put(Section::Additional, at, set);
+                    self.verdict.truncated |= needed && !fits;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a name in wire form ends with another at a border of labels.
+fn is_below(name: &[u8], suffix: &[u8]) -> bool {
+    let mut at = 0;
+    while name.len() - at > suffix.len() {
+        at += 1 + usize::from(name[at]);
+        if at > name.len() {
+            return false;
+        }
+    }
+    name[at..].eq_ignore_ascii_case(suffix)
+}

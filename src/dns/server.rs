@@ -1,0 +1,226 @@
+//! Binds the addresses, starts the workers, stops them.
+
+use crate::{
+    counters::{Counters, Totals},
+    responder::DnsFlags,
+    tcp, udp, udp_sys,
+};
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use zonekeeper_core::Published;
+
+/// Socket buffers: a burst of some ten thousand queries waits instead of being lost.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// With port 0, TCP and UDP must agree on a port that the kernel chose for one of them.
+const PORT_TRIES: usize = 32;
+
+/// How a server listens.
+#[derive(Debug, Clone)]
+pub struct DnsConfig {
+    /// Addresses for UDP and TCP; port 0 takes a free one, the same for both.
+    pub addrs: Vec<SocketAddr>,
+    /// UDP threads per address; at least 1.
+    pub workers: usize,
+    /// How this node names itself to those who ask (RFC 5001); empty: it does not.
+    pub nsid: Vec<u8>,
+    /// TCP connections at once; default 1000.
+    pub tcp_connections: usize,
+    /// TCP connections at once from one address; default 100.
+    pub tcp_connections_per_address: usize,
+    /// Longest wait for a query, or for a client that does not read; default 10 s (RFC 7766 §6.2.3 wants seconds).
+    pub tcp_idle: Duration,
+}
+
+impl Default for DnsConfig {
+    fn default() -> DnsConfig {
+        DnsConfig {
+            addrs: Vec::new(),
+            workers: 1,
+            nsid: Vec::new(),
+            tcp_connections: 1000,
+            tcp_connections_per_address: 100,
+            tcp_idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// An address cannot be bound.
+    #[error("cannot listen for DNS on {addr} ({transport}): {source}; {}", remedy(.source, .addr))]
+    Address {
+        /// The address as configured.
+        addr: SocketAddr,
+        /// `UDP` or `TCP`.
+        transport: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a DNS worker thread")]
+    Thread(#[source] io::Error),
+}
+
+fn remedy(e: &io::Error, addr: &SocketAddr) -> String {
+    match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program has port {}: stop it or choose another port", addr.port())
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE: grant it or choose a higher port".into()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{} is not an address of this machine: check the configuration", addr.ip())
+        }
+        _ => "check the address".into(),
+    }
+}
+
+/// A running server.
+pub struct DnsServer {
+    addrs: Vec<SocketAddr>,
+    counters: Vec<Arc<Counters>>,
+    stop: Arc<AtomicBool>,
+    shared: Arc<tcp::Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl DnsServer {
+    /// Binds all addresses and starts to answer. TCP runs on the caller's tokio runtime.
+    pub fn start(
+        config: DnsConfig,
+        published: Arc<ArcSwap<Published>>,
+        flags: Arc<DnsFlags>,
+    ) -> Result<DnsServer, BindError> {
+        let limits = tcp::Limits {
+            total: config.tcp_connections,
+            per_address: config.tcp_connections_per_address,
+            idle: config.tcp_idle,
+        };
+        let counters = Arc::new(Counters::default());
+        let shared =
+            tcp::Shared::new(limits, &config.nsid, published.clone(), flags.clone(), counters.clone());
+        let mut server = DnsServer {
+            addrs: Vec::new(),
+            counters: vec![counters],
+            stop: Arc::default(),
+            shared: Arc::new(shared),
+            threads: Vec::new(),
+        };
+        let workers = config.workers.max(1);
+        let bound = config.addrs.iter().map(|a| bind(*a, workers)).collect::<Result<Vec<_>, _>>()?;
+        for (addr, listener, sockets) in bound {
+            server.addrs.push(addr);
+            tokio::spawn(tcp::serve(listener, server.shared.clone()));
+            for (i, socket) in sockets.into_iter().enumerate() {
+                let counters = Arc::new(Counters::default());
+                server.counters.push(counters.clone());
+                let worker = udp::Worker {
+                    socket,
+                    wildcard: addr.ip().is_unspecified(),
+                    nsid: config.nsid.clone(),
+                    counters,
+                    published: published.clone(),
+                    flags: flags.clone(),
+                    stop: server.stop.clone(),
+                };
+                let thread = thread::Builder::new().name(format!("dns-udp-{i}")).spawn(|| worker.run());
+                server.threads.push(thread.map_err(BindError::Thread)?);
+            }
+        }
+        Ok(server)
+    }
+
+    /// The addresses with their real ports, in the order of the configuration.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// The sum of all workers' counters.
+    pub fn counters(&self) -> Totals {
+        Totals::sum(self.counters.iter().map(|c| &**c))
+    }
+
+    /// Stops answering; returns when every socket is closed.
+    pub async fn shutdown(mut self) {
+        self.halt();
+        let threads = std::mem::take(&mut self.threads);
+        let join = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join())));
+        if join.await.is_err() {
+            tracing::error!("a DNS worker ended in a panic");
+        }
+    }
+
+    fn halt(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.cancel();
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.halt(); // the threads follow within their waiting time
+    }
+}
+
+type Bound = (SocketAddr, TcpListener, Vec<Socket>);
+
+/// Binds TCP and all UDP sockets of an address.
+fn bind(addr: SocketAddr, workers: usize) -> Result<Bound, BindError> {
+    let error = |transport| move |source| BindError::Address { addr, transport, source };
+    let mut tries = if addr.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let (real, listener) = bind_tcp(addr).map_err(error("TCP"))?;
+        // Alone first: SO_REUSEPORT would let a second program of the same user share the port unseen.
+        let sockets = bind_udp(real, false)
+            .map(drop)
+            .and_then(|()| (0..workers).map(|_| bind_udp(real, true)).collect::<io::Result<Vec<_>>>());
+        tries -= 1;
+        match sockets {
+            Ok(sockets) => return Ok((real, listener, sockets)),
+            Err(_) if tries > 0 => {}
+            Err(e) => return Err(error("UDP")(e)),
+        }
+    }
+}
+
+fn bind_tcp(addr: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?; // connections of the last run that still wait to end do not matter
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(addr))?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    Ok((listener.local_addr()?, listener))
+}
+
+fn bind_udp(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(shared)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_read_timeout(Some(udp::WAIT))?;
+    udp_sys::set_options(&socket, &addr)?;
+    socket.bind(&SockAddr::from(addr))?;
+    Ok(socket)
+}

@@ -1,0 +1,185 @@
+//! TCP connections (RFC 7766): one task each, queries in a row answered in a row, everything bounded.
+
+use crate::{
+    counters::Counters,
+    responder::{DnsFlags, Responder, Transport},
+};
+use arc_swap::ArcSwap;
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use zonekeeper_core::Published;
+
+/// Longest query: a question, OPT and every option that is in use fit many times; a longer one ends the connection.
+const MAX_QUERY: usize = 4096;
+/// Answers that may wait in memory for a slow reader.
+const MAX_PENDING: usize = 64 << 10;
+
+/// Limits of all TCP connections together.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) total: usize,
+    pub(crate) per_address: usize,
+    pub(crate) idle: Duration,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) flags: Arc<DnsFlags>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stop: CancellationToken,
+    answerer: Mutex<Answerer>,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One responder for all connections, so that weighted answers keep their shares; answers are made without waiting.
+struct Answerer {
+    responder: Responder,
+    buf: Box<[u8]>,
+}
+
+fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new(
+        limits: Limits,
+        nsid: &[u8],
+        published: Arc<ArcSwap<Published>>,
+        flags: Arc<DnsFlags>,
+        counters: Arc<Counters>,
+    ) -> Shared {
+        let responder = Responder::new(nsid, counters.clone());
+        let answerer = Mutex::new(Answerer { responder, buf: vec![0; usize::from(u16::MAX)].into() });
+        let open = Mutex::new(HashMap::new());
+        Shared { limits, published, flags, counters, stop: CancellationToken::new(), answerer, open }
+    }
+
+    /// Counts a connection in; none when a limit is reached.
+    fn admit(self: &Arc<Shared>, ip: IpAddr) -> Option<Admitted> {
+        let mut open = locked(&self.open);
+        let total: usize = open.values().sum();
+        let mine = open.get(&ip).copied().unwrap_or(0);
+        if total >= self.limits.total || mine >= self.limits.per_address {
+            self.counters.limited();
+            return None;
+        }
+        open.insert(ip, mine + 1);
+        Some(Admitted { shared: self.clone(), ip })
+    }
+
+    /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
+    fn answer(&self, query: &[u8], out: &mut Vec<u8>) -> bool {
+        let mut guard = locked(&self.answerer);
+        let Answerer { responder, buf } = &mut *guard;
+        let now = self.published.load();
+        responder.prepare(&now.dns);
+        buf[..query.len()].copy_from_slice(query);
+        let Some(len) = responder.answer(&now.dns, self.flags.condition(), Transport::Tcp, buf, query.len())
+        else {
+            return false;
+        };
+        out.extend_from_slice(&(len as u16).to_be_bytes());
+        out.extend_from_slice(&buf[..len]);
+        true
+    }
+}
+
+/// A connection that is counted; it counts itself out.
+struct Admitted {
+    shared: Arc<Shared>,
+    ip: IpAddr,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut open = locked(&self.shared.open);
+        match open.get_mut(&self.ip) {
+            Some(n) if *n > 1 => *n -= 1,
+            _ => drop(open.remove(&self.ip)),
+        }
+    }
+}
+
+/// Accepts until it is told to stop.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(stream, peer, &shared),
+            Err(_) => sleep(Duration::from_millis(20)).await, // out of descriptors: wait for some to close
+        }
+    }
+}
+
+fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
+    let Some(admitted) = shared.admit(peer.ip().to_canonical()) else { return };
+    let stop = shared.stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = connection(stream, &admitted.shared) => {}
+        }
+    });
+}
+
+/// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.
+async fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut input, mut out): (Vec<u8>, Vec<u8>) = (Vec::with_capacity(512), Vec::new());
+    loop {
+        let idle = shared.limits.idle;
+        if !timeout(idle, fill(&mut stream, &mut input)).await?? {
+            return Ok(());
+        }
+        let mut at = 0;
+        while let Some(query) = frame(&input[at..]) {
+            at += 2 + query.len();
+            if !shared.answer(query, &mut out) {
+                return Ok(());
+            }
+            if out.len() >= MAX_PENDING {
+                timeout(idle, stream.write_all(&out)).await??;
+                out.clear();
+            }
+        }
+        input.drain(..at);
+        timeout(idle, stream.write_all(&out)).await??;
+        out.clear();
+        out.shrink_to(MAX_QUERY); // a quiet connection keeps little memory
+    }
+}
+
+/// Reads until a whole frame is there; false when the peer has closed or sends what is no query.
+async fn fill(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<bool> {
+    while frame(input).is_none() {
+        let too_long = input.len() >= 2 && usize::from(u16::from_be_bytes([input[0], input[1]])) > MAX_QUERY;
+        if too_long || stream.read_buf(input).await? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The first whole frame.
+fn frame(input: &[u8]) -> Option<&[u8]> {
+    let (head, rest) = input.split_at_checked(2)?;
+    let len = usize::from(u16::from_be_bytes([head[0], head[1]]));
+    rest.get(..len).filter(|_| len <= MAX_QUERY)
+}

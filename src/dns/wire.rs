@@ -1,0 +1,176 @@
+//! Reading a query (RFC 1035 §4.1, RFC 6891 §6.1), without allocation.
+
+/// Bytes of a header.
+pub(crate) const HEADER: usize = 12;
+
+/// Response codes (RFC 6895 §2.3). Those above 15 need EDNS.
+pub(crate) mod rcode {
+    pub(crate) const FORMERR: u16 = 1;
+    pub(crate) const SERVFAIL: u16 = 2;
+    pub(crate) const NXDOMAIN: u16 = 3;
+    pub(crate) const NOTIMP: u16 = 4;
+    pub(crate) const REFUSED: u16 = 5;
+    pub(crate) const YXDOMAIN: u16 = 6;
+    pub(crate) const NOTAUTH: u16 = 9;
+    pub(crate) const BADVERS: u16 = 16;
+}
+
+/// Query types that are no record types.
+pub(crate) mod qtype {
+    pub(crate) const OPT: u16 = 41;
+    pub(crate) const TKEY: u16 = 249;
+    pub(crate) const TSIG: u16 = 250;
+    pub(crate) const IXFR: u16 = 251;
+    pub(crate) const AXFR: u16 = 252;
+    pub(crate) const MAILB: u16 = 253;
+    pub(crate) const MAILA: u16 = 254;
+}
+
+/// A query that is well formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// Length of the name in wire form; it begins at [`HEADER`].
+    pub(crate) name_len: usize,
+    pub(crate) qtype: u16,
+    pub(crate) class: u16,
+    pub(crate) edns: Option<Edns>,
+    /// A TSIG record stands at the end.
+    pub(crate) signed: bool,
+}
+
+impl Query {
+    /// Where the question ends.
+    pub(crate) fn end(&self) -> usize {
+        HEADER + self.name_len + 4
+    }
+}
+
+/// What the OPT record asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Edns {
+    pub(crate) payload: u16,
+    pub(crate) version: u8,
+    pub(crate) dnssec_ok: bool,
+    pub(crate) nsid: bool,
+}
+
+/// What to do with a message that is not a well-formed query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bad {
+    /// Silence: too short for a header, or itself a response.
+    Drop,
+    /// A header with this code and nothing else.
+    Code(u16),
+}
+
+fn u16_at(m: &[u8], at: usize) -> Option<u16> {
+    m.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]))
+}
+
+/// Reads a message. The name in the question is copied to `name` in lower case.
+pub(crate) fn parse(m: &[u8], name: &mut [u8; 256]) -> Result<Query, Bad> {
+    if m.len() < HEADER || m[2] & 0x80 != 0 {
+        return Err(Bad::Drop); // RFC 8906 §3.1.1: never answer a response
+    }
+    if m[2] & 0x78 != 0 {
+        return Err(Bad::Code(rcode::NOTIMP));
+    }
+    read(m, name).ok_or(Bad::Code(rcode::FORMERR))
+}
+
+fn read(m: &[u8], name: &mut [u8; 256]) -> Option<Query> {
+    let counts = [u16_at(m, 4)?, u16_at(m, 6)?, u16_at(m, 8)?, u16_at(m, 10)?];
+    if counts[0] != 1 {
+        return None;
+    }
+    let name_len = question(m, name)?;
+    let at = HEADER + name_len;
+    let (qtype, class) = (u16_at(m, at)?, u16_at(m, at + 2)?);
+    let mut query = Query { name_len, qtype, class, edns: None, signed: false };
+    let transfer = qtype == qtype::IXFR; // carries the client's SOA (RFC 1995 §3)
+    if counts[1] != 0 || (counts[2] != 0 && !transfer) {
+        return None;
+    }
+    let mut at = query.end();
+    for _ in 0..counts[2] {
+        at = record(m, at)?.end;
+    }
+    for i in 0..counts[3] {
+        let r = record(m, at)?;
+        at = r.end;
+        match r.rtype {
+            qtype::OPT if query.edns.is_some() || !r.root => return None, // RFC 6891 §6.1.1: one, at the root
+            qtype::OPT => query.edns = Some(opt(r.class, r.ttl, m.get(r.rdata..r.end)?)?),
+            qtype::TSIG if i + 1 != counts[3] => return None, // RFC 8945 §5.1: the last
+            qtype::TSIG => query.signed = true,
+            _ => {}
+        }
+    }
+    (at == m.len()).then_some(query)
+}
+
+/// The name in the question, in lower case; no compression is possible there.
+fn question(m: &[u8], name: &mut [u8; 256]) -> Option<usize> {
+    let mut at = HEADER;
+    loop {
+        match *m.get(at)? {
+            0 => break,
+            n @ 1..=63 => at += 1 + usize::from(n),
+            _ => return None,
+        }
+        if at - HEADER > 254 {
+            return None;
+        }
+    }
+    let len = at + 1 - HEADER;
+    lower(&mut name[..len], &m[HEADER..HEADER + len]);
+    Some(len)
+}
+
+/// Copies a name in wire form in lower case. Length bytes are at most 63 and so never letters.
+pub(crate) fn lower(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.to_ascii_lowercase();
+    }
+}
+
+struct Place {
+    rtype: u16,
+    class: u16,
+    ttl: u32,
+    root: bool,
+    rdata: usize,
+    end: usize,
+}
+
+fn record(m: &[u8], at: usize) -> Option<Place> {
+    let mut fixed = at;
+    let root = *m.get(at)? == 0;
+    loop {
+        match *m.get(fixed)? {
+            0 => break fixed += 1,
+            n @ 1..=63 => fixed += 1 + usize::from(n),
+            0xc0..=0xff => break fixed += 2,
+            _ => return None,
+        }
+        if fixed - at > 254 {
+            return None;
+        }
+    }
+    let rdata = fixed + 10;
+    let end = rdata + usize::from(u16_at(m, fixed + 8)?);
+    let ttl = (u32::from(u16_at(m, fixed + 4)?) << 16) | u32::from(u16_at(m, fixed + 6)?);
+    let place = Place { rtype: u16_at(m, fixed)?, class: u16_at(m, fixed + 2)?, ttl, root, rdata, end };
+    (end <= m.len()).then_some(place)
+}
+
+/// The OPT record: class is the payload size, TTL is extended code, version and flags (RFC 6891 §6.1.2).
+fn opt(class: u16, ttl: u32, mut options: &[u8]) -> Option<Edns> {
+    let mut nsid = false;
+    while !options.is_empty() {
+        let (code, len) = (u16_at(options, 0)?, usize::from(u16_at(options, 2)?));
+        options = options.get(4 + len..)?;
+        nsid |= code == 3; // RFC 5001; unknown options are ignored
+    }
+    Some(Edns { payload: class, version: (ttl >> 16) as u8, dnssec_ok: ttl & 0x8000 != 0, nsid })
+}
