@@ -100,24 +100,31 @@ impl Link {
     pub(crate) async fn call(&self, payload: &[u8]) -> Result<Vec<u8>, PeerError> {
         let mut state = self.state.clone();
         loop {
-            if matches!(*state.borrow(), State::Idle) {
-                self.wake.notify_one();
-            }
-            let settled = state.wait_for(|state| matches!(state, State::Up(_) | State::Down(_))).await;
-            let conn = match settled.as_deref() {
-                Ok(State::Up(conn)) => conn.clone(),
-                Ok(State::Down(error)) => return Err(error.clone()),
-                _ => return Err(PeerError::Unknown(self.node)), // the link was closed by `set_peers`
-            };
-            drop(settled);
+            let conn = self.settled(&mut state).await?;
             if let Some(answer) = conn.call(payload).await {
                 return answer;
             }
             drop(conn);
-            if state.changed().await.is_err() {
-                return Err(PeerError::Unknown(self.node));
-            }
+            state.changed().await.map_err(|_| self.closed())?;
         }
+    }
+
+    /// The connection, once the link is up; the reason, once it is down.
+    async fn settled(&self, state: &mut watch::Receiver<State>) -> Result<Arc<Conn>, PeerError> {
+        if matches!(*state.borrow(), State::Idle) {
+            self.wake.notify_one();
+        }
+        let settled = state.wait_for(|state| matches!(state, State::Up(_) | State::Down(_))).await;
+        match settled.as_deref() {
+            Ok(State::Up(conn)) => Ok(conn.clone()),
+            Ok(State::Down(error)) => Err(error.clone()),
+            _ => Err(self.closed()),
+        }
+    }
+
+    /// The link was closed by `set_peers` or with the transport.
+    fn closed(&self) -> PeerError {
+        PeerError::Unknown(self.node)
     }
 }
 
