@@ -18,13 +18,19 @@
 //! - A response that was cut short is never ended as if it were complete.
 //! - Only what the codec parsed is forwarded: framing and hop-by-hop fields are written anew.
 
+mod balance;
+mod counters;
 mod health;
 pub mod http1;
 mod latency;
+mod live;
+mod socket;
+mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use zonekeeper_core::id::{ListenerId, SiteId};
 
+pub use counters::{BackendCounters, Counters, ListenerCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
 
 /// What a proxy needs to start.
@@ -68,55 +74,6 @@ pub struct Problem {
     pub addr: Option<SocketAddr>,
     /// What is wrong, and the remedy.
     pub message: String,
-}
-
-/// Totals of one listener.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ListenerCounters {
-    /// Client connections accepted.
-    pub connections: u64,
-    /// Client connections open now.
-    pub active: u64,
-    /// Connections closed at once because the listener was full.
-    pub rejected: u64,
-    /// Requests (L7) that were understood.
-    pub requests: u64,
-    /// Requests refused: malformed, too large, too slow.
-    pub refused: u64,
-    /// Requests answered 5xx by the proxy itself.
-    pub failed: u64,
-    /// Bytes from clients.
-    pub bytes_in: u64,
-    /// Bytes to clients.
-    pub bytes_out: u64,
-}
-
-/// Totals of one backend.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BackendCounters {
-    /// Requests (L7) or connections (L4) given to it.
-    pub requests: u64,
-    /// Of those, the ones that failed.
-    pub errors: u64,
-    /// Of those, the ones that were tried elsewhere afterwards.
-    pub retries: u64,
-    /// How often it was ejected.
-    pub ejections: u64,
-    /// In flight now.
-    pub active: u64,
-    /// Bytes to it.
-    pub bytes_in: u64,
-    /// Bytes from it.
-    pub bytes_out: u64,
-}
-
-/// All totals since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Per listener.
-    pub listeners: Vec<(ListenerId, ListenerCounters)>,
-    /// Per pool and backend.
-    pub backends: Vec<(zonekeeper_core::id::PoolId, SocketAddr, BackendCounters)>,
 }
 
 impl Proxy {

@@ -1,0 +1,99 @@
+//! Sockets: how listeners are opened, and the one system call that the standard library lacks.
+#![allow(unsafe_code)] // getsockopt(TCP_INFO) has no safe wrapper in our dependencies
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::{io, mem, net::SocketAddr, os::fd::AsRawFd};
+
+/// Connections that wait to be accepted, per worker; the system's own limit (`net.core.somaxconn`) applies too.
+const BACKLOG: i32 = 4096;
+
+fn open(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?; // connections of an earlier process may still be closing
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?; // `[::]` and `0.0.0.0` are two binds
+    }
+    Ok(socket)
+}
+
+/// Reserves an address without listening on it: a connect is refused. It fails when anyone else listens there, which
+/// sockets with `SO_REUSEPORT` alone would not notice.
+pub(crate) fn reserve(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = open(addr)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// The address that a reservation got, its port known.
+pub(crate) fn local_addr(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+}
+
+/// One worker's listening socket on a reserved address.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = open(addr)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?; // inherited by what it accepts
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Closing this socket resets the connection, so that the other end sees a cut and not an end.
+pub(crate) fn reset_on_close(socket: &impl std::os::fd::AsFd) {
+    let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// Bytes of ours that the other end's TCP has acknowledged on a connection that we opened.
+pub(crate) fn bytes_acked(socket: &impl AsRawFd) -> Option<u64> {
+    // struct tcp_info of linux/tcp.h: tcpi_bytes_acked is the u64 at offset 120 since Linux 4.1.
+    const AT: usize = 120;
+    let mut info = [0u64; 32];
+    let mut len = mem::size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `info`, which outlives the call; the kernel writes at most `len` bytes.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast::<libc::c_void>(),
+            &raw mut len,
+        )
+    };
+    // The SYN counts as one (RFC 9293 §3.4).
+    (rc == 0 && len as usize >= AT + 8).then(|| info[AT / 8].saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+    };
+
+    #[test]
+    fn acknowledged_bytes_are_counted_without_the_syn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(bytes_acked(&client), Some(0));
+        client.write_all(b"hello").unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.read_exact(&mut [0; 5]).unwrap();
+        server.write_all(b"x").unwrap(); // carries the acknowledgement
+        client.read_exact(&mut [0; 1]).unwrap();
+        assert_eq!(bytes_acked(&client), Some(5));
+    }
+
+    #[test]
+    fn a_reserved_address_refuses_and_can_be_listened_on() {
+        let reserved = reserve("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = local_addr(&reserved).unwrap();
+        assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let (a, b) = (listen(addr).unwrap(), listen(addr).unwrap());
+        assert!(TcpStream::connect(addr).is_ok());
+        assert_eq!(reserve(addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop((a, b));
+        assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
