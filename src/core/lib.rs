@@ -25,6 +25,7 @@ pub mod detector;
 pub mod entry;
 pub mod evidence;
 pub mod id;
+pub mod invariant;
 mod members;
 pub mod model;
 pub mod name;

@@ -1,0 +1,225 @@
+//! Invariant 11: the classic Raft properties hold on the persisted state; with it invariant 8 as far as one node's disk
+//! goes: what was acknowledged is found again after a crash.
+//!
+//! Source: Ongaro, "Consensus: Bridging Theory and Practice" (2014), figure 3.2 (log matching, leader completeness, state
+//! machine safety) and §3.8 (vote and log are persistent). Leaders are ordered by (term, node), as the log's ids are,
+//! so two candidates of one term are two ballots, and the greater wins.
+
+use super::Violation;
+use crate::id::NodeId;
+use alloc::{collections::BTreeMap, format, string::String};
+
+/// Who leads, or wants to: term and node.
+pub type Leader = (u64, NodeId);
+
+/// A vote: for whom, and whether a quorum granted it.
+pub type Ballot = (Leader, bool);
+
+/// What one node's disk is known to hold, because the node said so.
+#[derive(Debug, Default)]
+struct Disk {
+    ballot: Option<Ballot>,
+    log: BTreeMap<u64, Leader>,
+    purged: u64,
+    committed: u64,
+}
+
+/// All nodes' disks, and what they must agree on.
+#[derive(Debug, Default)]
+pub struct Persisted {
+    disks: BTreeMap<NodeId, Disk>,
+    /// Log matching: an index and a leader name one entry, by its hash.
+    entries: BTreeMap<(u64, Leader), u128>,
+    /// State machine safety: the leader whose entry was committed at an index.
+    committed: BTreeMap<u64, Leader>,
+}
+
+fn bad<T>(text: String) -> Result<T, Violation> {
+    Err(Violation::of(11, text))
+}
+
+impl Persisted {
+    /// A vote was acknowledged as written. Votes only grow.
+    pub fn voted(&mut self, node: NodeId, ballot: Ballot) -> Result<(), Violation> {
+        let disk = self.disks.entry(node).or_default();
+        if let Some(held) = disk.ballot.filter(|held| *held > ballot) {
+            return bad(format!("node {node} voted {ballot:?} after {held:?}"));
+        }
+        disk.ballot = Some(ballot);
+        Ok(())
+    }
+
+    /// An entry was acknowledged as written.
+    pub fn appended(
+        &mut self,
+        node: NodeId,
+        index: u64,
+        leader: Leader,
+        hash: u128,
+    ) -> Result<(), Violation> {
+        if *self.entries.entry((index, leader)).or_insert(hash) != hash {
+            return bad(format!(
+                "node {node} holds another entry at {index} of {leader:?}: logs do not match"
+            ));
+        }
+        if let Some(other) = self.committed.get(&index).filter(|l| **l != leader) {
+            let disk = self.disks.get(&node);
+            if disk.is_some_and(|d| d.committed >= index) {
+                return bad(format!("node {node} overwrites the entry at {index}, committed by {other:?}"));
+            }
+        }
+        let disk = self.disks.entry(node).or_default();
+        if let Some((last, _)) = disk.log.last_key_value()
+            && index > last + 1
+        {
+            return bad(format!("node {node} appends {index} after {last}: its log has a hole"));
+        }
+        disk.log.insert(index, leader);
+        Ok(())
+    }
+
+    /// Entries behind `after` were acknowledged as removed.
+    pub fn truncated(&mut self, node: NodeId, after: u64) -> Result<(), Violation> {
+        let disk = self.disks.entry(node).or_default();
+        disk.log.split_off(&(after + 1));
+        if after < disk.committed {
+            return bad(format!(
+                "node {node} cuts its log after {after}, but knows {} as committed",
+                disk.committed
+            ));
+        }
+        Ok(())
+    }
+
+    /// Entries up to `index` were removed, because a snapshot holds them.
+    pub fn purged(&mut self, node: NodeId, index: u64, snapshot: u64) -> Result<(), Violation> {
+        let disk = self.disks.entry(node).or_default();
+        disk.log = disk.log.split_off(&(index + 1));
+        disk.purged = disk.purged.max(index);
+        if index > snapshot {
+            return bad(format!(
+                "node {node} removes its log up to {index}, its snapshot ends at {snapshot}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A node applied an entry: it is committed, for ever and everywhere.
+    pub fn applied(&mut self, node: NodeId, index: u64, leader: Leader) -> Result<(), Violation> {
+        let held = *self.committed.entry(index).or_insert(leader);
+        if held != leader {
+            return bad(format!(
+                "node {node} applied the entry of {leader:?} at {index}, another node that of {held:?}"
+            ));
+        }
+        let disk = self.disks.entry(node).or_default();
+        disk.committed = disk.committed.max(index);
+        Ok(())
+    }
+
+    /// A node became the leader with a log that ends at `last`: it must hold all that is committed.
+    pub fn leads(&mut self, node: NodeId, leader: Leader, last: u64) -> Result<(), Violation> {
+        let earlier = self.committed.iter().rev().find(|(_, l)| **l < leader);
+        match earlier {
+            Some((index, by)) if *index > last => bad(format!(
+                "node {node} leads as {leader:?} with a log to {last}, but {index} of {by:?} is committed"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node opened its disk again and found this. The log is held from `first` to `last`; what lies before is in a
+    /// snapshot.
+    pub fn opened(
+        &mut self,
+        node: NodeId,
+        ballot: Option<Ballot>,
+        log: impl Fn(u64) -> Option<Leader>,
+        snapshot: u64,
+    ) -> Result<(), Violation> {
+        let disk = self.disks.entry(node).or_default();
+        if disk.ballot > ballot {
+            return bad(format!("node {node} forgot its vote {:?}, it finds {ballot:?}", disk.ballot));
+        }
+        if disk.purged > snapshot {
+            return bad(format!(
+                "node {node} has neither log nor snapshot between {snapshot} and {}",
+                disk.purged
+            ));
+        }
+        let lost =
+            disk.log.iter().find(|(index, leader)| **index > snapshot && log(**index) != Some(**leader));
+        match lost {
+            Some((index, leader)) => bad(format!("node {node} lost the entry at {index} of {leader:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const L1: Leader = (1, 1);
+    const L2: Leader = (2, 2);
+
+    fn is_bad(result: Result<(), Violation>) -> bool {
+        matches!(result, Err(v) if v.invariant == 11)
+    }
+
+    fn three_entries(node: NodeId) -> Persisted {
+        let mut p = Persisted::default();
+        for i in 1..=3 {
+            assert_eq!(p.appended(node, i, L1, u128::from(i)), Ok(()));
+        }
+        p
+    }
+
+    #[test]
+    fn votes_only_grow_and_are_found_again() {
+        let mut p = Persisted::default();
+        assert_eq!(p.voted(1, (L2, false)), Ok(()));
+        assert_eq!(p.voted(1, (L2, true)), Ok(()));
+        assert!(is_bad(p.voted(1, (L1, true))));
+        assert!(is_bad(p.opened(1, Some((L2, false)), |_| None, 0)));
+        assert!(is_bad(p.opened(1, None, |_| None, 0)));
+        assert_eq!(p.opened(1, Some((L2, true)), |_| None, 0), Ok(()));
+    }
+
+    #[test]
+    fn an_index_and_a_leader_name_one_entry() {
+        let mut p = three_entries(1);
+        assert_eq!(p.appended(2, 1, L1, 1), Ok(()));
+        assert!(is_bad(p.appended(2, 2, L1, 9)));
+        assert!(is_bad(p.appended(1, 5, L1, 5)), "a hole");
+    }
+
+    #[test]
+    fn what_is_committed_is_neither_overwritten_nor_cut() {
+        let mut p = three_entries(1);
+        assert_eq!(p.applied(1, 2, L1), Ok(()));
+        assert!(is_bad(p.appended(1, 2, L2, 7)));
+        assert!(is_bad(p.applied(2, 2, L2)));
+        assert_eq!(p.truncated(1, 2), Ok(()));
+        assert!(is_bad(p.truncated(1, 1)));
+    }
+
+    #[test]
+    fn a_leader_holds_all_that_is_committed() {
+        let mut p = three_entries(1);
+        assert_eq!(p.applied(1, 3, L1), Ok(()));
+        assert!(is_bad(p.leads(2, L2, 2)));
+        assert_eq!(p.leads(2, L2, 3), Ok(()));
+    }
+
+    #[test]
+    fn a_crash_takes_nothing_that_was_acknowledged() {
+        let mut p = three_entries(1);
+        let log = |i| (i <= 2).then_some(L1);
+        assert!(is_bad(p.opened(1, None, log, 0)));
+        assert_eq!(p.opened(1, None, log, 3), Ok(()), "the snapshot holds it");
+        assert_eq!(p.purged(1, 2, 2), Ok(()));
+        assert!(is_bad(p.purged(1, 3, 2)));
+        assert!(is_bad(p.opened(1, None, |_| Some(L1), 1)), "purged, and the snapshot is older");
+    }
+}
