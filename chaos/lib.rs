@@ -1,1 +1,20 @@
-//! placeholder
+//! Real processes, real faults: the laboratory that demo, tests and operators share.
+//!
+//! ```text
+//! lab       a cluster of real processes: keys, configuration, start, kill, restart
+//! backend   small sample backends behind each proxy
+//! asker     asks DNS servers every few milliseconds, with its own clock, sockets and codec
+//! client    requests through the proxies, with honest DNS
+//! failover  the scripted failover: kill, measure, restart, measure
+//! ```
+//!
+//! # Architecture invariant
+//!
+//! **Nothing here imports another part of the project.** It judges the binary by what a client and an operator see:
+//! DNS packets, HTTP, the command line. It is blocking code on threads of its own, apart from the code that it judges.
+
+pub mod asker;
+pub mod backend;
+pub mod client;
+pub mod http;
+mod process;

@@ -1,0 +1,195 @@
+//! The command line: what each command needs, and how it ends.
+
+use crate::{
+    keys,
+    node::{self, Node, Start},
+    priority,
+};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tokio::{runtime::Runtime, signal::unix::SignalKind};
+use zonekeeper_config::NodeConfig;
+use zonekeeper_core::entry::Timing;
+
+/// Keeps a service reachable when a whole site dies.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or Ctrl-C
+    #[command(after_help = "Examples:
+  zonekeeper run --config node.toml --bootstrap   the first node of a new cluster, once
+  zonekeeper run --config node.toml --new         the first start of a node that `member add` brings in
+  zonekeeper run --config node.toml               every later start")]
+    Run {
+        /// The node file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Found a new cluster with this node; writes the admin token to DATA_DIR/admin.token
+        #[arg(long, conflicts_with = "new")]
+        bootstrap: bool,
+        /// First start of a node whose data directory is empty
+        #[arg(long)]
+        new: bool,
+        /// Raft timing of the new cluster: round trips up to 25, 100 or 200 ms
+        #[arg(long, value_enum, default_value = "lan", requires = "bootstrap")]
+        timing: Preset,
+    },
+    /// Get this node's keys from a member, with a token of `zonekeeper member token`
+    #[command(after_help = "Example:
+  zonekeeper join --config node.toml --via 192.0.2.1:8054 --token zkjoin1-…
+  zonekeeper run --config node.toml")]
+    Join {
+        /// The node file of the new node
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Peer address of a member that holds the CA key
+        #[arg(long, value_name = "ADDR:PORT")]
+        via: SocketAddr,
+        /// The join token
+        #[arg(long, env = "ZONEKEEPER_JOIN_TOKEN", hide_env_values = true)]
+        token: String,
+        /// Stay a learner: receive everything, answer, do not vote
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Make or look at the keys of a cluster
+    #[command(subcommand)]
+    Keys(keys::Keys),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Preset {
+    Lan,
+    Wan,
+    Global,
+}
+
+impl Args {
+    /// Runs the command to its end.
+    pub(crate) fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Run { config, bootstrap, new, timing } => run(&config, start(bootstrap, new, timing)),
+            Command::Join { config, via, token, learner } => join(&config, via, &token, !learner),
+            Command::Keys(keys) => keys.run().map_err(|e| e.to_string()),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                complain(&why);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "the one place where a command's failure is told")]
+fn complain(why: &str) {
+    eprintln!("zonekeeper: {why}");
+}
+
+fn start(bootstrap: bool, new: bool, timing: Preset) -> Start {
+    match (bootstrap, new) {
+        (true, _) => Start::Bootstrap(match timing {
+            Preset::Lan => Timing::Lan,
+            Preset::Wan => Timing::Wan,
+            Preset::Global => Timing::Global,
+        }),
+        (_, true) => Start::New,
+        _ => Start::Again,
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn load(path: &Path) -> Result<NodeConfig, String> {
+    NodeConfig::load(path).map_err(|problems| format!("{} is not usable\n{problems}", path.display()))
+}
+
+/// The control plane's runtime: Raft, probes, API.
+pub(crate) fn control_runtime() -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("control").on_thread_start(priority::control).enable_all().build()
+}
+
+/// The data path's runtime: DNS over TCP. UDP and proxy have threads of their own.
+pub(crate) fn data_runtime() -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).thread_name("data").on_thread_start(priority::data).enable_all().build()
+}
+
+fn run(path: &Path, start: Start) -> Result<(), String> {
+    let config = load(path)?;
+    log_to_stderr(config.log_level.as_str());
+    let (control, data) = (control_runtime().map_err(|e| e.to_string())?, data_runtime().map_err(|e| e.to_string())?);
+    let handle = data.handle().clone();
+    // spawned, so that it runs on a thread with the control plane's priority
+    let node = control.spawn(async move {
+        let node = Node::start(config, start, &handle).await.map_err(|e| chain(&e))?;
+        until_signal(&node).await;
+        node.stop().await;
+        Ok(())
+    });
+    control.block_on(node).map_err(|e| e.to_string())?
+}
+
+/// Waits for SIGTERM or Ctrl-C. A store that fails is said once; the node goes on answering.
+pub(crate) async fn until_signal(node: &Node) {
+    let failed = async {
+        let why = node.failed().await;
+        tracing::error!(%why, "this node writes nothing any more and goes on answering; mend the cause and restart it");
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = signal(SignalKind::terminate()) => {}
+        () = signal(SignalKind::interrupt()) => {}
+        () = failed => {}
+    }
+}
+
+async fn signal(kind: SignalKind) {
+    match tokio::signal::unix::signal(kind) {
+        Ok(mut signal) => _ = signal.recv().await,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be received; end this process with SIGKILL");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn join(path: &Path, via: SocketAddr, token: &str, votes: bool) -> Result<(), String> {
+    let config = load(path)?;
+    log_to_stderr("warn");
+    let runtime = control_runtime().map_err(|e| e.to_string())?;
+    runtime.block_on(node::join(&config, via, token, votes)).map_err(|e| chain(&e))
+}
+
+/// Structured logs to stderr; `RUST_LOG` overrides the level.
+pub(crate) fn log_to_stderr(level: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},openraft=warn,sled=warn,hyper=warn,h2=warn,rustls=warn")));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+}

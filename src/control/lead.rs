@@ -1,0 +1,98 @@
+//! Weighs the evidence; on the leader, proposes.
+
+use crate::clock;
+use arc_swap::ArcSwap;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use zonekeeper_consensus::{Consensus, ProposeError, Role};
+use zonekeeper_core::{
+    Outcome, State,
+    decide::{Decider, Note},
+    evidence::{Evidence, Report},
+    time::{LogClock, LogTime, Mono},
+};
+
+/// From one look at the evidence to the next without news, on the leader.
+const TICK: Duration = Duration::from_millis(100);
+/// The same elsewhere, where only people wait for it.
+const IDLE_TICK: Duration = Duration::from_millis(500);
+/// A proposal that is not through after this is decided anew from fresh evidence.
+const PROPOSE: Duration = Duration::from_secs(3);
+
+/// What this node concludes at the moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LocalDecision {
+    /// Log time when it concluded.
+    pub(crate) at: LogTime,
+    /// Why things are as they are.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// Evidence and conclusions of one node.
+pub(crate) struct Lead {
+    consensus: Consensus,
+    evidence: Mutex<Evidence>,
+    news: Notify,
+    pub(crate) decision: ArcSwap<LocalDecision>,
+}
+
+impl Lead {
+    /// Without evidence.
+    pub(crate) fn new(consensus: Consensus) -> Lead {
+        let (evidence, news, decision) = Default::default();
+        Lead { consensus, evidence, news, decision }
+    }
+
+    /// A report came in, from a peer or from this node.
+    pub(crate) fn receive(&self, report: Report) {
+        let mut evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        if evidence.receive(report, clock::mono()) {
+            self.news.notify_one();
+        }
+    }
+
+    /// The evidence, for those who look.
+    pub(crate) fn evidence(&self) -> Evidence {
+        self.evidence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Decides for ever.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut decider = Decider::default();
+        let mut log_clock = (LogClock::default(), LogTime::default());
+        loop {
+            let leads = self.consensus.status().role == Role::Leader;
+            let _ = tokio::time::timeout(if leads { TICK } else { IDLE_TICK }, self.news.notified()).await;
+            let state = self.consensus.state();
+            let at = log_time(&mut log_clock, &state, clock::mono());
+            let decision = {
+                let mut evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+                evidence.retain(|node| state.members.contains_key(&node));
+                decider.decide(&state, &evidence, clock::mono(), at)
+            };
+            self.decision.store(Arc::new(LocalDecision { at, notes: decision.notes }));
+            if let (true, Some(proposal)) = (leads, decision.proposal) {
+                match self.consensus.propose_within(proposal, PROPOSE).await {
+                    Ok((index, Outcome::Applied(_))) => tracing::info!(index, "automation decided"),
+                    Ok((_, Outcome::Stale(read))) => tracing::debug!(?read, "decided on an older version, again"),
+                    Ok((_, Outcome::Refused(why))) => tracing::warn!(%why, "automation was refused"),
+                    Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) => {}
+                    Err(error) => tracing::warn!(%error, "automation could not decide"),
+                }
+                self.news.notify_one(); // what is left is decided at once
+            }
+        }
+    }
+}
+
+/// Log time as the leader's entries will carry it, counted from the last entry applied here.
+fn log_time((clock, seen): &mut (LogClock, LogTime), state: &State, now: Mono) -> LogTime {
+    if state.time > *seen {
+        *seen = state.time;
+        clock.applied(state.time, now);
+    }
+    clock.now(now, clock::wall_ms())
+}

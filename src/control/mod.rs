@@ -1,0 +1,19 @@
+//! The loop that drives core, and the one writer of [`Published`].
+//!
+//! ```text
+//! consensus ── applied ──> publish ── one swap ──> dns, proxy, api
+//! probe ── verdicts ──> report ──> all voters ──> evidence ──> lead ── proposal ──> consensus
+//! ```
+//!
+//! - `publish`: the watermark is durable before the swap, so that a restarted node never answers older than before.
+//! - `report`: what this node sees, renewed on change and twice a second.
+//! - `lead`: every node weighs the evidence and knows why nothing moves; the leader alone proposes, one proposal at a
+//!   time, and decides again after it was applied.
+
+mod lead;
+mod publish;
+mod report;
+
+pub(crate) use lead::{Lead, LocalDecision};
+pub(crate) use publish::{Intake, Publisher, publication};
+pub(crate) use report::{Reporter, Vitals, watch_timers};

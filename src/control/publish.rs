@@ -1,0 +1,115 @@
+//! From applied entries to the one publication.
+
+use arc_swap::ArcSwap;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+use tokio::sync::{Notify, watch};
+use zonekeeper_consensus::{Applied, Consensus, Sink};
+use zonekeeper_core::{
+    Published, State,
+    answer::DnsTable,
+    entry::Delta,
+    id::SiteId,
+    route::ProxyTable,
+    state::Generation,
+};
+
+use super::Vitals;
+
+/// What was applied and is not published yet. Batches that come faster than publications are merged.
+#[derive(Default)]
+pub(crate) struct Intake {
+    pending: Mutex<Option<Applied>>,
+    news: Notify,
+}
+
+impl Sink for Intake {
+    fn applied(&self, batch: Applied) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *pending {
+            Some(held) => {
+                held.state = batch.state;
+                held.index = batch.index;
+                held.replaced |= batch.replaced;
+                held.deltas.extend(batch.deltas);
+            }
+            none => *none = Some(batch),
+        }
+        drop(pending);
+        self.news.notify_one();
+    }
+}
+
+impl Intake {
+    fn take(&self) -> Option<Applied> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The publication of a state, from nothing.
+pub(crate) fn publication(state: Arc<State>, site: &SiteId) -> Published {
+    Published {
+        generation: state.generation,
+        dns: Arc::new(DnsTable::build(&state)),
+        proxy: Arc::new(ProxyTable::build(&state, site)),
+        state,
+    }
+}
+
+/// The publication after some entries; costs what they changed.
+fn next(before: &Published, state: Arc<State>, deltas: &[Delta], site: &SiteId) -> Published {
+    let mut all = Delta::default();
+    for delta in deltas {
+        all.services.extend(delta.services.iter().cloned());
+        all.zones.extend(delta.zones.iter().cloned());
+        all.proxy |= delta.proxy;
+        all.config |= delta.config;
+    }
+    all.services.sort();
+    all.services.dedup();
+    all.zones.sort();
+    all.zones.dedup();
+    let quiet = all.services.is_empty() && all.zones.is_empty();
+    let proxy = match all.proxy || all.config {
+        true => Arc::new(ProxyTable::build(&state, site)),
+        false => before.proxy.clone(),
+    };
+    let dns = if quiet { before.dns.clone() } else { Arc::new(before.dns.update(&state, &all)) };
+    Published { generation: state.generation, dns, proxy, state }
+}
+
+/// The one writer of a node's publication.
+pub(crate) struct Publisher {
+    pub(crate) site: SiteId,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) consensus: Consensus,
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) news: watch::Sender<Generation>,
+    pub(crate) vitals: Arc<Vitals>,
+}
+
+impl Publisher {
+    /// Publishes until the store fails. Then the last publication stays: a full disk stops writing, not answering.
+    pub(crate) async fn run(self) {
+        loop {
+            self.intake.news.notified().await;
+            let Some(batch) = self.intake.take() else { continue };
+            let started = Instant::now();
+            if let Err(error) = self.consensus.sync_watermark(batch.index).await {
+                tracing::error!(%error, "nothing is published any more, the last answers stay; free the disk and restart");
+                return;
+            }
+            self.vitals.fsync_took(started.elapsed());
+            let before = self.published.load();
+            let after = match batch.replaced {
+                true => publication(batch.state, &self.site),
+                false => next(&before, batch.state, &batch.deltas, &self.site),
+            };
+            let generation = after.generation;
+            self.published.store(Arc::new(after));
+            self.news.send_replace(generation);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! First starts: whose data a directory holds, and the first entries of a new cluster.
+
+use super::NodeError;
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
+use zonekeeper_config::NodeConfig;
+use zonekeeper_consensus::{Consensus, Opened};
+use zonekeeper_core::{
+    Command, Outcome, Proposal, VERSION,
+    entry::{Init, Member, Role, Timing, Token},
+    model::{Change, Site},
+};
+use zonekeeper_peer::keys::Credentials;
+
+/// Name of the file in the data directory that holds the first admin token.
+pub(crate) const TOKEN_FILE: &str = "admin.token";
+
+/// What the operator says about this start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// A node that ran before.
+    Again,
+    /// The first start of a node that the cluster is about to add.
+    New,
+    /// The first node of a new cluster.
+    Bootstrap(Timing),
+    /// Whatever the directory says: founds a cluster in an empty one. For `serve`, which is alone.
+    Alone,
+}
+
+impl Start {
+    fn founds(self) -> Option<Timing> {
+        match self {
+            Start::Bootstrap(timing) => Some(timing),
+            Start::Alone => Some(Timing::Lan),
+            Start::Again | Start::New => None,
+        }
+    }
+}
+
+/// Opens the data directory and replays it up to what was published.
+pub(crate) async fn open(config: &NodeConfig, keys: &Credentials, start: Start) -> Result<Opened, NodeError> {
+    if keys.node() != config.id {
+        let (dir, found, id) = (config.keys_dir.clone(), keys.node(), config.id);
+        return Err(NodeError::Foreign { dir, found, id });
+    }
+    let (dir, id, cluster) = (config.data_dir.clone(), config.id, keys.cluster());
+    let opened = tokio::task::spawn_blocking(move || Consensus::open(&dir, id, Some(cluster)))
+        .await
+        .map_err(|e| NodeError::Raft(std::io::Error::other(e)))??;
+    let fresh = opened.identity().is_none();
+    match start {
+        Start::Again if fresh => return Err(NodeError::Empty { dir: config.data_dir.clone(), id }),
+        Start::New if !fresh => return Err(NodeError::NotEmpty(config.data_dir.clone())),
+        // a founding that was cut short may go on
+        Start::Bootstrap(_) if !opened.state().tokens.is_empty() => {
+            return Err(NodeError::NotEmpty(config.data_dir.clone()));
+        }
+        _ => {}
+    }
+    if fresh {
+        opened.claim(cluster).map_err(|e| NodeError::File(config.data_dir.clone(), e))?;
+    }
+    Ok(opened)
+}
+
+/// Writes the first entries of a new cluster: its name, its first member and site, and an admin token. A founding that
+/// was cut short is taken up again.
+pub(crate) async fn found(
+    consensus: &Consensus,
+    config: &NodeConfig,
+    keys: &Credentials,
+    start: Start,
+) -> Result<(), NodeError> {
+    let Some(timing) = start.founds() else { return Ok(()) };
+    let state = consensus.state();
+    if state.cluster != 0 && state.members.contains_key(&config.id) && !state.tokens.is_empty() {
+        return Ok(());
+    }
+    let member = member(config);
+    let refused = |e: zonekeeper_consensus::ProposeError| NodeError::Found(e.to_string());
+    if consensus.status().voters.is_empty() {
+        consensus.bootstrap(&member, Duration::from_secs(20)).await.map_err(refused)?;
+    }
+    lead(consensus).await?;
+    if state.cluster == 0 {
+        let init = Init { cluster: keys.cluster(), version: VERSION, timing };
+        propose(consensus, Command::Init(init)).await?;
+    }
+    propose(consensus, Command::PutMember(config.id, member)).await?;
+    let site = Site { description: String::new() };
+    propose(consensus, Command::Configure(vec![Change::PutSite(config.site.clone(), site)])).await?;
+    let secret = zonekeeper_api::Secret::generate().map_err(|e| NodeError::Found(e.to_string()))?;
+    write_token(&config.data_dir, secret.text())?;
+    let token = Token { name: "admin".into(), hash: secret.hash(), role: Role::Admin, expires: None };
+    propose(consensus, Command::PutToken(token)).await
+}
+
+async fn lead(consensus: &Consensus) -> Result<(), NodeError> {
+    let mut status = consensus.watch_status();
+    let leads = status.wait_for(|s| s.role == zonekeeper_consensus::Role::Leader);
+    match tokio::time::timeout(Duration::from_secs(20), leads).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(NodeError::Found("this node did not become the leader within 20 s".into())),
+    }
+}
+
+async fn propose(consensus: &Consensus, command: Command) -> Result<(), NodeError> {
+    match consensus.propose(Proposal::by("bootstrap", command)).await {
+        Ok((_, Outcome::Applied(_))) => Ok(()),
+        Ok((_, Outcome::Refused(why))) => Err(NodeError::Found(why)),
+        Ok((_, Outcome::Stale(read))) => Err(NodeError::Found(format!("{read:?} has changed"))),
+        Err(error) => Err(NodeError::Found(error.to_string())),
+    }
+}
+
+/// This node as a member.
+pub(crate) fn member(config: &NodeConfig) -> Member {
+    Member {
+        site: config.site.clone(),
+        duty: config.duty,
+        peer: config.peer.advertise,
+        admin: config.admin.advertise,
+    }
+}
+
+/// Readable by the owner only.
+fn write_token(dir: &Path, secret: &str) -> Result<(), NodeError> {
+    let path = dir.join(TOKEN_FILE);
+    let file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
+    let written = file.and_then(|mut f| writeln!(f, "{secret}").and_then(|()| f.sync_all()));
+    written.map_err(|e| NodeError::File(path, e))
+}

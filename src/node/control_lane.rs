@@ -1,0 +1,73 @@
+//! Who answers what other nodes ask: Raft's lanes, the Watch lane's heartbeats and reports, the Control lane's rest.
+
+use super::{RAFT_LANES, join::Joins, renew};
+use crate::{control::Lead, probe::heartbeat::Beat};
+use arc_swap::ArcSwap;
+use std::{path::Path, sync::Arc};
+use zonekeeper_consensus::{CONTROL_TAG, Consensus};
+use zonekeeper_core::{Published, codec, id::NodeId};
+use zonekeeper_peer::{BoxFuture, Handler, Lane, Peers};
+
+/// First byte of a certificate renewal on the Control lane.
+pub(crate) const RENEW_TAG: u8 = b'R';
+
+/// Wires every lane.
+pub(crate) fn attach(
+    peers: &Peers,
+    consensus: &Consensus,
+    lead: &Arc<Lead>,
+    published: &Arc<ArcSwap<Published>>,
+    keys: &Path,
+) {
+    for lane in RAFT_LANES {
+        peers.set_handler(lane, consensus.handler());
+    }
+    peers.set_handler(Lane::Watch, Arc::new(Watch { lead: lead.clone(), published: published.clone() }));
+    let control = Control { consensus: consensus.handler(), published: published.clone(), keys: keys.to_owned() };
+    peers.set_handler(Lane::Control, Arc::new(control));
+    peers.set_join(Arc::new(Joins { consensus: consensus.clone(), keys: keys.to_owned() }));
+}
+
+struct Watch {
+    lead: Arc<Lead>,
+    published: Arc<ArcSwap<Published>>,
+}
+
+impl Handler for Watch {
+    fn handle(&self, from: NodeId, _: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        Box::pin(async move {
+            match codec::from_bytes(&payload).map_err(|e| e.to_string())? {
+                Beat::Ping => {}
+                Beat::Report(report) if report.node != from => {
+                    return Err(format!("node {from} reports as node {}", report.node));
+                }
+                // a stranger's word is no evidence, and must not fill the table
+                Beat::Report(_) if !self.published.load().state.members.contains_key(&from) => {}
+                Beat::Report(report) => self.lead.receive(*report),
+            }
+            Ok(Vec::new())
+        })
+    }
+}
+
+struct Control {
+    consensus: Arc<dyn Handler>,
+    published: Arc<ArcSwap<Published>>,
+    keys: std::path::PathBuf,
+}
+
+impl Handler for Control {
+    fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        Box::pin(async move {
+            match payload.split_first() {
+                Some((&CONTROL_TAG, _)) => self.consensus.handle(from, lane, payload).await,
+                Some((&RENEW_TAG, csr)) => {
+                    let state = self.published.load().state.clone();
+                    let member = state.members.get(&from).ok_or("you are no member")?;
+                    renew::sign(&self.keys, from, &member.site, csr).await
+                }
+                _ => Err("this version does not know that request".into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! DNS and proxy of a node: apart from the control plane in threads, runtime and priority.
+
+use super::NodeError;
+use crate::{control::Vitals, priority};
+use arc_swap::ArcSwap;
+use std::{sync::Arc, time::Duration};
+use tokio::runtime::Handle;
+use zonekeeper_config::NodeConfig;
+use zonekeeper_core::{Published, entry::Duty};
+use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer};
+use zonekeeper_proxy::{LocalHealth, Proxy, ProxyConfig};
+
+/// What a node answers clients with. A witness has neither server.
+pub(crate) struct DataPlane {
+    dns: Option<Arc<DnsServer>>,
+    proxy: Option<Arc<Proxy>>,
+    pub(crate) flags: Arc<DnsFlags>,
+    pub(crate) health: Arc<LocalHealth>,
+    pub(crate) vitals: Arc<Vitals>,
+}
+
+/// Sources of counters, for the metrics.
+#[derive(Clone)]
+pub(crate) struct Counters {
+    pub(crate) dns: Option<Arc<DnsServer>>,
+    pub(crate) proxy: Option<Arc<Proxy>>,
+}
+
+impl DataPlane {
+    /// Starts both from threads without the control plane's priority.
+    pub(crate) async fn start(
+        config: &NodeConfig,
+        published: &Arc<ArcSwap<Published>>,
+        data: &Handle,
+    ) -> Result<DataPlane, NodeError> {
+        let flags = Arc::new(DnsFlags::default());
+        let health = LocalHealth::new();
+        let vitals = Arc::new(Vitals::default());
+        if config.duty == Duty::Witness {
+            return Ok(DataPlane { dns: None, proxy: None, flags, health, vitals });
+        }
+        let (config, published) = (config.clone(), published.clone());
+        let (flags_, health_) = (flags.clone(), health.clone());
+        let started = data.spawn(async move {
+            priority::data();
+            let proxy = ProxyConfig { site: config.site.clone(), workers: config.proxy.workers };
+            let proxy = Proxy::start(proxy, published.clone(), health_)?;
+            let dns = DnsConfig {
+                addrs: config.dns.listen.clone(),
+                workers: config.dns.workers,
+                nsid: config.dns.nsid.clone().unwrap_or_default().into_bytes(),
+                ..DnsConfig::default()
+            };
+            let dns = match dns.addrs.is_empty() {
+                true => None,
+                false => Some(Arc::new(DnsServer::start(dns, published, flags_)?)),
+            };
+            Ok::<_, NodeError>((dns, Some(Arc::new(proxy))))
+        });
+        let (dns, proxy) = started.await.map_err(|e| NodeError::Raft(std::io::Error::other(e)))??;
+        Ok(DataPlane { dns, proxy, flags, health, vitals })
+    }
+
+    /// Tells the proxy that there is a new publication.
+    pub(crate) fn refresher(&self) -> impl Fn() + Send + 'static {
+        let proxy = self.proxy.clone();
+        move || {
+            if let Some(proxy) = &proxy {
+                proxy.refresh();
+            }
+        }
+    }
+
+    /// Where totals are read.
+    pub(crate) fn counters(&self) -> Counters {
+        Counters { dns: self.dns.clone(), proxy: self.proxy.clone() }
+    }
+
+    /// Stops both; open proxy connections get so long to end.
+    pub(crate) async fn stop(self, linger: Duration) {
+        if let Some(proxy) = self.proxy {
+            proxy.drain();
+            if let Some(proxy) = Arc::into_inner(proxy) {
+                let cut = proxy.shutdown(linger).await;
+                if cut > 0 {
+                    tracing::warn!(cut, "connections were still open");
+                }
+            }
+        }
+        if let Some(dns) = self.dns.and_then(Arc::into_inner) {
+            dns.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The composition root: build, bind, wire, run, drain. The only part that sees everything.
+//!
+//! # Order of a start
+//!
+//! 1. Keys and the data directory are opened; whoever they do not belong to stops here.
+//! 2. The last published state is answered again, by DNS and proxy, before Raft is asked anything.
+//! 3. Transport, Raft, control loop, probes.
+//! 4. The admin API opens last: who reaches it reaches a whole node.
+//!
+//! A stop goes the other way round, after the site has said that it is draining and the answers have moved.
+
+mod boot;
+mod control_lane;
+mod data_plane;
+mod error;
+mod join;
+mod local;
+mod metrics;
+mod renew;
+mod watch;
+
+pub(crate) use boot::Start;
+pub(crate) use error::NodeError;
+pub(crate) use join::join;
+pub(crate) use renew::LIFETIME as CERTIFICATE_LIFETIME;
+
+use crate::{
+    control::{Intake, Lead, Publisher, Reporter, Vitals, publication, watch_timers},
+    probe::{board::Board, stream::Streams},
+};
+use arc_swap::ArcSwap;
+use data_plane::DataPlane;
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinSet};
+use zonekeeper_config::NodeConfig;
+use zonekeeper_consensus::{Consensus, Role};
+use zonekeeper_core::{Published, entry::Duty};
+use zonekeeper_peer::{Lane, PeerConfig, Peers, keys::Credentials};
+
+/// How long a stop waits for the answers to move away.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a stop waits for open connections.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A running node.
+pub(crate) struct Node {
+    config: NodeConfig,
+    peers: Peers,
+    pub(crate) consensus: Consensus,
+    published: Arc<ArcSwap<Published>>,
+    vitals: Arc<Vitals>,
+    board: Arc<Board>,
+    data: Option<DataPlane>,
+    pub(crate) admin: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    /// Starts a node on the current runtime, which is the control plane's; `data` is the runtime of DNS over TCP and
+    /// the place from which data threads start.
+    pub(crate) async fn start(
+        config: NodeConfig,
+        start: Start,
+        data: &tokio::runtime::Handle,
+    ) -> Result<Node, NodeError> {
+        let credentials = Credentials::load(&config.keys_dir)?;
+        let opened = boot::open(&config, &credentials, start).await?;
+        let published = Arc::new(ArcSwap::from_pointee(publication(opened.state(), &config.site)));
+        let plane = DataPlane::start(&config, &published, data).await?;
+
+        let listener = TcpListener::bind(config.peer.listen)
+            .map_err(|e| NodeError::Bind("peer.listen", config.peer.listen, e))?;
+        let peers = Peers::start(PeerConfig::new(credentials.clone(), Some(listener)))?;
+        let intake = Arc::new(Intake::default());
+        let timing = opened.state().timing;
+        let transport = Arc::new(peers.clone());
+        let consensus = opened.start(transport, timing, intake.clone()).await.map_err(NodeError::Raft)?;
+        let lead = Arc::new(Lead::new(consensus.clone()));
+        control_lane::attach(&peers, &consensus, &lead, &published, &config.keys_dir);
+
+        let (news, _) = watch::channel(published.load().generation);
+        let (report, reports) = watch::channel(Reporter::blank(config.id));
+        let board = Arc::new(Board::default());
+        let vitals = plane.vitals.clone();
+        let streams = Streams::new(config.id, board.clone(), plane.health.clone());
+
+        let mut tasks = JoinSet::new();
+        let publisher = Publisher {
+            site: config.site.clone(),
+            intake,
+            consensus: consensus.clone(),
+            published: published.clone(),
+            news: news.clone(),
+            vitals: vitals.clone(),
+        };
+        tasks.spawn(publisher.run());
+        let reporter = Reporter {
+            node: config.id,
+            site: config.site.clone(),
+            board: board.clone(),
+            health: plane.health.clone(),
+            published: published.clone(),
+            vitals: vitals.clone(),
+            out: report,
+        };
+        tasks.spawn(reporter.run());
+        tasks.spawn(watch_timers(vitals.clone()));
+        tasks.spawn(lead.clone().run());
+        tasks.spawn(watch::own_reports(reports.clone(), lead.clone()));
+        tasks.spawn(watch::local_health(plane.health.clone(), board.clone()));
+        let follower = watch::Follower {
+            node: config.id,
+            site: config.site.clone(),
+            proxies: config.duty == Duty::Full,
+            peers: peers.clone(),
+            board: board.clone(),
+            published: published.clone(),
+            news: news.subscribe(),
+        };
+        tasks.spawn(follower.run(streams, reports, plane.refresher()));
+        tasks.spawn(watch::staleness(consensus.clone(), config.dns.clone(), plane.flags.clone()));
+        tasks.spawn(renew::keep_valid(peers.clone(), config.keys_dir.clone(), credentials.clone(), config.site.clone()));
+
+        boot::found(&consensus, &config, &credentials, start).await?;
+
+        let admin = TcpListener::bind(config.admin.listen)
+            .map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
+        let admin_addr = admin.local_addr().map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
+        let local = local::Local {
+            config: config.clone(),
+            credentials,
+            consensus: consensus.clone(),
+            peers: peers.clone(),
+            lead,
+            published: published.clone(),
+            vitals: vitals.clone(),
+            health: plane.health.clone(),
+            counters: plane.counters(),
+            news: news.subscribe(),
+        };
+        local.serve(admin, &mut tasks).await?;
+        tracing::info!(node = config.id, site = %config.site, peer = %config.peer.listen, admin = %admin_addr, "node runs");
+        Ok(Node { config, peers, consensus, published, vitals, board, data: Some(plane), admin: admin_addr, tasks })
+    }
+
+    /// Waits until the store fails; the node goes on answering, and the caller decides when to end it.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failed = self.consensus.failed();
+        loop {
+            if let Some(why) = failed.borrow_and_update().clone() {
+                return why;
+            }
+            if failed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Drains and stops: the site says that it goes, the answers move, leadership is handed over, connections end.
+    pub(crate) async fn stop(mut self) {
+        tracing::info!("draining");
+        self.vitals.draining.store(true, Relaxed);
+        self.board.touch();
+        let _ = tokio::time::timeout(DRAIN, self.moved_away()).await;
+        let status = self.consensus.status();
+        if status.role == Role::Leader
+            && let Some(&to) = status.voters.keys().find(|n| **n != self.config.id)
+            && let Err(error) = self.consensus.transfer_leader(to, Duration::from_secs(2)).await
+        {
+            tracing::warn!(%error, "leadership could not be handed over; the others will elect");
+        }
+        self.tasks.shutdown().await;
+        if let Some(data) = self.data.take() {
+            data.stop(LINGER).await;
+        }
+        self.consensus.shutdown().await;
+        self.peers.shutdown().await;
+        tracing::info!("stopped");
+    }
+
+    /// Waits until no service is answered from this site any more, or nobody else could answer.
+    async fn moved_away(&self) {
+        let here = |published: &Published| {
+            published.state.services.values().any(|s| {
+                let alone = s.spec.endpoints.len() < 2 || !s.spec.endpoints.contains_key(&self.config.site);
+                !alone && s.assignment.values().any(|a| a.sites.contains(&self.config.site))
+            })
+        };
+        let state = self.published.load().state.clone();
+        let sites: BTreeSet<_> = state.members.values().map(|m| &m.site).collect();
+        let last_of_site = state.members.values().filter(|m| m.site == self.config.site).count() < 2;
+        if sites.len() < 2 || !last_of_site {
+            return;
+        }
+        while here(&self.published.load()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Lanes that consensus answers whole.
+const RAFT_LANES: [Lane; 3] = [Lane::Heartbeat, Lane::Raft, Lane::Bulk];

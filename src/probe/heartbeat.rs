@@ -1,0 +1,114 @@
+//! The node path: one stream of heartbeats per member, and the reports that travel with them.
+//!
+//! A heartbeat carries this node's report when the peer votes, and nothing otherwise. Its answer is the observation.
+
+use super::board::Board;
+use crate::clock;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+use zonekeeper_core::{
+    codec,
+    detector::{Detector, Observation, Thresholds},
+    evidence::Report,
+    id::NodeId,
+    time::Mono,
+};
+use zonekeeper_peer::{Lane, Loss, PeerError, Peers};
+
+/// From one heartbeat to the next, in milliseconds.
+pub(crate) const INTERVAL_MS: u64 = 500;
+/// A heartbeat that is not answered in this time was silence.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// What travels on the Watch lane. Append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Beat {
+    /// Are you there?
+    Ping,
+    /// What I see.
+    Report(Box<Report>),
+}
+
+/// The heartbeat streams of a node.
+pub(crate) struct Heartbeats {
+    peers: Peers,
+    board: Arc<Board>,
+    report: watch::Receiver<Arc<Report>>,
+    running: BTreeMap<NodeId, (SocketAddr, bool, JoinHandle<()>)>,
+}
+
+impl Heartbeats {
+    /// No streams yet. `report` holds this node's newest report.
+    pub(crate) fn new(peers: Peers, board: Arc<Board>, report: watch::Receiver<Arc<Report>>) -> Heartbeats {
+        Heartbeats { peers, board, report, running: BTreeMap::new() }
+    }
+
+    /// Makes the running streams those of these members: address, and whether the member votes.
+    pub(crate) fn follow(&mut self, members: &BTreeMap<NodeId, (SocketAddr, bool)>) {
+        let gone = self.running.extract_if(.., |node, (addr, votes, _)| members.get(node) != Some(&(*addr, *votes)));
+        for (node, (_, _, task)) in gone {
+            task.abort();
+            self.board.put_node(node, None);
+        }
+        for (&node, &(addr, votes)) in members {
+            if !self.running.contains_key(&node) {
+                let beat = beat(node, votes, self.peers.clone(), self.board.clone(), self.report.clone());
+                self.running.insert(node, (addr, votes, tokio::spawn(beat)));
+            }
+        }
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        self.running.values().for_each(|(_, _, task)| task.abort());
+    }
+}
+
+async fn beat(
+    node: NodeId,
+    votes: bool,
+    peers: Peers,
+    board: Arc<Board>,
+    mut report: watch::Receiver<Arc<Report>>,
+) {
+    let thresholds = Thresholds { rise: 1, fall: 2, patience_ms: super::stream::PATIENCE_MS };
+    let mut detector = Detector::new(thresholds, clock::mono());
+    loop {
+        let started = Instant::now();
+        let fresh = report.borrow_and_update().clone();
+        let message = if votes { Beat::Report(Box::new((*fresh).clone())) } else { Beat::Ping };
+        let seen = observe(peers.call(node, Lane::Watch, codec::bytes(&message), DEADLINE).await);
+        let now = clock::mono();
+        if detector.observe(seen, now) {
+            let verdict = detector.verdict(now);
+            board.put_node(node, Some((verdict, Mono(now.0 - verdict.age_ms.min(now.0)))));
+        }
+        // A new report goes out at once, but a peer that does not answer is not hammered.
+        let rest = sleep_until(started + Duration::from_millis(INTERVAL_MS));
+        tokio::select! {
+            () = rest => {}
+            changed = report.changed(), if votes && seen == Observation::Answer => {
+                if changed.is_err() { return }
+            }
+        }
+    }
+}
+
+fn observe(answer: Result<Vec<u8>, PeerError>) -> Observation {
+    match answer {
+        // whatever the peer says, it is there
+        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Busy(_) | PeerError::TooLarge { .. }) => Observation::Answer,
+        Err(PeerError::Unreachable { why, .. } | PeerError::Lost { why, .. }) => match why {
+            Loss::Refused | Loss::Reset | Loss::Closed => Observation::Refused,
+            _ => Observation::Silence,
+        },
+        Err(PeerError::Refused { .. }) => Observation::Wrong,
+        Err(PeerError::Unknown(_) | PeerError::Timeout { .. }) => Observation::Silence,
+    }
+}

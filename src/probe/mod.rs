@@ -1,0 +1,17 @@
+//! Watching: heartbeats to every node, probes of every endpoint of other sites, checks of local backends.
+//!
+//! ```text
+//! plan    which streams there are (deduplicated by address and check)        pure
+//! client  one probe on the wire -> Observation
+//! stream  one task per stream: probe, detect, put the verdict on the board
+//! board   the verdicts of all streams, as a report wants them
+//! ```
+//!
+//! Probe load is bounded: one stream per (address, check) however many services share it, starts spread over the
+//! interval by a hash of node and stream, [`stream::IN_FLIGHT`] probes at once.
+
+pub(crate) mod board;
+mod client;
+pub(crate) mod heartbeat;
+pub(crate) mod plan;
+pub(crate) mod stream;

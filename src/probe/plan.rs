@@ -1,0 +1,74 @@
+//! Which streams a node watches: a pure function of the state.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+use zonekeeper_core::{
+    State,
+    evidence::Target,
+    id::{NodeId, PoolId, SiteId},
+    model::{Check, Family},
+};
+
+/// One thing to probe, shared by everything that wants it probed in the same way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    /// Where.
+    pub addr: SocketAddr,
+    /// How.
+    pub check: Check,
+    /// The `Host` header where the check names none.
+    pub host: String,
+}
+
+/// Who wants to know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// An endpoint of another site.
+    Endpoint(Target),
+    /// A backend behind the local proxy.
+    Backend(PoolId, SocketAddr),
+}
+
+/// The streams of one node.
+pub(crate) type Plan = BTreeMap<Key, Vec<Subject>>;
+
+/// The plan of a node. Learners and nodes without a vote probe no endpoints; every full node checks its own backends.
+pub(crate) fn plan(state: &State, node: NodeId, site: &SiteId, proxies: bool) -> Plan {
+    let mut plan = Plan::new();
+    if state.voters.contains(&node) {
+        endpoints(state, site, &mut plan);
+    }
+    if proxies {
+        backends(state, site, &mut plan);
+    }
+    plan
+}
+
+fn endpoints(state: &State, own: &SiteId, plan: &mut Plan) {
+    for (id, service) in &state.services {
+        let Some(check) = &service.spec.check else { continue };
+        let host = service.spec.names.first().map(|n| n.to_string()).unwrap_or_default();
+        let host = host.trim_end_matches('.').to_owned();
+        for (site, endpoints) in service.spec.endpoints.iter().filter(|(s, _)| *s != own) {
+            for endpoint in endpoints {
+                let key = Key {
+                    addr: SocketAddr::new(endpoint.addr, endpoint.port),
+                    check: check.clone(),
+                    host: host.clone(),
+                };
+                let family = Family::of(endpoint.addr);
+                let target = Target { service: id.clone(), site: site.clone(), family };
+                plan.entry(key).or_default().push(Subject::Endpoint(target));
+            }
+        }
+    }
+}
+
+fn backends(state: &State, own: &SiteId, plan: &mut Plan) {
+    for (id, pool) in &state.pools {
+        let Some(check) = &pool.check else { continue };
+        for backend in pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == own)) {
+            let key = Key { addr: backend.addr, check: check.clone(), host: backend.addr.ip().to_string() };
+            plan.entry(key).or_default().push(Subject::Backend(id.clone(), backend.addr));
+        }
+    }
+}
