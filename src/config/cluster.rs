@@ -1,10 +1,14 @@
 //! The cluster's declared configuration: every `*.toml` of one folder.
 
 use crate::{
-    export, listener, pool,
+    export, listener,
+    log::Log,
+    pool,
     problem::{Place, Problems},
-    reader::{Log, Parsed, Source, Table, Value, join},
-    service, site, validate, zone,
+    reader::{Parsed, Table, Value, join},
+    service, site,
+    source::Source,
+    validate, zone,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -16,6 +16,8 @@ mod cluster;
 mod duration;
 mod export;
 mod listener;
+mod log;
+mod nearest;
 mod node;
 mod plan;
 mod pool;
@@ -24,6 +26,7 @@ mod reader;
 mod records;
 mod service;
 mod site;
+mod source;
 mod validate;
 mod zone;
 
@@ -31,3 +34,26 @@ pub use cluster::ClusterConfig;
 pub use node::{AdminConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig};
 pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
 pub use problem::{Place, Problem, Problems, Severity};
+
+/// Every field that a file may have, by the heading under which `cluster-config/README.md` explains it.
+pub fn fields() -> Vec<(&'static str, &'static [&'static str])> {
+    vec![
+        ("site.NAME", site::FIELDS),
+        ("zone.\"ORIGIN\"", zone::FIELDS),
+        ("service.NAME", service::FIELDS),
+        ("service.NAME.endpoint.SITE", service::ENDPOINT_FIELDS),
+        ("check", check::FIELDS),
+        ("pool.NAME", pool::FIELDS),
+        ("pool.NAME.backends", pool::BACKEND_FIELDS),
+        ("listener.NAME", listener::FIELDS),
+        ("listener.NAME.bind", listener::BIND_FIELDS),
+        ("listener.NAME.tls", listener::TLS_FIELDS),
+        ("listener.NAME.route", listener::ROUTE_FIELDS),
+        ("header and cookie", listener::PAIR_FIELDS),
+        ("node", node::FIELDS),
+        ("peer", node::PEER_FIELDS),
+        ("admin", node::ADMIN_FIELDS),
+        ("dns", node::DNS_FIELDS),
+        ("proxy", node::PROXY_FIELDS),
+    ]
+}

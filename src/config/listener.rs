@@ -2,7 +2,7 @@
 
 use crate::{
     duration::{millis, show},
-    reader::{Parsed, Table, Value},
+    reader::{NOTED, Parsed, Table, Value},
     service::socket,
 };
 use std::path::Path;
@@ -49,7 +49,7 @@ fn bind(value: &Value<'_>) -> Parsed<Bind> {
     let table = value.table(BIND_FIELDS)?;
     let site = table.opt("site", Value::parse);
     let addr = table.need("addr", "an address with a port, as \"0.0.0.0:80\"", socket);
-    addr.map(|addr| Bind { site, addr }).ok_or_else(|| "is no bind without an address".into())
+    addr.map(|addr| Bind { site, addr }).ok_or(NOTED.into())
 }
 
 fn tls(value: &Value<'_>) -> Parsed<Option<TlsFiles>> {
@@ -96,7 +96,7 @@ fn route(value: &Value<'_>) -> Parsed<Route> {
     );
     let pool = table.need("pool", "the pool that takes matching requests", Value::parse);
     let (hosts, path_prefix, header, cookie) = route;
-    pool.map(|pool| Route { hosts, path_prefix, header, cookie, pool }).ok_or_else(|| "leads nowhere".into())
+    pool.map(|pool| Route { hosts, path_prefix, header, cookie, pool }).ok_or(NOTED.into())
 }
 
 /// A host name, or `*.` and a host name.

@@ -3,7 +3,7 @@
 use crate::{
     check,
     duration::{millis, show},
-    reader::{Parsed, Value},
+    reader::{NOTED, Parsed, Value},
     service::socket,
 };
 use zonekeeper_core::model::{Backend, Balance, Pool};
@@ -49,7 +49,7 @@ fn backend(value: &Value<'_>) -> Parsed<Backend> {
     let site = table.opt("site", Value::parse);
     let weight = table.or("weight", 1, |v| v.integer(0..=255, ""));
     let addr = table.need("addr", "an address with a port, as \"10.0.0.1:8080\"", socket);
-    addr.map(|addr| Backend { site, addr, weight }).ok_or_else(|| "is no backend without an address".into())
+    addr.map(|addr| Backend { site, addr, weight }).ok_or(NOTED.into())
 }
 
 pub(crate) fn write(pool: &Pool) -> toml::Table {

@@ -1,154 +1,14 @@
 //! A typed reader over TOML with spans. It never stops: each bad field is noted with its place, and reading goes on.
 
-use crate::problem::{Place, Problem, Problems, Severity};
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
-    ops::{Bound, RangeInclusive},
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-};
+use crate::{log::Log, nearest::nearest, problem::Place, source::Source};
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 use toml::de::{DeTable, DeValue};
-
-/// A file is read up to this size; a real one has some kilobytes.
-const MAX_FILE: u64 = 16 << 20;
 
 /// What a field is, or what is wrong with it.
 pub(crate) type Parsed<T> = Result<T, String>;
 
-/// What has been found so far: problems, and where each field stands.
-#[derive(Default)]
-pub(crate) struct Log {
-    problems: RefCell<Vec<Problem>>,
-    places: RefCell<BTreeMap<String, Place>>,
-    failed: RefCell<BTreeSet<String>>,
-    declared: RefCell<BTreeMap<String, Place>>,
-}
-
-impl Log {
-    /// Notes an error at a place.
-    pub(crate) fn error(&self, place: Option<Place>, field: &str, message: impl Into<String>) {
-        self.failed.borrow_mut().insert(field.into());
-        self.note(place, field, message.into(), Severity::Error);
-    }
-
-    /// Notes that a field could not be read, for a reason that is noted elsewhere.
-    pub(crate) fn fail(&self, field: &str) {
-        self.failed.borrow_mut().insert(field.into());
-    }
-
-    /// Notes an error of a field that was read before.
-    pub(crate) fn error_at(&self, field: &str, message: impl Into<String>) {
-        self.note(self.place_of(field), field, message.into(), Severity::Error);
-    }
-
-    /// Notes a warning on a field that was read before.
-    pub(crate) fn warn_at(&self, field: &str, message: impl Into<String>) {
-        self.note(self.place_of(field), field, message.into(), Severity::Warning);
-    }
-
-    fn note(&self, place: Option<Place>, field: &str, message: String, severity: Severity) {
-        self.problems.borrow_mut().push(Problem { place, field: field.into(), message, severity });
-    }
-
-    /// Whether this field, or one below it, could not be read: what follows from it is then not worth a line.
-    pub(crate) fn failed(&self, field: &str) -> bool {
-        let failed = self.failed.borrow();
-        let below = |f: &String| f[field.len()..].is_empty() || f[field.len()..].starts_with(['.', '[']);
-        failed
-            .range::<str, _>((Bound::Included(field), Bound::Unbounded))
-            .take_while(|f| f.starts_with(field))
-            .any(below)
-    }
-
-    /// Where a field stands; the nearest one around it when it does not stand anywhere.
-    pub(crate) fn place_of(&self, field: &str) -> Option<Place> {
-        let places = self.places.borrow();
-        let mut field = field;
-        loop {
-            if let Some(place) = places.get(field) {
-                return Some(place.clone());
-            }
-            field = &field[..field.rfind(['.', '['])?];
-        }
-    }
-
-    /// Notes that an object is declared here; where it was declared before, if it was.
-    pub(crate) fn declared(&self, object: &Value<'_>) -> Option<Place> {
-        let mut declared = self.declared.borrow_mut();
-        let first = declared.get(&object.path).cloned();
-        declared.entry(object.path.clone()).or_insert_with(|| object.place.clone());
-        first
-    }
-
-    fn remember(&self, field: &str, place: Place) {
-        self.places.borrow_mut().insert(field.into(), place);
-    }
-
-    /// Everything found, in order.
-    pub(crate) fn into_problems(self) -> Problems {
-        Problems(self.problems.into_inner()).sorted()
-    }
-}
-
-/// One file's text, which knows its lines.
-pub(crate) struct Source {
-    pub(crate) file: Arc<PathBuf>,
-    text: String,
-    starts: Vec<usize>,
-}
-
-impl Source {
-    /// Reads a file; an unreadable one is a problem.
-    pub(crate) fn read(path: &Path, log: &Log) -> Option<Source> {
-        let file = Arc::new(path.to_path_buf());
-        let whole = |message: String| {
-            log.error(Some(Place { file: file.clone(), line: 0, column: 0 }), "", message);
-            None
-        };
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.len() > MAX_FILE => {
-                return whole(format!("has {} bytes; at most {MAX_FILE} are read", meta.len()));
-            }
-            Ok(_) => {}
-            Err(e) => return whole(format!("cannot be read: {e}")),
-        }
-        match std::fs::read_to_string(path) {
-            Ok(text) => Some(Source::new(file, text)),
-            Err(e) => whole(format!("cannot be read: {e}")),
-        }
-    }
-
-    /// A text that is not from a file.
-    pub(crate) fn of(text: String) -> Source {
-        Source::new(Arc::default(), text)
-    }
-
-    fn new(file: Arc<PathBuf>, text: String) -> Source {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        Source { file, text, starts }
-    }
-
-    /// The place of a byte.
-    fn place(&self, at: usize) -> Place {
-        let line = self.starts.partition_point(|&s| s <= at).max(1);
-        let start = self.starts[line - 1];
-        let column = self.text.get(start..at).map_or(0, |s| s.chars().count() + 1);
-        Place { file: self.file.clone(), line: line as u32, column: column as u32 }
-    }
-
-    /// Parses the text. None, with the problems noted, when it is no TOML.
-    pub(crate) fn table(&self, log: &Log) -> Option<DeTable<'_>> {
-        let (table, errors) = DeTable::parse_recoverable(&self.text);
-        for e in &errors {
-            let place = self.place(e.span().map_or(0, |s| s.start));
-            log.error(Some(place), "", format!("is not TOML: {}", e.message().replace('\n', "; ")));
-        }
-        errors.is_empty().then(|| table.into_inner())
-    }
-}
+/// A value is no good because of something inside it that has been noted already.
+pub(crate) const NOTED: &str = "";
 
 /// A value with its path and its place.
 #[derive(Clone)]
@@ -177,13 +37,20 @@ impl<'a> Value<'a> {
         Err(format!("is {}; give {want}", self.kind()))
     }
 
-    /// Notes what is wrong with this value.
+    /// Notes what is wrong with this value; [`NOTED`] adds no line of its own.
     pub(crate) fn error(&self, message: impl Into<String>) {
-        self.log.error(Some(self.place.clone()), &self.path, message);
+        match message.into() {
+            message if message == NOTED => self.log.fail(&self.path),
+            message => self.log.error(Some(self.place.clone()), &self.path, message),
+        }
     }
 
     pub(crate) fn is_string(&self) -> bool {
         self.raw.is_str()
+    }
+
+    pub(crate) fn is_array(&self) -> bool {
+        self.raw.is_array()
     }
 
     pub(crate) fn is_table(&self) -> bool {
@@ -402,65 +269,4 @@ pub(crate) fn join(path: &str, field: &str) -> String {
     let bare = !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     let dot = if path.is_empty() { "" } else { "." };
     if bare { format!("{path}{dot}{field}") } else { format!("{path}{dot}\"{field}\"") }
-}
-
-/// The known word that is nearest to what was written, if it is near enough to be meant.
-fn nearest<'f>(name: &str, fields: &[&'f str]) -> Option<&'f str> {
-    let limit = (name.len() / 3).clamp(1, 3);
-    fields.iter().map(|f| (distance(name, f), *f)).filter(|(d, _)| *d <= limit).min().map(|(_, f)| f)
-}
-
-/// Edits (insert, delete, replace, swap of neighbours) from one word to another.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let same = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + same);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_typing_error_finds_the_word_that_was_meant() {
-        let fields = ["ttl", "names", "endpoint", "min_answers"];
-        assert_eq!(nearest("tll", &fields), Some("ttl"));
-        assert_eq!(nearest("endpiont", &fields), Some("endpoint"));
-        assert_eq!(nearest("min-answers", &fields), Some("min_answers"));
-        assert_eq!(nearest("colour", &fields), None);
-    }
-
-    #[test]
-    fn places_count_lines_and_characters() {
-        let source = Source::new(Arc::new("f".into()), "a = 1\nüb = 2\n".into());
-        let place = |at| (source.place(at).line, source.place(at).column);
-        assert_eq!(
-            (place(0), place(4), place(6), place(9), place(99)),
-            ((1, 1), (1, 5), (2, 1), (2, 3), (3, 0))
-        );
-    }
-
-    #[test]
-    fn what_failed_covers_what_is_below_it() {
-        let log = Log::default();
-        log.error(None, "service.web.endpoint.fra[0]", "");
-        assert!(log.failed("service.web.endpoint") && log.failed("service.web.endpoint.fra"));
-        assert!(
-            !log.failed("service.we")
-                && !log.failed("service.web.endpoint.fr")
-                && !log.failed("service.web.ttl")
-        );
-    }
 }

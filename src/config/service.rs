@@ -3,7 +3,7 @@
 use crate::{
     check,
     duration::{millis, seconds, show},
-    reader::{Parsed, Table, Value},
+    reader::{NOTED, Parsed, Table, Value},
 };
 use std::{collections::BTreeMap, net::SocketAddr};
 use zonekeeper_core::{
@@ -87,11 +87,7 @@ fn endpoints(value: &Value<'_>) -> Parsed<BTreeMap<SiteId, Vec<Endpoint>>> {
 
 /// One address or several.
 fn addresses(value: &Value<'_>) -> Parsed<Vec<Endpoint>> {
-    if value.is_string() || value.is_table() {
-        endpoint(value).map(|e| vec![e])
-    } else {
-        value.each(endpoint)
-    }
+    if value.is_array() { value.each(endpoint) } else { endpoint(value).map(|e| vec![e]) }
 }
 
 fn endpoint(value: &Value<'_>) -> Parsed<Endpoint> {
@@ -104,7 +100,7 @@ fn endpoint(value: &Value<'_>) -> Parsed<Endpoint> {
     let port = table.need("port", "the port that clients use", |v| v.integer(1..=65_535, ""));
     match (addr, port) {
         (Some(addr), Some(port)) => Ok(Endpoint { addr, port }),
-        _ => Err("is no endpoint; give { addr = \"192.0.2.1\", port = 443 }".into()),
+        _ => Err(NOTED.into()),
     }
 }
 
@@ -132,8 +128,8 @@ fn policy(table: &Table<'_>, endpoints: &BTreeMap<SiteId, Vec<Endpoint>>) -> Pol
             let give = "a weight for each site, as weights = { fra = 3, ams = 1 }";
             Policy::Weighted(table.need("weights", give, weights).unwrap_or_default())
         }
-        // With one site there is only one order.
-        Word::Failover if endpoints.len() == 1 && !table.has("sites") => {
+        // With one site there is only one order; with none, that is what needs a remedy.
+        Word::Failover if endpoints.len() <= 1 && !table.has("sites") => {
             Policy::Failover(endpoints.keys().cloned().collect())
         }
         Word::Failover => {

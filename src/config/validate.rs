@@ -5,10 +5,7 @@ mod pool;
 mod service;
 mod zone;
 
-use crate::{
-    cluster::ClusterConfig,
-    reader::{Log, join},
-};
+use crate::{cluster::ClusterConfig, log::Log, reader::join};
 use std::collections::BTreeSet;
 use zonekeeper_core::id::SiteId;
 
@@ -28,7 +25,7 @@ fn known_site(config: &ClusterConfig, log: &Log, field: &str, site: &SiteId) {
         log.error_at(
             field,
             format!(
-                "site \"{site}\" is not declared; add [{path}], or use one of {}",
+                "site \"{site}\" is not declared; add [{path}], or use a declared one ({})",
                 list(config.sites.keys())
             ),
         );
@@ -38,7 +35,7 @@ fn known_site(config: &ClusterConfig, log: &Log, field: &str, site: &SiteId) {
 /// Names for people, or the word `none`.
 fn list<T: std::fmt::Display>(items: impl Iterator<Item = T>) -> String {
     let items: Vec<String> = items.map(|i| i.to_string()).collect();
-    if items.is_empty() { "none so far".into() } else { items.join(", ") }
+    if items.is_empty() { "none".into() } else { items.join(", ") }
 }
 
 /// A site without a vote that nothing uses is most likely a leftover.

@@ -1,8 +1,9 @@
 //! `[zone."ORIGIN"]`: a zone, its owner and its zone file.
 
 use crate::{
+    log::Log,
     problem::Place,
-    reader::{Log, Parsed, Value},
+    reader::{Parsed, Value},
 };
 use std::{path::Path, sync::Arc};
 use zonekeeper_core::{model::ZoneOwner, name::Name, zone::RrSet};

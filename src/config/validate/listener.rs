@@ -1,11 +1,8 @@
 //! Listeners: ports that do not overlap, routes that lead somewhere, certificates that can be read.
 
 use super::{known_site, list};
-use crate::{
-    cluster::ClusterConfig,
-    reader::{Log, join},
-};
-use std::net::SocketAddr;
+use crate::{cluster::ClusterConfig, log::Log, reader::join};
+use std::{io::Read, net::SocketAddr};
 use zonekeeper_core::{
     id::ListenerId,
     model::{Bind, Listener, Protocol, Route},
@@ -96,7 +93,7 @@ fn known_pool(config: &ClusterConfig, log: &Log, at: &str, route: &Route) {
         let pools = list(config.pools.keys());
         log.error_at(
             at,
-            format!("pool \"{}\" is not declared; add [{pool}], or use one of {pools}", route.pool),
+            format!("pool \"{}\" is not declared; add [{pool}], or use a declared one ({pools})", route.pool),
         );
     }
 }
@@ -106,7 +103,7 @@ fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
     let Some(tls) = &listener.tls else { return };
     for (field, file, mark) in [("cert", &tls.cert, "CERTIFICATE"), ("key", &tls.key, "PRIVATE KEY")] {
         let at = join(&path(id, "tls"), field);
-        match std::fs::read_to_string(file) {
+        match start_of(file) {
             Ok(text) if text.contains("-----BEGIN ") && text.contains(mark) => {}
             Ok(_) => {
                 log.error_at(&at, format!("{file} holds no PEM {}; give a PEM file", mark.to_lowercase()))
@@ -117,4 +114,11 @@ fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
             Err(e) => log.error_at(&at, format!("{file} cannot be read: {e}")),
         }
     }
+}
+
+/// The first part of a file: a PEM file has its first label there, and nothing else is worth reading whole.
+fn start_of(file: &str) -> std::io::Result<String> {
+    let mut start = Vec::new();
+    std::fs::File::open(file)?.take(1 << 20).read_to_end(&mut start)?;
+    Ok(String::from_utf8_lossy(&start).into_owned())
 }

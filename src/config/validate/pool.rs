@@ -1,10 +1,7 @@
 //! Pools: backends that exist once, and somebody who uses them.
 
 use super::{known_site, service::timing};
-use crate::{
-    cluster::ClusterConfig,
-    reader::{Log, join},
-};
+use crate::{cluster::ClusterConfig, log::Log, reader::join};
 use zonekeeper_core::model::Backend;
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {

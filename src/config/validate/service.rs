@@ -1,11 +1,7 @@
 //! Services: names in zones, endpoints, policy, and whether automation could ever act.
 
 use super::{known_site, list, zone};
-use crate::{
-    cluster::ClusterConfig,
-    duration::show,
-    reader::{Log, join},
-};
+use crate::{cluster::ClusterConfig, duration::show, log::Log, reader::join};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -208,7 +204,7 @@ impl<'c> At<'c> {
                 let pools = list(self.config.pools.keys());
                 self.log.error_at(
                     &field,
-                    format!("pool \"{id}\" is not declared; add [{path}], or use one of {pools}"),
+                    format!("pool \"{id}\" is not declared; add [{path}], or use a declared one ({pools})"),
                 );
             }
             return;

@@ -2,7 +2,7 @@
 
 use crate::{
     cluster::{ClusterConfig, zone_path},
-    reader::Log,
+    log::Log,
     records::type_name,
 };
 use zonekeeper_core::{

@@ -1,0 +1,323 @@
+//! Configurations that tests are made of.
+#![allow(dead_code)] // each test binary uses a part
+
+use proptest::{collection as some, option, prelude::*};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+use zonekeeper_config::ClusterConfig;
+use zonekeeper_core::{
+    id::{PoolId, SiteId},
+    model::{
+        Backend, Balance, Bind, Check, CheckKind, Endpoint, Failback, Listener, Policy, Pool, Protocol,
+        Quorum, Route, Service, Site, TlsFiles, WhenAllDown, ZoneOwner,
+    },
+    name::Name,
+    zone::RrSet,
+};
+
+pub(crate) const SITES: [&str; 3] = ["ams", "fra", "iad"];
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+pub(crate) fn site(i: usize) -> SiteId {
+    SITES[i].parse().unwrap()
+}
+
+pub(crate) fn set(owner: &str, rtype: u16, rdata: &[&[u8]]) -> RrSet {
+    RrSet::new(name(owner), rtype, 300, rdata.iter().map(|r| Box::from(*r)).collect()).unwrap()
+}
+
+pub(crate) fn soa(serial: u32, minimum: u32) -> RrSet {
+    let mut rdata = b"\x03ns1\x07example\x03com\0\x01h\x07example\x03com\0".to_vec();
+    [serial, 3600, 900, 1_209_600, minimum].iter().for_each(|n| rdata.extend(n.to_be_bytes()));
+    set("example.com", 6, &[&rdata])
+}
+
+pub(crate) fn a(owner: &str, last: u8) -> RrSet {
+    set(owner, 1, &[&[192, 0, 2, last]])
+}
+
+/// SOA, NS and its address: what every zone needs, and then some.
+pub(crate) fn records(more: &[RrSet]) -> Vec<RrSet> {
+    let mut all =
+        vec![soa(1, 60), set("example.com", 2, &[b"\x03ns1\x07example\x03com\0"]), a("ns1.example.com", 53)];
+    all.extend(more.iter().cloned());
+    all.sort_by(|a, b| (&a.name, a.rtype).cmp(&(&b.name, b.rtype)));
+    all
+}
+
+pub(crate) fn zones(more: &[RrSet]) -> BTreeMap<Name, (ZoneOwner, Vec<RrSet>)> {
+    BTreeMap::from([(name("example.com"), (ZoneOwner::File, records(more)))])
+}
+
+pub(crate) fn check() -> Check {
+    Check { kind: CheckKind::Tcp, interval_ms: 500, timeout_ms: 1000, rise: 2, fall: 3, jitter_percent: 10 }
+}
+
+/// A failover service over all sites, with one pool and one listener.
+pub(crate) fn small() -> ClusterConfig {
+    let endpoint = |i: u8| vec![Endpoint { addr: Ipv4Addr::new(198, 51, 100, i).into(), port: 80 }];
+    let service = Service {
+        names: vec![name("www.example.com")],
+        policy: Policy::Failover((0..3).map(site).collect()),
+        endpoints: (0..3).map(|i| (site(i), endpoint(i as u8 + 1))).collect(),
+        ttl: 10,
+        check: Some(check()),
+        pool: Some("web".parse().unwrap()),
+        min_backends: 1,
+        when_all_down: WhenAllDown::FailOpen,
+        hold_down_ms: 30_000,
+        failback: Failback::Auto { healthy_ms: 30_000 },
+        quorum: Quorum::Majority,
+        min_answers: 1,
+        automation: true,
+    };
+    let pool = Pool {
+        backends: vec![Backend { site: None, addr: "10.0.0.1:80".parse().unwrap(), weight: 1 }],
+        balance: Balance::default(),
+        check: None,
+        connect_timeout_ms: 1000,
+        response_timeout_ms: 30_000,
+        max_connections: 0,
+        retries: 2,
+        eject_ms: 10_000,
+    };
+    let to = Route {
+        hosts: vec![],
+        path_prefix: String::new(),
+        header: None,
+        cookie: None,
+        pool: "web".parse().unwrap(),
+    };
+    let listener = Listener {
+        binds: vec![Bind { site: None, addr: "0.0.0.0:80".parse().unwrap() }],
+        protocol: Protocol::Http,
+        tls: None,
+        routes: vec![to],
+        max_connections: 10_000,
+        header_timeout_ms: 10_000,
+        idle_timeout_ms: 60_000,
+        max_body: 0,
+    };
+    ClusterConfig {
+        sites: (0..3).map(|i| (site(i), Site::default())).collect(),
+        voters: (0..3).map(site).collect(),
+        services: BTreeMap::from([("web".parse().unwrap(), service)]),
+        pools: BTreeMap::from([("web".parse().unwrap(), pool)]),
+        listeners: BTreeMap::from([("http".parse().unwrap(), listener)]),
+        zones: zones(&[]),
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "[ -~äß€\"\\\\#]{0,20}"
+}
+
+fn any_check() -> impl Strategy<Value = Check> {
+    let http = (
+        any::<bool>(),
+        any::<bool>(),
+        "([a-z]{1,9}\\.example)?",
+        "/[!-\"$-~]{0,12}",
+        100..300u16,
+        300..600u16,
+        text(),
+    )
+        .prop_map(|(tls, verify, host, path, status_min, status_max, body)| CheckKind::Http {
+            tls,
+            verify,
+            host,
+            path,
+            status_min,
+            status_max,
+            body,
+        });
+    let kind = prop_oneof![Just(CheckKind::Tcp), http];
+    (kind, 500..3_600_001u32, 10..10_000u32, 1..21u8, 1..21u8, 0..51u8).prop_map(
+        |(kind, interval_ms, timeout_ms, rise, fall, jitter_percent)| Check {
+            kind,
+            interval_ms,
+            timeout_ms,
+            rise,
+            fall,
+            jitter_percent,
+        },
+    )
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let sites = || Just((0..3).map(site).collect::<Vec<_>>());
+    prop_oneof![
+        Just(Policy::All),
+        sites().prop_shuffle().prop_map(Policy::Failover),
+        some::vec(1..=255u8, 3).prop_map(|w| Policy::Weighted((0..3).map(|i| (site(i), w[i])).collect())),
+    ]
+}
+
+/// A service with a number of its own, so that names and addresses are too.
+fn any_service(number: u8) -> impl Strategy<Value = Service> {
+    let down =
+        prop_oneof![Just(WhenAllDown::FailOpen), Just(WhenAllDown::NoData), Just(WhenAllDown::ServFail)];
+    let back = prop_oneof![
+        Just(Failback::Manual),
+        (0..604_800_001u64).prop_map(|healthy_ms| Failback::Auto { healthy_ms })
+    ];
+    let quorum = prop_oneof![Just(Quorum::Majority), Just(Quorum::Unanimous)];
+    let more = (down, 0..604_800_001u64, back, quorum, 0..4u32, any::<bool>(), any::<bool>());
+    (any_policy(), some::vec(0..3u8, 3), 1..65_536u32, 1..86_401u32, option::of(any_check()), more).prop_map(
+        move |(policy, families, port, ttl, check, more)| {
+            let (when_all_down, hold_down_ms, failback, quorum, min_answers, pool, automation) = more;
+            let v4 = |i: usize| IpAddr::from(Ipv4Addr::new(198, 51, number, i as u8 + 1));
+            let v6 = |i: usize| {
+                IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, i as u16 + 1))
+            };
+            let endpoints = |i: usize| match families[i] {
+                0 => vec![v4(i)],
+                1 => vec![v6(i)],
+                _ => vec![v4(i), v6(i)],
+            };
+            let of = |i: usize| {
+                endpoints(i).into_iter().map(|addr| Endpoint { addr, port: port as u16 }).collect()
+            };
+            Service {
+                names: vec![name(&format!("s{number}.example.com")), name(&format!("t{number}.example.com"))],
+                policy,
+                endpoints: (0..3).map(|i| (site(i), of(i))).collect(),
+                ttl,
+                check,
+                pool: pool.then(|| "p0".parse().unwrap()),
+                min_backends: 1,
+                when_all_down,
+                hold_down_ms,
+                failback,
+                quorum,
+                min_answers,
+                automation,
+            }
+        },
+    )
+}
+
+fn any_pool() -> impl Strategy<Value = Pool> {
+    let balance =
+        prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastConnections), Just(Balance::ResponseTime)];
+    let times = (10..60_001u32, 100..3_600_001u32, 0..3_600_001u32);
+    (
+        some::vec((option::of(0..3usize), 1..=255u8), 1..5),
+        balance,
+        option::of(any_check()),
+        times,
+        0..1_000_001u32,
+        0..11u8,
+    )
+        .prop_map(
+            |(backends, balance, check, (connect, response, eject_ms), max_connections, retries)| {
+                let shared = Backend { site: None, addr: SocketAddr::from(([10, 0, 0, 99], 80)), weight: 0 };
+                let backend = |(i, (s, weight)): (usize, (Option<usize>, u8))| Backend {
+                    site: s.map(site),
+                    addr: SocketAddr::from(([10, 0, 0, i as u8], 80)),
+                    weight,
+                };
+                Pool {
+                    backends: backends.into_iter().enumerate().map(backend).chain([shared]).collect(),
+                    balance,
+                    check,
+                    connect_timeout_ms: connect,
+                    response_timeout_ms: response,
+                    max_connections,
+                    retries,
+                    eject_ms,
+                }
+            },
+        )
+}
+
+fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
+    let pair = || option::of(("[a-z-]{1,9}", text()));
+    let pool = || "p0".parse::<PoolId>().unwrap();
+    let route = (some::vec("(\\*\\.)?[a-z]{1,5}\\.example", 0..3), "(/[a-z~%0-9]{1,9})?", pair(), pair())
+        .prop_map(move |(hosts, path_prefix, header, cookie)| Route {
+            hosts,
+            path_prefix,
+            header,
+            cookie,
+            pool: pool(),
+        });
+    let files = |tls: bool| {
+        tls.then(|| TlsFiles { cert: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() })
+    };
+    let limits = (0..1_000_001u32, 100..300_001u32, 1000..86_400_001u32, 0..(1u64 << 50));
+    (any::<bool>(), option::of(0..3usize), any::<bool>(), some::vec(route, 1..4), limits).prop_map(
+        move |(tcp, s, tls, mut routes, (max_connections, header_timeout_ms, idle_timeout_ms, max_body))| {
+            if tcp {
+                routes = vec![Route {
+                    hosts: vec![],
+                    path_prefix: String::new(),
+                    header: None,
+                    cookie: None,
+                    pool: pool(),
+                }];
+            }
+            Listener {
+                binds: vec![Bind {
+                    site: s.map(site),
+                    addr: SocketAddr::from(([0, 0, 0, 0], 1000 + number)),
+                }],
+                protocol: if tcp { Protocol::Tcp } else { Protocol::Http },
+                tls: files(tls),
+                routes,
+                max_connections,
+                header_timeout_ms,
+                idle_timeout_ms,
+                max_body,
+            }
+        },
+    )
+}
+
+fn any_records() -> impl Strategy<Value = Vec<RrSet>> {
+    let txt = some::vec(any::<u8>(), 0..200).prop_map(|b| (16u16, [&[b.len() as u8][..], &b].concat()));
+    let opaque = some::vec(any::<u8>(), 0..40).prop_map(|b| (65_280u16, b));
+    let addr = any::<[u8; 4]>().prop_map(|b| (1u16, b.to_vec()));
+    let six = any::<[u8; 16]>().prop_map(|b| (28u16, b.to_vec()));
+    let mx = (any::<u16>(), "[a-z]{1,9}")
+        .prop_map(|(p, n)| (15u16, [&p.to_be_bytes()[..], name(&n).wire()].concat()));
+    let srv = (any::<[u8; 6]>(), "[a-z]{1,9}").prop_map(|(p, n)| (33u16, [&p[..], name(&n).wire()].concat()));
+    let ptr = "[a-z]{1,9}\\.[a-z]{1,9}".prop_map(|n| (12u16, name(&n).wire().to_vec()));
+    let caa = (any::<bool>(), "[ -~]{0,30}").prop_map(|(critical, v)| {
+        (257u16, [&[u8::from(critical) * 128, 5][..], b"issue", v.as_bytes()].concat())
+    });
+    let rdata = prop_oneof![txt, opaque, addr, six, mx, srv, ptr, caa];
+    let owner = "(\\*\\.)?[a-f]{1,2}(\\.[a-f_-]{1,3})?|[!-~]{1,4}";
+    some::vec((owner, rdata, 0..100_000u32), 0..12).prop_map(|all| {
+        let mut sets: BTreeMap<(Name, u16), RrSet> = BTreeMap::new();
+        for (owner, (rtype, rdata), ttl) in all {
+            let Ok(owner) = Name::parse(&format!("{owner}.x.example.com")) else { continue };
+            if let Ok(set) = RrSet::new(owner, rtype, ttl, vec![rdata.into()]) {
+                sets.insert((set.name.clone(), rtype), set);
+            }
+        }
+        sets.into_values().collect()
+    })
+}
+
+/// A valid configuration with every kind of object.
+pub(crate) fn any_config() -> impl Strategy<Value = ClusterConfig> {
+    let sites = some::vec(text(), 3);
+    let objects = (sites, any_service(1), any_service(2), any_pool(), any_listener(1), any_listener(2));
+    (objects, any_records(), any::<bool>()).prop_map(|((texts, s1, s2, pool, l1, l2), more, api)| {
+        let owner = if api { ZoneOwner::Api } else { ZoneOwner::File };
+        ClusterConfig {
+            sites: (0..3).map(|i| (site(i), Site { description: texts[i].clone() })).collect(),
+            voters: (0..3).map(site).collect(),
+            services: [("s1", s1), ("s.2", s2)].into_iter().map(|(k, v)| (k.parse().unwrap(), v)).collect(),
+            pools: BTreeMap::from([("p0".parse().unwrap(), pool)]),
+            listeners: [("l1", l1), ("l2", l2)].into_iter().map(|(k, v)| (k.parse().unwrap(), v)).collect(),
+            zones: BTreeMap::from([(name("example.com"), (owner, records(&more)))]),
+        }
+    })
+}
