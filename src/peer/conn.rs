@@ -156,7 +156,18 @@ impl Driver {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let slots = Semaphore::new(calls(lane));
         let conn = Conn { node, out, calls: Mutex::default(), slots, next: AtomicU64::new(1) };
-        Driver { conn: Arc::new(conn), ends, ours, lane, shared, stats, reader, tick, pinged: None, _writer: AbortOnDropHandle::new(writer) }
+        Driver {
+            conn: Arc::new(conn),
+            ends,
+            ours,
+            lane,
+            shared,
+            stats,
+            reader,
+            tick,
+            pinged: None,
+            _writer: AbortOnDropHandle::new(writer),
+        }
     }
 
     /// Runs until the connection is lost. May be cancelled and called again.
@@ -197,7 +208,8 @@ impl Driver {
         match frame.kind {
             Type::Response => self.conn.answer(frame.id, Answer::Response(frame.body)),
             Type::Failure => {
-                self.conn.answer(frame.id, Answer::Failure(String::from_utf8_lossy(&frame.body).into_owned()));
+                self.conn
+                    .answer(frame.id, Answer::Failure(String::from_utf8_lossy(&frame.body).into_owned()));
             }
             Type::Busy => self.conn.answer(frame.id, Answer::Busy),
             Type::Pong => self.pong(&frame),

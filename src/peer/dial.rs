@@ -21,8 +21,9 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use zonekeeper_core::codec;
 
-/// Time for TCP's three packets: above the slowest path on earth. A lost SYN is repeated after 1 s.
-pub(crate) const CONNECT: Duration = Duration::from_millis(1500);
+/// Time for TCP's three packets: above the slowest path on earth. The kernel would repeat a lost SYN after 1 s; so does
+/// the next attempt.
+pub(crate) const CONNECT: Duration = Duration::from_secs(1);
 /// Time for TLS and hello, on both sides.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 

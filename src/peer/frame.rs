@@ -165,16 +165,24 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_frame() {
         let bytes = encode(Type::Ping, 2, &[9]);
-        assert_eq!(bytes[..HEADER + PREFIX + 1], [0x5a, 0x4b, 1, 9, 10, 0, 0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(
+            bytes[..HEADER + PREFIX + 1],
+            [0x5a, 0x4b, 1, 9, 10, 0, 0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 9]
+        );
     }
 
     #[tokio::test]
     async fn frames_are_read_one_after_the_other() {
         let bytes = [encode(Type::Request, 7, b"one"), encode(Type::Response, 7, &[0; 300_000])].concat();
         let mut reader = Reader::new(&bytes[..]);
-        assert_eq!(reader.next(3).await.unwrap(), Frame { kind: Type::Request, id: 7, body: b"one".to_vec() });
+        assert_eq!(
+            reader.next(3).await.unwrap(),
+            Frame { kind: Type::Request, id: 7, body: b"one".to_vec() }
+        );
         assert_eq!(reader.next(300_000).await.unwrap().body.len(), 300_000);
-        assert!(matches!(reader.next(3).await, Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof));
+        assert!(
+            matches!(reader.next(3).await, Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof)
+        );
     }
 
     #[tokio::test]

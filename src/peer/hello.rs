@@ -79,7 +79,9 @@ impl From<FrameError> for Failed {
     fn from(error: FrameError) -> Failed {
         match error {
             FrameError::Io(error) => error.into(),
-            FrameError::Codec(_) | FrameError::Type(_) => Failed::Refused { why: Refusal::Garbage, by_peer: false },
+            FrameError::Codec(_) | FrameError::Type(_) => {
+                Failed::Refused { why: Refusal::Garbage, by_peer: false }
+            }
         }
     }
 }

@@ -181,7 +181,12 @@ pub(crate) const GRANT_LIMIT: usize = 640 << 10;
 
 /// Joins a cluster through one of its members: verifies that the member's chain ends in the pinned CA, sends the token
 /// with a certificate request, and returns the new credentials. `body` (at most 32 KiB) is for the handler.
-pub async fn join(to: SocketAddr, token: &JoinToken, body: Vec<u8>, deadline: Duration) -> Result<Joined, JoinError> {
+pub async fn join(
+    to: SocketAddr,
+    token: &JoinToken,
+    body: Vec<u8>,
+    deadline: Duration,
+) -> Result<Joined, JoinError> {
     match timeout(deadline, ask(to, token, body)).await {
         Ok(result) => result,
         Err(_) => Err(JoinError::Timeout(deadline)),

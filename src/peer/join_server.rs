@@ -8,10 +8,15 @@ use crate::{
     shared::{Shared, lock},
     socket,
 };
-use std::{net::SocketAddr, sync::PoisonError, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncWriteExt, split},
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -21,6 +26,8 @@ use zonekeeper_core::codec;
 const BURST: u32 = 10;
 /// After that, one more in this time. Tokens have 256 random bits, so this is not against guessing but against load.
 const REFILL: Duration = Duration::from_secs(2);
+/// Joins at once.
+const AT_ONCE: usize = 8;
 /// Time for the joiner's request.
 const READ: Duration = Duration::from_secs(5);
 /// Time for the handler, which waits for a commit, and for the answer's way back.
@@ -37,7 +44,8 @@ impl Failures {
     /// Whether another join may be tried now.
     fn may_try(&mut self, now: Instant) -> bool {
         if let Some(since) = self.since {
-            let forgiven = (now.duration_since(since).as_millis() / REFILL.as_millis()).min(u128::from(BURST)) as u32;
+            let forgiven =
+                (now.duration_since(since).as_millis() / REFILL.as_millis()).min(u128::from(BURST)) as u32;
             self.count = self.count.saturating_sub(forgiven);
             self.since = if self.count == 0 { None } else { Some(since + REFILL * forgiven) };
         }
@@ -51,11 +59,26 @@ impl Failures {
     }
 }
 
+/// Joins under way and failed of late.
+#[derive(Debug)]
+pub(crate) struct Joins {
+    slots: Semaphore,
+    failures: Mutex<Failures>,
+}
+
+impl Default for Joins {
+    fn default() -> Joins {
+        Joins { slots: Semaphore::new(AT_ONCE), failures: Mutex::default() }
+    }
+}
+
 /// Serves one joiner.
 pub(crate) async fn serve(shared: &Shared, stream: TlsStream<TcpStream>, addr: SocketAddr) {
     let (read, mut write) = split(stream);
     let mut reader = Reader::new(read);
-    let answer = match decide(shared, &mut reader, addr).await {
+    let slot = shared.incoming.joins.slots.try_acquire();
+    let decided = if slot.is_ok() { decide(shared, &mut reader, addr).await } else { Err(Refusal::JoinRate) };
+    let answer = match decided {
         Ok(frame) => frame,
         Err(why) => {
             shared.refusals.count(why, addr, None);
@@ -75,12 +98,14 @@ async fn decide<R>(shared: &Shared, reader: &mut Reader<R>, addr: SocketAddr) ->
 where
     R: tokio::io::AsyncRead + Unpin,
 {
-    let failures = &shared.incoming.joins;
+    let failures = &shared.incoming.joins.failures;
     if !lock(failures).may_try(Instant::now()) {
         return Err(Refusal::JoinRate);
     }
     let ask = match timeout(READ, reader.next(ASK_LIMIT)).await {
-        Ok(Ok(frame)) if frame.kind == Type::Join => codec::from_bytes::<Ask>(&frame.body).map_err(|_| Refusal::Garbage)?,
+        Ok(Ok(frame)) if frame.kind == Type::Join => {
+            codec::from_bytes::<Ask>(&frame.body).map_err(|_| Refusal::Garbage)?
+        }
         Ok(Err(FrameError::Io(_))) => return Ok(Vec::new()), // a joiner that does not trust us, or is gone
         Ok(_) => return Err(Refusal::Garbage),
         Err(_) => return Err(Refusal::Limit),
@@ -90,7 +115,9 @@ where
         Some(handler) => timeout(DECIDE, handler.join(addr, ask.into())).await,
         None => Ok(Err("this node does not take joins now; try another member".into())),
     };
-    match decided.unwrap_or_else(|_| Err("the cluster did not decide in time; it may have no quorum; try again".into())) {
+    match decided.unwrap_or_else(|_| {
+        Err("the cluster did not decide in time; it may have no quorum; try again".into())
+    }) {
         Ok(grant) => {
             tracing::info!(%addr, "a node has joined");
             Ok(frame::encode(Type::Grant, 0, &codec::bytes(&grant)))

@@ -27,8 +27,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// First pause after a failed attempt; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause: a peer that is back is found within a second.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Longest pause: a peer or a path that is back is found within half a second.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Pause after a refusal, which an operator has to mend: a handshake costs both sides a millisecond of CPU.
+const PAUSE_REFUSED: Duration = Duration::from_secs(4);
 /// A connection that lived for less is a failed attempt.
 const YOUNG: Duration = Duration::from_secs(1);
 
@@ -157,7 +159,7 @@ impl Task {
                 self.wake.notified().await;
             }
             self.state.send_replace(State::Connecting);
-            let began = Instant::now();
+            let (began, ours) = (Instant::now(), self.shared.tls());
             let failure = match self.dial().await {
                 Ok(driver) => {
                     self.announce(LinkChange::Up);
@@ -175,7 +177,11 @@ impl Task {
                 continue;
             }
             self.state.send_replace(State::Down(self.error(failure)));
-            sleep(jitter(pause)).await;
+            let refused = matches!(loss_of(failure), Loss::Denied(_));
+            tokio::select! {
+                () = sleep(jitter(if refused { PAUSE_REFUSED } else { pause })) => (),
+                () = self.new_credentials(&ours) => (),
+            }
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
@@ -202,10 +208,9 @@ impl Task {
     /// A new connection, when our credentials have changed or when nine tenths of the time to the first certificate's
     /// end are over.
     async fn replacement(&self, ours: &Arc<Tls>, ends: SystemTime) -> Driver {
-        let mut tls = self.shared.tls.subscribe();
         let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
         tokio::select! {
-            _ = tls.wait_for(|now| !Arc::ptr_eq(now, ours)) => (),
+            () = self.new_credentials(ours) => (),
             _ = sleep((left * 9 / 10).max(YOUNG)) => (),
         }
         sleep(jitter(YOUNG / 2)).await; // not all connections of a node in one moment
@@ -217,12 +222,24 @@ impl Task {
         }
     }
 
+    /// Waits until our credentials are others than these.
+    async fn new_credentials(&self, ours: &Arc<Tls>) {
+        let mut tls = self.shared.tls.subscribe();
+        let _ = tls.wait_for(|now| !Arc::ptr_eq(now, ours)).await; // its sender is in what we hold
+    }
+
     fn announce(&mut self, what: LinkChange) {
         if self.lane == Lane::Heartbeat && self.last != Some(what) {
             self.last = Some(what);
             self.stats.up.store(what == LinkChange::Up, Relaxed);
             let _ = self.shared.events.send(LinkEvent { node: self.node, what }); // nobody listens: fine
-            tracing::debug!(node = self.node, ?what, "heartbeat lane");
+            match what {
+                // Only a change comes here, so this does not flood the log.
+                LinkChange::Lost(Loss::Denied(why)) => {
+                    tracing::warn!(node = self.node, "no link to a peer: {why}")
+                }
+                _ => tracing::debug!(node = self.node, ?what, "heartbeat lane"),
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! The handle of the transport: start, call, set, observe.
 
 use crate::{
-    Lane, LinkEvent, NodeId, PeerError, Refusal, RttStats, error::StartError, join::JoinHandler,
+    Lane, LinkEvent, NodeId, PeerError, Refusal, RttStats,
+    error::StartError,
+    join::JoinHandler,
     keys::Credentials,
     link::Remote,
     server,
@@ -23,7 +25,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Answers calls of peers on one lane.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one call. `from` is verified. At most 64 calls of a connection run at once. The future is dropped when
+    /// Answers one call. `from` is verified. At most 64 calls of a connection (Bulk: 8) run at once. The future is dropped when
     /// the connection ends: what must not stop half way is spawned by the handler. An error goes to the caller as
     /// [`PeerError::Remote`].
     fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>>;
@@ -54,10 +56,10 @@ pub struct PeerConfig {
     pub allowed: Option<BTreeSet<NodeId>>,
     /// Digest of settings on which all nodes should agree (Raft timing); see [`Peers::peer_settings`].
     pub settings: u64,
-    /// Time between pings of an idle connection, and of the Heartbeat lane always. Default 500 ms.
+    /// Time between pings of an idle connection, and of the Heartbeat lane always. Default 500 ms, at least 10 ms.
     pub ping: Duration,
     /// Silence on a connection after which it is lost (ten times as long on the Bulk lane, whose chunks may take a
-    /// while). Default 3 s. Must be larger than twice `ping`.
+    /// while). Default 3 s, at least twice `ping`.
     pub silence: Duration,
 }
 
@@ -113,7 +115,8 @@ impl Peers {
     }
 
     /// Sets where the peers are. Links to nodes that are gone or have moved are closed; the Heartbeat lane to new
-    /// ones connects at once, other lanes at the first call. This node's own entry is ignored.
+    /// ones connects at once, other lanes at the first call. This node's own entry is ignored. What the caller closes
+    /// by this is not announced as an event.
     pub fn set_peers(&self, mut peers: BTreeMap<NodeId, SocketAddr>) {
         peers.remove(&self.shared.node);
         let mut remotes = self.shared.remotes.write().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +170,13 @@ impl Peers {
     }
 
     /// Calls a peer. The deadline covers everything from connecting to the last byte of the answer.
-    pub async fn call(&self, to: NodeId, lane: Lane, payload: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, PeerError> {
+    pub async fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        payload: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
         if payload.len() > lane.limit() {
             return Err(PeerError::TooLarge { have: payload.len(), limit: lane.limit() });
         }

@@ -34,7 +34,7 @@ pub enum Refusal {
     Limit,
     /// Its join token was not accepted.
     Join,
-    /// Too many failed joins lately.
+    /// Too many joins at once, or too many that failed lately.
     JoinRate,
 }
 
@@ -89,7 +89,9 @@ impl fmt::Display for Refusal {
             Refusal::Garbage => "it sent a malformed or oversized frame",
             Refusal::Limit => "too many handshakes at once, or one that was too slow; it may try again",
             Refusal::Join => "its join token was not accepted; create a new one",
-            Refusal::JoinRate => "too many failed joins lately; it may try again in a few seconds",
+            Refusal::JoinRate => {
+                "too many joins at once or failed ones lately; it may try again in a few seconds"
+            }
         })
     }
 }

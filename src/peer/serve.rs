@@ -25,8 +25,14 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(crate) async fn run(shared: &Arc<Shared>, accepted: Accepted) {
     let Accepted { mut stream, mut reader, peer, lane, addr } = accepted;
     let (out, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
-    let mut session =
-        Session { shared, node: peer.node, lane, out, slots: Arc::new(Semaphore::new(calls(lane))), tasks: JoinSet::new() };
+    let mut session = Session {
+        shared,
+        node: peer.node,
+        lane,
+        out,
+        slots: Arc::new(Semaphore::new(calls(lane))),
+        tasks: JoinSet::new(),
+    };
     let ended = {
         let write = frame::write_queue(&mut stream, &mut queue);
         tokio::pin!(write);
@@ -121,7 +127,8 @@ impl Reply {
     async fn send(mut self, answer: Result<Vec<u8>, String>, limit: usize) {
         let frame = match answer {
             Ok(body) if body.len() > limit => {
-                let text = format!("the answer of {} bytes is larger than the lane's limit of {limit}", body.len());
+                let text =
+                    format!("the answer of {} bytes is larger than the lane's limit of {limit}", body.len());
                 frame::encode(Type::Failure, self.id, text.as_bytes())
             }
             Ok(body) => frame::encode(Type::Response, self.id, &body),
@@ -135,7 +142,11 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.done {
-            let _ = self.out.try_send(frame::encode(Type::Failure, self.id, b"the handler panicked; see its log"));
+            let _ = self.out.try_send(frame::encode(
+                Type::Failure,
+                self.id,
+                b"the handler panicked; see its log",
+            ));
         }
         let _ = &self.slot; // given back with this
     }

@@ -28,8 +28,9 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use zonekeeper_core::codec;
 
-/// Handshakes at once; a stranger can reach this, and a handshake costs a millisecond and some 100 KiB.
-const HANDSHAKES: usize = 128;
+/// Handshakes at once, from addresses of known peers and from others: a flood of strangers leaves the peers' share
+/// alone. A handshake costs a millisecond and some 100 KiB.
+const HANDSHAKES: usize = 64;
 /// Connections of one peer for one lane: one, its replacement, and what a crashed process has left.
 const PER_LANE: usize = 4;
 
@@ -37,7 +38,7 @@ const PER_LANE: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
     up: Mutex<HashMap<(NodeId, Lane), VecDeque<CancellationToken>>>,
-    pub(crate) joins: Mutex<join_server::Failures>,
+    pub(crate) joins: join_server::Joins,
 }
 
 impl Incoming {
@@ -80,7 +81,7 @@ pub(crate) struct Accepted {
 
 /// Accepts connections for ever.
 pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let [known, others] = [(); 2].map(|()| Arc::new(Semaphore::new(HANDSHAKES)));
     loop {
         let (tcp, addr) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -91,7 +92,8 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        match handshakes.clone().try_acquire_owned() {
+        let share = if shared.knows(addr.ip()) { &known } else { &others };
+        match share.clone().try_acquire_owned() {
             Ok(permit) => {
                 let task = connection(shared.clone(), tcp, addr, permit);
                 drop(shared.spawn(task));
@@ -112,9 +114,12 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, addr: SocketAddr, permi
         Err(_) => return shared.refusals.count(Refusal::Limit, addr, None),
     };
     if stream.get_ref().1.alpn_protocol() == Some(tls::JOIN) {
-        return join_server::serve(&shared, stream, addr).await; // holds its permit: joins are rare and bounded
+        drop(permit);
+        return join_server::serve(&shared, stream, addr).await;
     }
-    let Some(accepted) = timeout(HANDSHAKE, admit(&shared, stream, addr)).await.ok().flatten() else { return };
+    let Some(accepted) = timeout(HANDSHAKE, admit(&shared, stream, addr)).await.ok().flatten() else {
+        return;
+    };
     drop(permit);
     let who = (accepted.peer.node, accepted.lane);
     let token = shared.incoming.enter(who);
@@ -219,7 +224,10 @@ mod tests {
         let incoming = Incoming::default();
         let tokens: Vec<_> = (0..=PER_LANE).map(|_| incoming.enter((1, Lane::Raft))).collect();
         let other = incoming.enter((1, Lane::Bulk));
-        assert_eq!(tokens.iter().map(|t| t.is_cancelled()).collect::<Vec<_>>(), [true, false, false, false, false]);
+        assert_eq!(
+            tokens.iter().map(|t| t.is_cancelled()).collect::<Vec<_>>(),
+            [true, false, false, false, false]
+        );
         tokens.iter().for_each(|token| incoming.leave((1, Lane::Raft), token));
         incoming.leave((1, Lane::Bulk), &other);
         assert!(lock(&incoming.up).is_empty());

@@ -1,17 +1,14 @@
 //! What all tasks of one transport share.
 
 use crate::{
-    Handler, JoinHandler, Lane, LinkEvent, NodeId, PeerConfig, StartError,
-    keys::Credentials,
-    link::Remote,
-    refusal::Refusals,
-    server::Incoming,
-    tls::Tls,
+    Handler, JoinHandler, Lane, LinkEvent, NodeId, PeerConfig, StartError, keys::Credentials, link::Remote,
+    refusal::Refusals, server::Incoming, tls::Tls,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     future::Future,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -27,6 +24,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Link events kept for a slow reader; a cluster of 64 nodes that all vanish at once fits.
 const EVENTS: usize = 256;
+
+/// Shortest time between pings: a hundred a second for each connection.
+const PING_MIN: Duration = Duration::from_millis(10);
 
 /// The state behind a `Peers`.
 pub(crate) struct Shared {
@@ -65,8 +65,9 @@ impl Shared {
         Ok(Shared {
             node: config.node,
             cluster: config.cluster,
-            ping: config.ping,
-            silence: config.silence,
+            // A timer needs a period, and silence is judged by pings that had time to come back.
+            ping: config.ping.max(PING_MIN),
+            silence: config.silence.max(config.ping.max(PING_MIN) * 2),
             tls: watch::Sender::new(Arc::new(tls)),
             allowed: watch::Sender::new(config.allowed.clone().map(Arc::new)),
             settings: AtomicU64::new(config.settings),
@@ -106,6 +107,12 @@ impl Shared {
     /// The peer with this id.
     pub(crate) fn remote(&self, node: NodeId) -> Option<Arc<Remote>> {
         self.remotes.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Whether a peer has this address.
+    pub(crate) fn knows(&self, ip: IpAddr) -> bool {
+        let remotes = self.remotes.read().unwrap_or_else(PoisonError::into_inner);
+        remotes.values().any(|remote| remote.addr.ip() == ip)
     }
 
     /// The handler of a lane.

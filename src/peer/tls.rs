@@ -8,8 +8,8 @@ use crate::{
     refusal::Refusal,
 };
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    RootCertStore, ServerConfig, SignatureScheme,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -83,14 +83,19 @@ impl Tls {
             roots.add(ca).map_err(tls_error)?;
         }
         let roots = Arc::new(roots);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build().map_err(tls_error)?;
-        let servers = WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(tls_error)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
+            .build()
+            .map_err(tls_error)?;
+        let servers =
+            WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(tls_error)?;
         let verifier: Arc<dyn ServerCertVerifier> = Arc::new(Servers { inner: servers, cluster });
         let mut client = client_builder(verifier)?
             .with_client_auth_cert(credentials.chain(), credentials.key()?)
             .map_err(tls_error)?;
         tune_client(&mut client, PEER);
-        let server = |verifier: Arc<dyn ClientCertVerifier>, alpn: &[u8]| server(credentials, verifier, alpn).map(Arc::new);
+        let server = |verifier: Arc<dyn ClientCertVerifier>, alpn: &[u8]| {
+            server(credentials, verifier, alpn).map(Arc::new)
+        };
         Ok(Tls {
             client: Arc::new(client),
             server: server(Arc::new(Clients { inner: clients, cluster }), PEER)?,
@@ -103,7 +108,9 @@ impl Tls {
 fn client_builder(
     verifier: Arc<dyn ServerCertVerifier>,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, KeyError> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(tls_error)?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(tls_error)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
 }
 
@@ -112,7 +119,11 @@ fn tune_client(config: &mut ClientConfig, alpn: &[u8]) {
     config.resumption = Resumption::disabled();
 }
 
-fn server(credentials: &Credentials, verifier: Arc<dyn ClientCertVerifier>, alpn: &[u8]) -> Result<ServerConfig, KeyError> {
+fn server(
+    credentials: &Credentials,
+    verifier: Arc<dyn ClientCertVerifier>,
+    alpn: &[u8],
+) -> Result<ServerConfig, KeyError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
@@ -275,9 +286,11 @@ fn of_alert(alert: AlertDescription) -> Option<Refusal> {
         A::CertificateExpired => Refusal::Expired,
         A::AccessDenied => Refusal::WrongCluster,
         A::BadCertificate => Refusal::Identity,
-        A::UnknownCA | A::DecryptError | A::CertificateRequired | A::CertificateUnknown | A::UnsupportedCertificate => {
-            Refusal::Stranger
-        }
+        A::UnknownCA
+        | A::DecryptError
+        | A::CertificateRequired
+        | A::CertificateUnknown
+        | A::UnsupportedCertificate => Refusal::Stranger,
         A::NoApplicationProtocol | A::ProtocolVersion => Refusal::Version,
         A::CloseNotify | A::UserCanceled => return None,
         _ => Refusal::Garbage,

@@ -138,14 +138,9 @@ impl Credentials {
         file::folder(dir)?;
         let (key_at, next) = (dir.join("node.key"), dir.join("node.key.next"));
         file::write(&next, &self.key_pem, 0o600)?;
-        self.save_bundle(dir)?;
+        file::write(&dir.join("ca.pem"), &self.ca_pem, 0o644)?;
         file::write(&dir.join("node.pem"), &self.cert_pem, 0o644)?;
         file::rename(&next, &key_at).map_err(|source| KeyError::Write { path: key_at, source })
-    }
-
-    /// Writes `ca.pem`. A CA that the file holds for its key (on the node that issues) stays in the bundle.
-    fn save_bundle(&self, dir: &Path) -> Result<(), KeyError> {
-        file::write(&dir.join("ca.pem"), &self.ca_pem, 0o644)
     }
 
     /// The same credentials with another trust bundle (PEM), for the replacement of a CA.

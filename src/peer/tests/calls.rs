@@ -1,5 +1,7 @@
 //! Calls between real nodes over loopback TLS.
 
+#![allow(clippy::unwrap_used)] // tests, with their helpers
+
 mod support;
 
 use std::{
@@ -78,18 +80,31 @@ async fn each_way_to_fail_has_its_own_error() {
     assert_eq!(call(Lane::Watch, vec![], 100).await, Err(PeerError::Timeout { node: 2, after }));
 
     b.set_handler(Lane::Raft, Arc::new(|_: NodeId, _, _| async { Err("no leader".to_string()) }));
-    assert_eq!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { node: 2, text: "no leader".into() }));
+    assert_eq!(
+        call(Lane::Raft, vec![], 30_000).await,
+        Err(PeerError::Remote { node: 2, text: "no leader".into() })
+    );
 
     b.set_handler(Lane::Raft, Arc::new(|_: NodeId, _, _| async { Ok(vec![0; Lane::Raft.limit() + 1]) }));
-    assert!(matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { text, .. }) if text.contains("limit")));
+    assert!(
+        matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { text, .. }) if text.contains("limit"))
+    );
 
     b.set_handler(Lane::Raft, Arc::new(|_: NodeId, _, _| async { panic!("on purpose") }));
-    assert!(matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { text, .. }) if text.contains("panicked")));
+    assert!(
+        matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { text, .. }) if text.contains("panicked"))
+    );
 
     let nobody = addr(&node(&ca, 4)); // gone at once
     a.set_peers(BTreeMap::from([(4, nobody)]));
     let gone = a.call(4, Lane::Raft, vec![], PATIENCE).await;
-    assert!(matches!(gone, Err(PeerError::Unreachable { node: 4, why: Loss::Refused | Loss::Reset | Loss::Closed })), "{gone:?}");
+    assert!(
+        matches!(
+            gone,
+            Err(PeerError::Unreachable { node: 4, why: Loss::Refused | Loss::Reset | Loss::Closed })
+        ),
+        "{gone:?}"
+    );
 }
 
 #[tokio::test]
@@ -161,7 +176,10 @@ async fn a_call_under_way_when_the_peer_dies_has_an_unknown_outcome() {
         b.shutdown().await;
     };
     let (answer, ()) = tokio::join!(a.call(2, Lane::Raft, vec![], PATIENCE), die);
-    assert!(matches!(answer, Err(PeerError::Lost { node: 2, why: Loss::Closed | Loss::Reset })), "{answer:?}");
+    assert!(
+        matches!(answer, Err(PeerError::Lost { node: 2, why: Loss::Closed | Loss::Reset })),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Garbage, oversized and truncated frames, false hellos: refused without a panic, and the node goes on.
 
+#![allow(clippy::unwrap_used)] // tests, with their helpers
+
 mod support;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
@@ -11,34 +13,37 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use zonekeeper_core::codec::{self, Kind};
-use zonekeeper_peer::{Lane, Peers, Refusal, keys::Ca};
+use zonekeeper_peer::{
+    Lane, Peers, Refusal,
+    keys::{Ca, Credentials},
+};
 
 /// A TLS connection to node 2 as node 1 might make it, with a real certificate but in our hands.
-async fn tls(ca: &Ca, to: SocketAddr, alpn: &[u8], certificate: bool) -> TlsStream<TcpStream> {
+async fn tls(ca: &Ca, to: SocketAddr, own: Option<Credentials>) -> TlsStream<TcpStream> {
     let dir = tempfile::tempdir().unwrap();
-    credentials(ca, 1).save(dir.path()).unwrap();
     let file = |name: &str| dir.path().join(name);
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(file("ca.pem")).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(ca.cert_pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots);
-    let mut config = if certificate {
+    let mut config = if let Some(own) = own {
+        own.save(dir.path()).unwrap();
         let chain = vec![CertificateDer::from_pem_file(file("node.pem")).unwrap()];
         builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(file("node.key")).unwrap()).unwrap()
     } else {
         builder.with_no_client_auth()
     };
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = vec![b"zonekeeper-peer/1".to_vec()];
     let name = ServerName::try_from(format!("node-2.{CLUSTER:032x}.zonekeeper")).unwrap();
     let tcp = TcpStream::connect(to).await.unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
 }
 
 async fn member_link(ca: &Ca, to: &Peers) -> TlsStream<TcpStream> {
-    tls(ca, addr(to), b"zonekeeper-peer/1", true).await
+    tls(ca, addr(to), Some(credentials(ca, 1))).await
 }
 
 fn frame(kind: u8, id: u64, body: &[u8]) -> Vec<u8> {
@@ -123,9 +128,21 @@ async fn a_frame_that_is_cut_short_by_the_end_of_the_connection_is_only_the_end(
 async fn no_certificate_is_a_stranger() {
     let ca = ca();
     let b = node(&ca, 2);
-    let mut stream = tls(&ca, addr(&b), b"zonekeeper-peer/1", false).await;
-    assert!(soon("the alert", stream.read_u8()).await.is_err());
+    let mut stream = tls(&ca, addr(&b), None).await;
+    let alert = soon("the alert", stream.read_u8()).await.unwrap_err();
+    assert!(alert.to_string().contains("CertificateRequired"), "{alert}");
     until("it is counted", || refused(&b, Refusal::Stranger) == 1).await;
+}
+
+#[tokio::test]
+async fn a_caller_of_another_cluster_is_told_apart_from_a_stranger() {
+    let ca = ca();
+    let b = node(&ca, 2);
+    let own = Ca::create(CLUSTER + 1).unwrap().issue(1, &site(), DAY).unwrap();
+    let mut stream = tls(&ca, addr(&b), Some(own)).await;
+    let alert = soon("the alert", stream.read_u8()).await.unwrap_err();
+    assert!(alert.to_string().contains("AccessDenied"), "{alert}");
+    until("it is counted", || refused(&b, Refusal::WrongCluster) == 1).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Joining with a token.
 
+#![allow(clippy::unwrap_used)] // tests, with their helpers
+
 mod support;
 
 use std::{
@@ -9,7 +11,8 @@ use std::{
 };
 use support::*;
 use zonekeeper_peer::{
-    BoxFuture, JoinError, JoinGrant, JoinHandler, JoinRequest, JoinToken, Lane, Peers, Refusal, join, keys::Ca,
+    BoxFuture, JoinError, JoinGrant, JoinHandler, JoinRequest, JoinToken, Lane, Peers, Refusal, join,
+    keys::Ca,
 };
 
 /// Grants each token once, as the replicated state would.
@@ -24,10 +27,15 @@ impl JoinHandler for Office {
         Box::pin(async move {
             *self.asked.lock().unwrap() += 1;
             let mut tokens = self.tokens.lock().unwrap();
-            let known = tokens.iter().position(|hash| *hash == request.hash).ok_or("unknown or used token")?;
+            let known =
+                tokens.iter().position(|hash| *hash == request.hash).ok_or("unknown or used token")?;
             let issued = self.ca.sign(&request.csr_pem, 7, &site(), DAY).map_err(|e| e.to_string())?;
             tokens.remove(known);
-            Ok(JoinGrant { cert_pem: issued.cert_pem, ca_pem: issued.ca_pem, body: [b"hello ", &request.body[..]].concat() })
+            Ok(JoinGrant {
+                cert_pem: issued.cert_pem,
+                ca_pem: issued.ca_pem,
+                body: [b"hello ", &request.body[..]].concat(),
+            })
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The key folder.
 
+#![allow(clippy::unwrap_used)] // tests, with their helpers
+
 mod support;
 
 use std::{
@@ -23,7 +25,10 @@ fn a_ca_survives_its_folder() {
     made.save(&dir).unwrap();
     assert_eq!((mode(&dir), mode(&dir.join("ca.key")), mode(&dir.join("ca.pem"))), (0o700, 0o600, 0o644));
     let read = Ca::load(&dir).unwrap();
-    assert_eq!((read.cluster(), read.fingerprint(), read.cert_pem()), (CLUSTER, made.fingerprint(), made.cert_pem()));
+    assert_eq!(
+        (read.cluster(), read.fingerprint(), read.cert_pem()),
+        (CLUSTER, made.fingerprint(), made.cert_pem())
+    );
     // What the one signs, the other's bundle accepts.
     let credentials = read.issue(3, &site(), DAY).unwrap().trust(made.cert_pem()).unwrap();
     assert_eq!(credentials.ca_fingerprint(), made.fingerprint());

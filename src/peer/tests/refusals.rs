@@ -1,5 +1,7 @@
 //! A stranger, a wrong cluster, an expired or removed node: refused, counted, explained to it.
 
+#![allow(clippy::unwrap_used)] // tests, with their helpers
+
 mod support;
 
 use std::{
@@ -7,7 +9,9 @@ use std::{
     time::Duration,
 };
 use support::*;
-use zonekeeper_peer::{Lane, LinkChange, Loss, NodeId, PeerConfig, PeerError, Peers, Refusal, StartError, keys::Ca};
+use zonekeeper_peer::{
+    Lane, LinkChange, Loss, NodeId, PeerConfig, PeerError, Peers, Refusal, StartError, keys::Ca,
+};
 
 /// `caller` calls node 2 at `member`; the refusal that it hears.
 async fn refusal(caller: &Peers, member: &Peers) -> (Refusal, bool) {

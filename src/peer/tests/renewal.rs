@@ -1,5 +1,7 @@
 //! Certificates that end, with lifetimes of seconds.
 
+#![allow(clippy::unwrap_used)] // tests, with their helpers
+
 mod support;
 
 use std::{
