@@ -1,0 +1,229 @@
+//! Prometheus text exposition (version 0.0.4), written by hand: names, help, samples.
+
+use crate::{handles::Handles, routes::role};
+use std::{
+    fmt::{Display, Write},
+    sync::Arc,
+};
+use zonekeeper_core::{decide::Alarm, evidence::Standing, model::Family};
+
+/// Adds a component's metrics to the exposition. Called for each scrape.
+pub type Source = Arc<dyn Fn(&mut Exposition) + Send + Sync>;
+
+/// Text that grows family by family.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    text: String,
+    name: &'static str,
+}
+
+/// One metric of a family: labels and a value.
+pub type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
+
+impl Exposition {
+    /// Begins a family of gauges. The name begins with `zonekeeper_` and says its unit.
+    pub fn gauge(&mut self, name: &'static str, help: &str) -> &mut Exposition {
+        self.family(name, "gauge", help)
+    }
+
+    /// Begins a family of counters. The name ends in `_total`.
+    pub fn counter(&mut self, name: &'static str, help: &str) -> &mut Exposition {
+        self.family(name, "counter", help)
+    }
+
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) -> &mut Exposition {
+        self.name = name;
+        self.line(format_args!("# HELP {name} {}\n# TYPE {name} {kind}\n", Escaped(&help)));
+        self
+    }
+
+    /// A sample of the family that was begun last.
+    pub fn sample(&mut self, labels: Labels<'_>, value: impl Display) -> &mut Exposition {
+        let name = self.name;
+        self.line(format_args!("{name}"));
+        for (i, (label, text)) in labels.iter().enumerate() {
+            self.line(format_args!("{}{label}=\"{}\"", if i == 0 { '{' } else { ',' }, Escaped(text)));
+        }
+        self.line(format_args!("{} {value}\n", if labels.is_empty() { "" } else { "}" }));
+        self
+    }
+
+    fn line(&mut self, text: std::fmt::Arguments<'_>) {
+        let _ = self.text.write_fmt(text); // writing to a string cannot fail
+    }
+}
+
+/// Text as the format wants it: backslash, quote and newline escaped.
+struct Escaped<'a>(&'a dyn Display);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.to_string().chars() {
+            match c {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole exposition of a node.
+pub(crate) fn text(handles: &Handles) -> String {
+    let mut out = Exposition::default();
+    raft(&mut out, handles);
+    published(&mut out, handles);
+    services(&mut out, handles);
+    evidence(&mut out, handles);
+    for source in &handles.metrics {
+        source(&mut out);
+    }
+    out.text
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn raft(out: &mut Exposition, handles: &Handles) {
+    let s = handles.consensus.status();
+    let (node, site) = (handles.node, &handles.site);
+    out.gauge("zonekeeper_info", "Version, node and site; always 1.")
+        .sample(&[("version", &env!("CARGO_PKG_VERSION")), ("node", &node), ("site", site)], 1);
+    out.gauge("zonekeeper_raft_role", "1 for the role that this node has.")
+        .sample(&[("role", &role(s.role))], 1);
+    out.gauge("zonekeeper_raft_term", "Raft's term.").sample(&[], s.term);
+    out.gauge("zonekeeper_raft_leader", "The leader's node id; 0: none is known.")
+        .sample(&[], s.leader.unwrap_or(0));
+    out.gauge("zonekeeper_raft_index", "Log positions of this node.")
+        .sample(&[("position", &"last")], s.last_log)
+        .sample(&[("position", &"committed")], s.committed)
+        .sample(&[("position", &"applied")], s.applied)
+        .sample(&[("position", &"snapshot")], s.snapshot);
+    out.gauge("zonekeeper_raft_stopped", "1: Raft has stopped on this node; it still answers.")
+        .sample(&[], u8::from(s.stopped.is_some()));
+    let age = |ms: Option<u64>| ms.map_or(f64::INFINITY, seconds);
+    let infinite = |v: f64| if v.is_infinite() { "+Inf".to_owned() } else { v.to_string() };
+    out.gauge(
+        "zonekeeper_quorum_age_seconds",
+        "Since a quorum is known to have followed the leader; +Inf: never.",
+    )
+    .sample(&[], infinite(age(s.quorum_age_ms)));
+    out.gauge("zonekeeper_leader_heard_seconds", "Since this node heard its leader; +Inf: never.")
+        .sample(&[], infinite(age(s.leader_heard_ms)));
+    out.gauge("zonekeeper_replication_lag_entries", "Entries that a member lacks; on the leader only.");
+    for (id, peer) in s.voters.iter().chain(&s.learners) {
+        if let Some(matched) = peer.matched {
+            out.sample(&[("node", id)], s.last_log.saturating_sub(matched));
+        }
+    }
+}
+
+fn published(out: &mut Exposition, handles: &Handles) {
+    let published = handles.published.load();
+    let state = &published.state;
+    out.gauge("zonekeeper_ready", "1: answers from a state, DNS and proxy bound.")
+        .sample(&[], u8::from(handles.is_ready()));
+    out.gauge("zonekeeper_published_index", "Log index of the published state.")
+        .sample(&[], published.generation.index);
+    out.gauge("zonekeeper_published_incarnation", "Incarnation of the published state.")
+        .sample(&[], published.generation.incarnation);
+    let hash = state.hash();
+    out.gauge(
+        "zonekeeper_state_hash",
+        "Low 48 bits of the state's hash: equal on all nodes at the same index.",
+    )
+    .sample(&[], hash & 0xffff_ffff_ffff);
+    out.gauge("zonekeeper_config_revision", "Log index of the last change of the configuration.")
+        .sample(&[], state.revision);
+    out.gauge("zonekeeper_automation", "1: automation is on for the cluster.")
+        .sample(&[], u8::from(state.automation));
+    out.gauge("zonekeeper_overrides", "Overrides in force.").sample(&[], state.overrides.len());
+    out.gauge("zonekeeper_members", "Members of the cluster.").sample(&[], state.members.len());
+    out.gauge("zonekeeper_voters", "Voting members.").sample(&[], state.voters.len());
+    out.gauge("zonekeeper_zone_serial", "Serial that is served.");
+    for (origin, zone) in &state.zones {
+        out.sample(&[("zone", origin)], zone.serial());
+    }
+}
+
+fn services(out: &mut Exposition, handles: &Handles) {
+    let published = handles.published.load();
+    let word = |f: Family| if f == Family::V4 { "v4" } else { "v6" };
+    out.gauge(
+        "zonekeeper_endpoint_standing",
+        "What the cluster holds of an endpoint: 0 up, 1 degraded, 2 down.",
+    );
+    for (id, service) in &published.state.services {
+        for ((site, family), health) in &service.health {
+            let value = match health.standing {
+                Standing::Up => 0,
+                Standing::Degraded => 1,
+                Standing::Down => 2,
+            };
+            out.sample(&[("service", id), ("site", site), ("family", &word(*family))], value);
+        }
+    }
+    out.gauge("zonekeeper_answered", "1: DNS answers this site for the service.");
+    for (id, service) in &published.state.services {
+        for family in Family::ALL {
+            let held = service.assignment.get(&family);
+            for site in service.spec.sites(family) {
+                let answered = held.is_some_and(|a| a.sites.contains(site));
+                out.sample(&[("service", id), ("site", site), ("family", &word(family))], u8::from(answered));
+            }
+        }
+    }
+    out.gauge("zonekeeper_assignment_epoch", "Log index of the decision that made the assignment.");
+    for (id, service) in &published.state.services {
+        for (family, held) in &service.assignment {
+            out.sample(&[("service", id), ("family", &word(*family))], held.epoch.index);
+        }
+    }
+}
+
+fn evidence(out: &mut Exposition, handles: &Handles) {
+    let local = handles.local.load();
+    let count = |alarm: Alarm| local.notes.iter().filter(|n| n.alarm == Some(alarm)).count();
+    out.gauge("zonekeeper_alarms", "Targets that a person should look at.")
+        .sample(&[("alarm", &"degraded")], count(Alarm::Degraded))
+        .sample(&[("alarm", &"disarmed")], count(Alarm::Disarmed));
+    out.gauge("zonekeeper_abstains", "1: this node does not trust its own eyes.")
+        .sample(&[], u8::from(local.abstains.is_some()));
+    out.gauge("zonekeeper_problems", "Problems of this node that need a person.")
+        .sample(&[], local.problems.len());
+    out.gauge("zonekeeper_report_age_seconds", "Since a member's last report arrived here.");
+    for (report, age) in &local.reports {
+        out.sample(&[("node", &report.node)], seconds(age + local.elapsed_ms()));
+    }
+    out.gauge("zonekeeper_peer_up", "1: connected to the peer.");
+    for (node, link) in &local.links {
+        out.sample(&[("node", node)], u8::from(link.up));
+    }
+    out.gauge("zonekeeper_peer_rtt_seconds", "Smoothed round trip to the peer.");
+    for (node, link) in &local.links {
+        if let Some(us) = link.rtt_us {
+            out.sample(&[("node", node)], us as f64 / 1e6);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_quoted_and_escaped() {
+        let mut out = Exposition::default();
+        out.counter("zonekeeper_x_total", "A \"thing\".")
+            .sample(&[], 3)
+            .sample(&[("a", &"q\"\\\n"), ("b", &1)], 4);
+        assert_eq!(
+            out.text,
+            "# HELP zonekeeper_x_total A \\\"thing\\\".\n# TYPE zonekeeper_x_total counter\n\
+             zonekeeper_x_total 3\nzonekeeper_x_total{a=\"q\\\"\\\\\\n\",b=\"1\"} 4\n"
+        );
+    }
+}

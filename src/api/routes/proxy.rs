@@ -1,0 +1,102 @@
+//! Pools, backends and listeners of the proxy.
+
+use super::{Routes, overrides};
+use crate::{
+    extract::View,
+    handles::Handles,
+    wire::{self, Backend, Bind, Listener, Pool, RouteRule, Seen},
+};
+use axum::Json;
+use std::net::SocketAddr;
+use zonekeeper_core::{
+    State,
+    entry::Scope,
+    id::PoolId,
+    model::{self, Route},
+};
+use zonekeeper_proxy::{Checked, now_ms};
+
+pub(super) fn routes(r: Routes) -> Routes {
+    r.add(__path_pools, pools).add(__path_listeners, listeners)
+}
+
+/// All pools, with the health of their backends as this node sees it. Role: read.
+#[utoipa::path(get, path = "/v1/pools", tag = "proxy", responses((status = 200, body = Seen<Vec<Pool>>)))]
+async fn pools(view: View) -> Json<Seen<Vec<Pool>>> {
+    let state = &view.published.state;
+    let one = |(id, p): (&PoolId, &std::sync::Arc<model::Pool>)| pool(&view.api.handles, state, id, p);
+    view.seen(state.pools.iter().map(one).collect())
+}
+
+fn pool(handles: &Handles, state: &State, id: &PoolId, pool: &model::Pool) -> Pool {
+    let one = |b: &model::Backend| {
+        let seen = b
+            .site
+            .as_ref()
+            .is_none_or(|s| *s == handles.site)
+            .then(|| observed(handles, id, b.addr))
+            .flatten();
+        Backend {
+            addr: b.addr,
+            site: b.site.clone(),
+            weight: b.weight,
+            forced: state.overrides.get(&Scope::Backend(id.clone(), b.addr)).map(|o| overrides::show_one(o)),
+            observed: seen.as_ref().map(|(word, _)| (*word).into()),
+            in_flight: seen.map(|(_, n)| n),
+        }
+    };
+    Pool {
+        id: id.clone(),
+        balance: pool.balance,
+        checked: pool.check.is_some(),
+        backends: pool.backends.iter().map(one).collect(),
+    }
+}
+
+/// What this node's proxy sees of a backend, and what is in flight there.
+fn observed(handles: &Handles, pool: &PoolId, addr: SocketAddr) -> Option<(&'static str, u32)> {
+    let backend = handles.proxy.as_ref()?.get(pool, addr)?;
+    let word = match backend.checked() {
+        _ if backend.ejected(now_ms()) => "ejected",
+        Checked::Up => "up",
+        Checked::Down => "down",
+        Checked::Unknown => "unknown",
+    };
+    Some((word, backend.inflight()))
+}
+
+/// All listeners with their routes. Role: read.
+#[utoipa::path(get, path = "/v1/listeners", tag = "proxy", responses((status = 200, body = Seen<Vec<Listener>>)))]
+async fn listeners(view: View) -> Json<Seen<Vec<Listener>>> {
+    let one =
+        |(id, l): (&zonekeeper_core::id::ListenerId, &std::sync::Arc<model::Listener>)| wire::Listener {
+            id: id.clone(),
+            protocol: l.protocol,
+            tls: l.tls.is_some(),
+            binds: l.binds.iter().map(|b| Bind { site: b.site.clone(), addr: b.addr }).collect(),
+            routes: l
+                .routes
+                .iter()
+                .map(|r| RouteRule { when: conditions(r), pool: r.pool.clone() })
+                .collect(),
+        };
+    view.seen(view.published.state.listeners.iter().map(one).collect())
+}
+
+/// A route's conditions in words.
+fn conditions(route: &Route) -> String {
+    let pair = |what: &str, (name, value): &(String, String)| match value.as_str() {
+        "" => format!("{what} {name}"),
+        v => format!("{what} {name}={v}"),
+    };
+    let mut all = Vec::new();
+    if !route.hosts.is_empty() {
+        all.push(format!("host {}", route.hosts.join(" or ")));
+    }
+    if !route.path_prefix.is_empty() {
+        all.push(format!("path {}", route.path_prefix));
+    }
+    all.extend(route.header.iter().map(|h| pair("header", h)));
+    all.extend(route.cookie.iter().map(|c| pair("cookie", c)));
+    if all.is_empty() { "every request".into() } else { all.join(", ") }
+}

@@ -1,0 +1,221 @@
+//! Webhooks: the leader posts its news, signed, until the receiver acknowledges.
+//!
+//! # What is promised
+//!
+//! - A POST with a JSON body ([`Announcement`]) for each decision, `degraded`, `disarmed`, `quorum_lost` (and their ends).
+//! - `Zonekeeper-Signature: t=SECONDS,v1=HEX`: HMAC-SHA-256 over `SECONDS.BODY` with the webhook's key. A receiver
+//!   compares it, and refuses what is older than it likes.
+//! - At least once, and in order for each receiver: retried with growing pauses until a 2xx answer, for up to an hour.
+//!   `Zonekeeper-Delivery` is the same in every repetition, so that a receiver can tell.
+//! - A node that begins to lead sends the decisions of its last ten minutes again, because it cannot know what its
+//!   predecessor got through.
+//!
+//! # What is not
+//!
+//! Nothing about deliveries is replicated or stored. A leader that dies takes alarms with it that it had not delivered
+//! yet (the next leader raises those that still stand, since it finds them anew); an announcement that waited for an
+//! hour, or that came while 1000 others waited, is dropped with a line in the log. The decisions themselves are in `GET /v1/decisions`.
+//! `quorum_lost` is sent by every node that sees it, since there may be no leader to do so.
+
+use crate::{
+    events,
+    handles::Handles,
+    wire::{Event, EventKind, hex},
+};
+use hmac::{Hmac, Mac};
+use serde::Serialize;
+use sha2::Sha256;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    task::JoinSet,
+};
+use zonekeeper_core::entry::Webhook;
+
+/// Announcements that wait for one receiver; more are dropped.
+const QUEUE: usize = 1000;
+/// A receiver has so long to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// First and longest pause between two tries.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// An announcement that was not taken for so long is given up.
+const LIFE: Duration = Duration::from_secs(3600);
+/// A new leader repeats the decisions of so many milliseconds.
+const REPEAT_MS: u64 = 600_000;
+/// How often receivers and leadership are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What is posted.
+#[derive(Debug, Serialize)]
+struct Announcement<'a> {
+    /// The cluster's id.
+    cluster: String,
+    /// The event, as in the event stream.
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+/// One delivery: the same id and body in every repetition.
+#[derive(Debug, Clone)]
+struct Delivery {
+    id: String,
+    body: Arc<str>,
+    since: Instant,
+}
+
+/// Sends until it is dropped.
+pub(crate) async fn run(handles: Handles) {
+    let mut news = handles.events.subscribe();
+    let mut senders = Senders::default();
+    let mut look = tokio::time::interval(LOOK);
+    let mut led = false;
+    loop {
+        tokio::select! {
+            _ = look.tick() => {
+                let state = handles.published.load().state.clone();
+                senders.follow(&state.webhooks);
+                let leads = leads(&handles);
+                if leads && !led {
+                    let now = handles.log_now();
+                    let recent = state.history.iter().filter(|d| now.since(d.time) < REPEAT_MS);
+                    recent.for_each(|d| senders.announce(&handles, &events::decision(handles.node, d)));
+                }
+                led = leads;
+            }
+            event = news.recv() => match event {
+                Ok(event) if announced(&event, led) => senders.announce(&handles, &event),
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+fn leads(handles: &Handles) -> bool {
+    let status = handles.consensus.status();
+    status.leader == Some(handles.node)
+}
+
+fn announced(event: &Event, led: bool) -> bool {
+    match event.kind {
+        EventKind::QuorumLost | EventKind::QuorumRegained => true,
+        EventKind::Decision | EventKind::Degraded | EventKind::Disarmed | EventKind::Cleared => led,
+        _ => false,
+    }
+}
+
+/// One task and one queue per receiver, so that a dead one delays no other.
+#[derive(Default)]
+struct Senders {
+    tasks: JoinSet<()>,
+    open: BTreeMap<String, (Webhook, mpsc::Sender<Delivery>, tokio::task::AbortHandle)>,
+}
+
+impl Senders {
+    /// Starts and stops tasks so that they are those of the state.
+    fn follow(&mut self, hooks: &BTreeMap<String, Webhook>) {
+        self.open.retain(|url, (hook, _, task)| {
+            let same = hooks.get(url) == Some(hook);
+            if !same {
+                task.abort();
+            }
+            same
+        });
+        for (url, hook) in hooks {
+            if !self.open.contains_key(url) {
+                let (tx, rx) = mpsc::channel(QUEUE);
+                let task = self.tasks.spawn(deliver(hook.clone(), rx));
+                self.open.insert(url.clone(), (hook.clone(), tx, task));
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    fn announce(&self, handles: &Handles, event: &Event) {
+        if self.open.is_empty() {
+            return;
+        }
+        let cluster = format!("{:032x}", handles.published.load().state.cluster);
+        let id = format!("{}-{}-{}", event.generation, event.kind.name(), event.subject.replace(' ', "-"));
+        let body = serde_json::to_string(&Announcement { cluster, event }).unwrap_or_default();
+        let delivery = Delivery { id, body: body.into(), since: Instant::now() };
+        for (url, (_, queue, _)) in &self.open {
+            if queue.try_send(delivery.clone()).is_err() {
+                tracing::warn!(url = %origin(url), "webhook: {QUEUE} announcements wait already; this one is dropped");
+            }
+        }
+    }
+}
+
+/// Scheme, host and port: paths and queries of webhooks hold secrets.
+fn origin(url: &str) -> String {
+    reqwest::Url::parse(url).map_or_else(|_| "?".into(), |u| u.origin().ascii_serialization())
+}
+
+async fn deliver(hook: Webhook, mut queue: mpsc::Receiver<Delivery>) {
+    let client = match reqwest::Client::builder()
+        .timeout(ANSWER_WITHIN)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+    {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::error!(%error, "webhook: no HTTP client");
+            return;
+        }
+    };
+    while let Some(delivery) = queue.recv().await {
+        let mut pause = PAUSES.0;
+        while let Err(why) = post(&client, &hook, &delivery).await {
+            if delivery.since.elapsed() > LIFE {
+                tracing::warn!(url = %origin(&hook.url), %why, "webhook: an announcement was given up");
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+}
+
+async fn post(client: &reqwest::Client, hook: &Webhook, delivery: &Delivery) -> Result<(), String> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let request = client
+        .post(&hook.url)
+        .header("Content-Type", "application/json")
+        .header("Zonekeeper-Delivery", &delivery.id)
+        .header("Zonekeeper-Signature", signature(&hook.secret, seconds, &delivery.body))
+        .body(delivery.body.to_string());
+    let response = request.send().await.map_err(|e| e.without_url().to_string())?;
+    if response.status().is_success() { Ok(()) } else { Err(format!("status {}", response.status())) }
+}
+
+/// `t=SECONDS,v1=HEX`.
+fn signature(secret: &str, seconds: u64, body: &str) -> String {
+    // HMAC takes keys of every length (RFC 2104 §3).
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
+    mac.update(format!("{seconds}.{body}").as_bytes());
+    format!("t={seconds},v1={}", hex(&mac.finalize().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_hmac_sha_256_over_time_and_body() {
+        // printf '1700000000.{}' | openssl dgst -sha256 -hmac key
+        assert_eq!(
+            signature("key", 1_700_000_000, "{}"),
+            "t=1700000000,v1=9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae"
+        );
+    }
+
+    #[test]
+    fn logs_name_no_path_of_a_webhook() {
+        assert_eq!(origin("http://hooks.example:8080/secret?token=x"), "http://hooks.example:8080");
+    }
+}

@@ -1,0 +1,92 @@
+//! Tokens, join tokens and webhooks. A secret leaves the server once, in the answer that made it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use zonekeeper_core::entry::Role;
+
+/// A token, without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Its name.
+    pub name: String,
+    /// `read`, `operate` or `admin`; each includes the ones before.
+    #[schema(value_type = String, example = "operate")]
+    pub role: Role,
+    /// When it ends; absent: never.
+    pub expires: Option<String>,
+}
+
+/// A token to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// Its name, 1 to 63 bytes. It stands as the author beside everything that is done with the token.
+    pub name: String,
+    /// `read`, `operate` or `admin`.
+    #[schema(value_type = String, example = "operate")]
+    pub role: Role,
+    /// Seconds until it ends; absent: never.
+    pub expires_in_s: Option<u64>,
+}
+
+/// A new token. The secret is shown here and never again.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TokenSecret {
+    /// Its name.
+    pub name: String,
+    /// `read`, `operate` or `admin`.
+    #[schema(value_type = String, example = "operate")]
+    pub role: Role,
+    /// For `Authorization: Bearer SECRET`.
+    pub secret: String,
+    /// When it ends; absent: never.
+    pub expires: Option<String>,
+}
+
+/// A join token to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewJoin {
+    /// Seconds until it ends, 1 to 86400.
+    #[serde(default = "hour")]
+    pub expires_in_s: u64,
+}
+
+fn hour() -> u64 {
+    3600
+}
+
+/// A new join token: lets one node join, once.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JoinSecret {
+    /// What the new node needs; it also names the cluster's CA, so that the secret goes to nobody else.
+    pub token: String,
+    /// When it ends.
+    pub expires: String,
+}
+
+/// Where decisions are announced, without the signing key.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Webhook {
+    /// Receives a POST for each announcement.
+    pub url: String,
+}
+
+/// A webhook to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewWebhook {
+    /// `http://...`.
+    pub url: String,
+    /// Key of the HMAC-SHA-256 signature, 16 to 256 bytes; absent: one is made.
+    pub secret: Option<String>,
+}
+
+/// A new webhook. The key is shown here and never again.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct WebhookSecret {
+    /// Receives a POST for each announcement.
+    pub url: String,
+    /// Key of the HMAC-SHA-256 signature.
+    pub secret: String,
+}

@@ -1,0 +1,82 @@
+//! Pools, backends and listeners of the proxy.
+
+use super::steer::Override;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use utoipa::ToSchema;
+use zonekeeper_core::{
+    id::{ListenerId, PoolId, SiteId},
+    model::{Balance, Protocol},
+};
+
+/// A pool, with the health that the answering node sees.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Pool {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: PoolId,
+    /// `round-robin`, `least-connections` or `response-time`.
+    #[schema(value_type = String)]
+    pub balance: Balance,
+    /// Whether backends are checked.
+    pub checked: bool,
+    /// The backends of all sites.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend of a pool.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Backend {
+    /// Where it listens.
+    #[schema(value_type = String)]
+    pub addr: SocketAddr,
+    /// The site whose proxy uses it; absent: every site's.
+    #[schema(value_type = Option<String>)]
+    pub site: Option<SiteId>,
+    /// 1 to 255; 0 takes no new traffic.
+    pub weight: u8,
+    /// An operator's word.
+    pub forced: Option<Override>,
+    /// What the answering node's proxy sees: `up`, `down`, `ejected` or `unknown`; absent when it does not use it.
+    pub observed: Option<String>,
+    /// Requests or connections in flight at the answering node.
+    pub in_flight: Option<u32>,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Listener {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: ListenerId,
+    /// `tcp` or `http`.
+    #[schema(value_type = String)]
+    pub protocol: Protocol,
+    /// Whether it terminates TLS.
+    pub tls: bool,
+    /// Its addresses.
+    pub binds: Vec<Bind>,
+    /// Its routes; the first match wins.
+    pub routes: Vec<RouteRule>,
+}
+
+/// An address of a listener.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Bind {
+    /// The site whose proxies bind it; absent: every site's.
+    #[schema(value_type = Option<String>)]
+    pub site: Option<SiteId>,
+    /// Address and port.
+    #[schema(value_type = String)]
+    pub addr: SocketAddr,
+}
+
+/// A route.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RouteRule {
+    /// Its conditions in words; `every request` when there are none.
+    pub when: String,
+    /// Where matching requests go.
+    #[schema(value_type = String)]
+    pub pool: PoolId,
+}
