@@ -13,6 +13,7 @@ mod tcp;
 mod udp;
 mod udp_sys;
 mod wire;
+pub mod zonefile;
 
 pub use counters::{Counters, Totals};
 pub use responder::{Condition, DnsFlags, Responder, Transport, UDP_PAYLOAD};
