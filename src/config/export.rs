@@ -1,6 +1,6 @@
 //! Back to files: what is written here loads to the same configuration.
 
-use crate::{cluster::ClusterConfig, listener, pool, records, service, site, zone};
+use crate::{cluster::ClusterConfig, listener, pool, service, site, zone};
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 use toml::Table;
 use zonekeeper_core::name::Name;
@@ -42,7 +42,7 @@ pub(crate) fn files(config: &ClusterConfig) -> BTreeMap<PathBuf, String> {
     for (origin, (owner, set)) in &config.zones {
         let file = format!("zones/{}.zone", file_name(origin));
         zones.insert(origin.to_string(), zone::write(*owner, &file).into());
-        files.insert(file.into(), records::zone_file(origin, set));
+        files.insert(file.into(), zone::zone_file(origin, set));
     }
     let mut root = Table::new();
     root.insert("zone".into(), zones.into());

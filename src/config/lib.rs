@@ -23,7 +23,6 @@ mod plan;
 mod pool;
 mod problem;
 mod reader;
-mod records;
 mod service;
 mod site;
 mod source;

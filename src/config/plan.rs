@@ -4,7 +4,6 @@ use crate::{
     cluster::{ClusterConfig, zone_path},
     listener, pool,
     reader::join,
-    records::type_name,
     service, site,
 };
 use serde::Serialize;
@@ -14,6 +13,7 @@ use zonekeeper_core::{
     model::{Change, Site},
     name::Name,
 };
+use zonekeeper_dns::zonefile::type_name;
 
 mod records;
 mod stage;

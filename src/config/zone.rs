@@ -6,7 +6,12 @@ use crate::{
     reader::{Parsed, Value},
 };
 use std::{path::Path, sync::Arc};
-use zonekeeper_core::{model::ZoneOwner, name::Name, zone::RrSet};
+use zonekeeper_core::{
+    model::ZoneOwner,
+    name::Name,
+    zone::{RrSet, rtype},
+};
+use zonekeeper_dns::zonefile;
 
 pub(crate) const FIELDS: &[&str] = &["file", "owner"];
 
@@ -30,25 +35,14 @@ fn records(value: &Value<'_>, path: &Path, origin: &Name, zone: &str, log: &Log)
         value.error(format!("{} cannot be read: {e}", path.display()));
         return Vec::new();
     }
-    match load(path, origin) {
-        Ok(mut records) => {
-            records.sort_by(|a, b| (&a.name, a.rtype).cmp(&(&b.name, b.rtype)));
-            records
+    zonefile::load(path, origin).unwrap_or_else(|errors| {
+        log.fail(&value.path);
+        for error in errors.0 {
+            let place = Place { file: Arc::new(error.file), line: error.line, column: 0 };
+            log.error(Some(place), zone, error.message);
         }
-        Err(errors) => {
-            log.fail(&value.path);
-            for (place, message) in errors {
-                log.error(Some(place), zone, message);
-            }
-            Vec::new()
-        }
-    }
-}
-
-/// The one place that knows the zone file parser.
-fn load(path: &Path, origin: &Name) -> Result<Vec<RrSet>, Vec<(Place, String)>> {
-    let _ = origin;
-    Err(vec![(Place { file: Arc::new(path.into()), line: 0, column: 0 }, "no parser yet".into())])
+        Vec::new()
+    })
 }
 
 pub(crate) fn write(owner: ZoneOwner, file: &str) -> toml::Table {
@@ -57,4 +51,11 @@ pub(crate) fn write(owner: ZoneOwner, file: &str) -> toml::Table {
     table.insert("file".into(), file.into());
     table.insert("owner".into(), owner.into());
     table
+}
+
+/// A zone file that reads back to these records, the SOA first.
+pub(crate) fn zone_file(origin: &Name, records: &[RrSet]) -> String {
+    let (soa, rest): (Vec<&RrSet>, Vec<&RrSet>) = records.iter().partition(|r| r.rtype == rtype::SOA);
+    let text = soa.into_iter().chain(rest).map(zonefile::to_text);
+    std::iter::once(format!("$ORIGIN {origin}\n")).chain(text).collect()
 }

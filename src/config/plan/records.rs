@@ -1,16 +1,14 @@
 //! Zones and records of a plan.
 
 use super::{Action, Drift, FieldChange, Line, Plan};
-use crate::{
-    cluster::{ClusterConfig, zone_path},
-    records::{show_rdata, type_name},
-};
+use crate::cluster::{ClusterConfig, zone_path};
 use std::collections::BTreeMap;
 use zonekeeper_core::{
     model::{Change, ZoneOwner},
     name::Name,
     zone::{RrSet, rtype},
 };
+use zonekeeper_dns::zonefile::{rdata_text, type_name};
 
 /// Creations and edits go into the plan, removals of whole zones are handed back.
 pub(super) fn diff(plan: &mut Plan, current: &ClusterConfig, desired: &ClusterConfig) -> Vec<(Change, Line)> {
@@ -111,7 +109,7 @@ fn same(running: &RrSet, declared: &RrSet) -> bool {
 }
 
 fn line(origin: &Name, action: Action, before: Option<&RrSet>, after: Option<&RrSet>) -> Line {
-    let data = |r: &RrSet| r.rdata.iter().map(|d| show_rdata(r.rtype, d)).collect::<Vec<_>>().join(", ");
+    let data = |r: &RrSet| r.rdata.iter().map(|d| rdata_text(r.rtype, d)).collect::<Vec<_>>().join(", ");
     let owner = after.or(before).map(|r| format!(" {} {}", r.name, type_name(r.rtype))).unwrap_or_default();
     let fields = vec![
         field("data", before.map(data), after.map(data)),

@@ -1,8 +1,8 @@
 //! Splits changes so that each part fits into one log entry.
 
-use crate::records::type_name;
 use serde::Serialize;
 use zonekeeper_core::{codec, entry::MAX_ENTRY, model::Change};
+use zonekeeper_dns::zonefile::type_name;
 
 /// Bytes of an entry that are left to its envelope: time, author, reads, stage number.
 pub const HEADROOM: usize = 4 << 10;

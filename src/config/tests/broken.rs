@@ -2,6 +2,7 @@
 //!
 //! Each folder is a cluster's configuration, or holds a `node.toml`; `expected.txt` is what `check` says about it.
 //! `UPDATE_EXPECT=1 cargo test -p zonekeeper-config` writes the files anew: read the difference before you keep it.
+#![allow(clippy::unwrap_used)] // a helper of a test may panic as the test may
 
 use std::path::{Path, PathBuf};
 use zonekeeper_config::{ClusterConfig, NodeConfig};

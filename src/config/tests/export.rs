@@ -1,4 +1,5 @@
 //! What is exported loads back to the same.
+#![allow(clippy::unwrap_used)] // a helper of a test may panic as the test may
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The reference configuration in `cluster-config/`: every file loads, and its README explains every field.
+#![allow(clippy::unwrap_used)] // a helper of a test may panic as the test may
 
 use std::{collections::BTreeSet, path::PathBuf};
 use zonekeeper_config::{ClusterConfig, NodeConfig, fields};

@@ -3,13 +3,13 @@
 use crate::{
     cluster::{ClusterConfig, zone_path},
     log::Log,
-    records::type_name,
 };
 use zonekeeper_core::{
     model::ZoneOwner,
     name::Name,
     zone::{RrSet, Zone, rtype},
 };
+use zonekeeper_dns::zonefile::type_name;
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
     for (origin, (_, records)) in &config.zones {
