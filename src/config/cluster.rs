@@ -101,7 +101,7 @@ impl ClusterConfig {
         validate::all(self, &log);
         let mut problems = log.into_problems();
         problems.0.iter_mut().for_each(|p| p.place = None);
-        problems
+        problems.sorted()
     }
 
     /// Files that load back to this configuration: `*.toml` and `zones/*.zone`, by path relative to the folder.

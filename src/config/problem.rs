@@ -1,9 +1,10 @@
 //! Problems: what is wrong, where, and what to do about it. All of them at once.
 
+use serde::Serialize;
 use std::{fmt, path::PathBuf, sync::Arc};
 
 /// A place in a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
     /// The file, as the caller named its folder.
     pub file: Arc<PathBuf>,
@@ -23,7 +24,8 @@ impl fmt::Display for Place {
 }
 
 /// Whether a problem stops the configuration from being used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It cannot be used.
     Error,
@@ -32,7 +34,7 @@ pub enum Severity {
 }
 
 /// One problem. Displays as `FILE:LINE: FIELD: MESSAGE; REMEDY`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Where; none when the configuration did not come from a file.
     pub place: Option<Place>,
@@ -60,7 +62,7 @@ impl fmt::Display for Problem {
 }
 
 /// Every problem found, ordered by file and line. Displays one per line.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {

@@ -89,7 +89,7 @@ impl<'a> Value<'a> {
 
     /// A string that another type knows how to read, described for people.
     pub(crate) fn parse_as<T: FromStr>(&self, what: &str) -> Parsed<T> {
-        let s = self.string()?;
+        let Some(s) = self.raw.as_str() else { return self.wrong(what) };
         s.parse().map_err(|_| format!("\"{s}\" is not {what}"))
     }
 

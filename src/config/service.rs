@@ -107,7 +107,7 @@ fn endpoint(value: &Value<'_>) -> Parsed<Endpoint> {
 /// An address with a port that is not 0.
 pub(crate) fn socket(value: &Value<'_>) -> Parsed<SocketAddr> {
     let addr: SocketAddr =
-        value.parse_as("an address with a port; write \"192.0.2.1:443\" or \"[2001:db8::1]:443\"")?;
+        value.parse_as("an address with a port, as \"192.0.2.1:443\" or \"[2001:db8::1]:443\"")?;
     if addr.port() == 0 { Err("has port 0; give a port from 1 to 65535".into()) } else { Ok(addr) }
 }
 

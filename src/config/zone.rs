@@ -31,13 +31,14 @@ pub(crate) fn read(value: &Value<'_>, origin: &Name, folder: &Path) -> Parsed<(Z
 
 /// The records in canonical order; what is wrong in the file is noted with the file's own lines.
 fn records(value: &Value<'_>, path: &Path, origin: &Name, zone: &str, log: &Log) -> Vec<RrSet> {
-    if let Err(e) = std::fs::metadata(path) {
-        value.error(format!("{} cannot be read: {e}", path.display()));
-        return Vec::new();
-    }
     zonefile::load(path, origin).unwrap_or_else(|errors| {
         log.fail(&value.path);
         for error in errors.0 {
+            if error.line == 0 {
+                // It is about the file as a whole, so the place is where that is named.
+                value.error(format!("{}: {}", error.file.display(), error.message));
+                continue;
+            }
             let place = Place { file: Arc::new(error.file), line: error.line, column: 0 };
             log.error(Some(place), zone, error.message);
         }

@@ -84,7 +84,7 @@ fn distinct(config: &NodeConfig, log: &Log) {
 
 /// An address with a port; port 0 lets the kernel choose one.
 fn listen(value: &Value<'_>) -> Parsed<SocketAddr> {
-    value.parse_as("an address with a port; write \"127.0.0.1:8053\" or \"[::1]:8053\"")
+    value.parse_as("an address with a port, as \"127.0.0.1:8053\" or \"[::1]:8053\"")
 }
 
 fn reachable(value: &Value<'_>) -> Parsed<SocketAddr> {

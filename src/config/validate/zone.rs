@@ -77,9 +77,7 @@ pub(super) fn collision(origin: &Name, records: &[RrSet], name: &Name) -> Option
     };
     if let Some(t) = at(name, &[rtype::A, rtype::AAAA, rtype::CNAME]) {
         let t = type_name(t);
-        return Some(format!(
-            "has a {t} record in zone {origin} already; take it out of the zone, the service answers there"
-        ));
+        return Some(format!("has {t} records in zone {origin}; take them out, the service answers there"));
     }
     let mut above = Some(name.clone());
     while let Some(owner) = above.filter(|n| n != origin) {
