@@ -4,7 +4,7 @@
 //! of two bytes, is set: names in RDATA are never compressed, so every owner that an answer needs already stands in the
 //! message, as the question, as a suffix of it, or in RDATA.
 
-use zonekeeper_core::zone::{RrView, rdata_target};
+use zonekeeper_core::zone::{RrView, rdata_target, rtype};
 
 /// Highest place that a compression pointer reaches (RFC 1035 §4.1.4).
 const POINTER_MAX: usize = 0x3fff;
@@ -124,6 +124,9 @@ impl<'b> Message<'b> {
 
     /// Notes the names in the RDATA of a set that was just put, if its type asks for their addresses.
     pub(crate) fn collect(&self, set: RrView<'_>, targets: &mut Targets) {
+        if matches!(set.rtype(), rtype::CNAME | rtype::DNAME) {
+            return; // asked for as such: nothing belongs with them
+        }
         let mut at = self.len - set.wire().len(); // sets with targets are never put by put_far: they come first
         for r in set.records() {
             if let Some((offset, len)) = rdata_target(set.rtype(), r.rdata())
