@@ -20,15 +20,30 @@
 
 mod balance;
 mod counters;
+mod engine;
 mod health;
 pub mod http1;
 mod latency;
 mod live;
 mod socket;
+mod supervisor;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use zonekeeper_core::id::{ListenerId, SiteId};
+use arc_swap::ArcSwap;
+use engine::Shared;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Acquire},
+    thread::JoinHandle,
+    time::Duration,
+};
+use supervisor::{Command, Status, Supervisor};
+use tokio::sync::mpsc;
+use zonekeeper_core::{
+    Published,
+    id::{ListenerId, SiteId},
+};
 
 pub use counters::{BackendCounters, Counters, ListenerCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
@@ -61,10 +76,6 @@ pub enum BindError {
     Thread(#[source] io::Error),
 }
 
-/// A running proxy. Dropped, it stops at once.
-#[derive(Debug)]
-pub struct Proxy {}
-
 /// Something that the proxy could not do and retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -76,35 +87,88 @@ pub struct Problem {
     pub message: String,
 }
 
+/// A running proxy. Dropped, it stops at once.
+#[derive(Debug)]
+pub struct Proxy {
+    commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Shared>,
+    status: Arc<Mutex<Status>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
 impl Proxy {
     /// Binds the listeners of the first publication and starts the workers. A listener that cannot be bound now is an
     /// error; one that cannot be bound later is a [`Problem`].
     pub fn start(
-        _config: ProxyConfig,
-        _published: Arc<arc_swap::ArcSwap<zonekeeper_core::Published>>,
-        _health: Arc<LocalHealth>,
+        config: ProxyConfig,
+        published: Arc<ArcSwap<Published>>,
+        health: Arc<LocalHealth>,
     ) -> Result<Proxy, BindError> {
-        Ok(Proxy {})
+        let shared = Arc::new(Shared::new(health));
+        let (mut orders, mut threads) = (Vec::new(), Vec::new());
+        for index in 0..config.workers.max(1) {
+            let (sender, thread) = engine::start(index, shared.clone()).map_err(BindError::Thread)?;
+            orders.push(sender);
+            threads.push(thread);
+        }
+        let mut supervisor = Supervisor::new(published, shared.clone(), orders);
+        supervisor.reconcile().map_err(|(listener, addr, source)| BindError::Listen {
+            listener,
+            addr,
+            source,
+        })?;
+        let status = supervisor.status();
+        let (commands, inbox) = mpsc::unbounded_channel();
+        threads.push(supervisor.spawn(inbox).map_err(BindError::Thread)?);
+        tracing::info!(site = %config.site, workers = config.workers.max(1), "proxy started");
+        Ok(Proxy { commands, shared, status, threads })
     }
+
     /// The publication was swapped: take it over now. Without the call it is seen within a quarter of a second.
-    pub fn refresh(&self) {}
-    /// Where each listener listens now, in its order; an L4 listener that refuses keeps its address.
-    pub fn local_addrs(&self) -> Vec<(ListenerId, SocketAddr)> {
-        Vec::new()
+    pub fn refresh(&self) {
+        let _ = self.commands.send(Command::Refresh);
     }
+
+    /// Where each listener listens now; an L4 listener that refuses keeps its address.
+    pub fn local_addrs(&self) -> Vec<(ListenerId, SocketAddr)> {
+        self.read().addrs.clone()
+    }
+
     /// What could not be done and is retried.
     pub fn problems(&self) -> Vec<Problem> {
-        Vec::new()
+        self.read().problems.clone()
     }
+
     /// All totals since the start.
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        let live = self.shared.live();
+        let listeners = live.listeners.iter().map(|l| (l.table.id.clone(), l.cells.sum())).collect();
+        Counters { listeners, backends: counters::of_backends(&self.shared.health) }
     }
+
     /// Stops accepting; what runs goes on, kept connections are closed after their request.
-    pub fn drain(&self) {}
+    pub fn drain(&self) {
+        self.shared.drain();
+        let _ = self.commands.send(Command::Drain);
+    }
+
     /// Drains, waits for what runs at most for `deadline`, and stops. Returns the connections that were cut.
-    pub async fn shutdown(self, deadline: Duration) -> u64 {
-        let _ = deadline;
-        0
+    pub async fn shutdown(mut self, deadline: Duration) -> u64 {
+        self.drain();
+        let end = tokio::time::Instant::now() + deadline;
+        let busy = || (self.shared.accepting.load(Acquire), self.shared.connections.load(Acquire));
+        while busy() != (0, 0) && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let cut = busy().1;
+        let threads = std::mem::take(&mut self.threads);
+        drop(self);
+        let join = move || threads.into_iter().for_each(|t| drop(t.join()));
+        let _ = tokio::task::spawn_blocking(join).await;
+        cut
+    }
+
+    fn read(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -109,23 +109,28 @@ impl Decoder {
         Ok(Piece { consumed: i, data: i..i })
     }
 
-    /// Re-frames what the input holds: reads from it, appends to `out`, and returns the bytes done with.
+    /// Re-frames what the input holds: reads from it, appends to `out`, and returns the bytes done with and the bytes
+    /// of data among them. The end of the body is appended once, when it is reached here.
     pub fn transfer(
         &mut self,
         encoder: Encoder,
         input: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<usize, BodyError> {
-        let mut done = 0;
+    ) -> Result<(usize, usize), BodyError> {
+        let (mut done, mut data) = (0, 0);
+        if self.done() {
+            return Ok((0, 0));
+        }
         while done < input.len() && !self.done() {
             let piece = self.next(&input[done..])?;
+            data += piece.data.len();
             encoder.data(&input[done..][piece.data], out);
             done += piece.consumed;
         }
         if self.done() {
             encoder.end(out);
         }
-        Ok(done)
+        Ok((done, data))
     }
 }
 
@@ -205,7 +210,7 @@ mod tests {
     fn decode(parts: &[&[u8]]) -> Result<(Vec<u8>, bool), BodyError> {
         let (mut decoder, mut out) = (Decoder::new(Framing::Chunked), Vec::new());
         for part in parts {
-            let n = decoder.transfer(Encoder::Raw, part, &mut out)?;
+            let (n, _) = decoder.transfer(Encoder::Raw, part, &mut out)?;
             assert!(n == part.len() || decoder.done());
         }
         Ok((out, decoder.done()))
@@ -251,7 +256,7 @@ mod tests {
     fn what_follows_the_body_is_left() {
         let mut decoder = Decoder::new(Framing::Length(3));
         let mut out = Vec::new();
-        assert_eq!(decoder.transfer(Encoder::Chunked, b"abcGET /", &mut out), Ok(3));
+        assert_eq!(decoder.transfer(Encoder::Chunked, b"abcGET /", &mut out), Ok((3, 3)));
         assert_eq!(out, b"3\r\nabc\r\n0\r\n\r\n");
     }
 }

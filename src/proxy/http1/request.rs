@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use zonekeeper_core::route::RequestHead;
 
 /// Room for the parsed fields of one head.
-pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+pub(super) type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
 /// A request whose head has one reading only. Borrows the bytes that it was parsed from.
 #[derive(Debug)]

@@ -1,0 +1,249 @@
+//! A response on its way to the client.
+
+use super::{
+    buffer::{Buffer, Out},
+    timer::{Side, Timer},
+    wire::{Trouble, Wire},
+};
+use crate::{
+    health::BackendHealth,
+    http1::{Answer, Decoder, Encoder, MAX_FIELDS, Response, Scan, Scanner, write_response},
+    latency,
+};
+use std::mem::MaybeUninit;
+
+/// Interim responses before the final one: a client needs 100 and perhaps 103, a loop needs more.
+const MAX_INTERIM: usize = 16;
+/// A request that was answered with this or more counts as failed for the response time.
+const SERVER_ERROR: u16 = 500;
+
+/// How forwarding a response ended.
+#[derive(Debug)]
+pub(crate) enum Downloaded {
+    /// All of it was forwarded.
+    Done {
+        /// The backend's connection can carry another request.
+        reuse: bool,
+        /// The client may send another request.
+        keep_alive: bool,
+    },
+    /// 101 was forwarded: from now on it is a tunnel.
+    Tunnel,
+    /// The final response did not begin; nothing of it was forwarded.
+    Nothing(Lost),
+    /// The backend broke in the middle: the client must see a cut.
+    Cut,
+    /// The client takes no more.
+    ClientGone,
+}
+
+/// Why no response began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The backend closed in an orderly way before its first byte.
+    Closed,
+    /// It broke off.
+    Broken,
+    /// It took too long.
+    Late,
+    /// What it sent is no response.
+    Invalid(&'static str),
+}
+
+impl Lost {
+    pub(crate) fn answer(self) -> Answer {
+        if self == Lost::Late { Answer::GatewayTimeout } else { Answer::BadGateway }
+    }
+}
+
+/// Forwards one response.
+pub(crate) struct Download<'a> {
+    pub(crate) client: &'a Wire,
+    pub(crate) backend: &'a Wire,
+    pub(crate) buffer: &'a mut Buffer,
+    pub(crate) timer: &'a Timer,
+    pub(crate) wait: Wait<'a>,
+    pub(crate) request: Asked,
+    pub(crate) idle_ms: u32,
+    pub(crate) body_ms: u32,
+}
+
+/// What a response depends on in its request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) head: bool,
+    pub(crate) minor: u8,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: bool,
+}
+
+impl Download<'_> {
+    pub(crate) async fn run(&mut self) -> Downloaded {
+        let mut scanner = Scanner::default();
+        let mut interim = 0;
+        let len = loop {
+            let len = match self.read_head(&mut scanner).await {
+                Ok(len) => len,
+                Err(lost) => return Downloaded::Nothing(lost),
+            };
+            match self.forward_interim(len).await {
+                Ok(false) => break len,
+                Ok(true) if interim < MAX_INTERIM => interim += 1,
+                Ok(true) => return Downloaded::Nothing(Lost::Invalid("it has no end of interim responses")),
+                Err(end) => return end,
+            }
+            scanner = Scanner::default();
+        };
+        self.timer.disarm(Side::Backend);
+        self.forward(len).await
+    }
+
+    async fn read_head(&mut self, scanner: &mut Scanner) -> Result<usize, Lost> {
+        loop {
+            match scanner.scan(self.buffer.bytes()) {
+                Scan::Head(len) => return Ok(len),
+                Scan::Bad(_) => return Err(Lost::Invalid("its head is not valid or too large")),
+                Scan::More => {}
+            }
+            match self.backend.fill(self.buffer, self.timer, Side::Backend).await {
+                Ok(_) => {}
+                Err(Trouble::Timeout) => return Err(Lost::Late),
+                Err(Trouble::Closed) if self.buffer.is_empty() => return Err(Lost::Closed),
+                Err(_) => return Err(Lost::Broken),
+            }
+        }
+    }
+
+    /// Whether the head was an interim response; it is passed on and done with.
+    async fn forward_interim(&mut self, len: usize) -> Result<bool, Downloaded> {
+        let invalid = |why| Downloaded::Nothing(Lost::Invalid(why));
+        let head = &self.buffer.bytes()[..len];
+        if head.get(9) != Some(&b'1') {
+            return Ok(false); // `HTTP/1.1 1xx`; what is not that is judged as final
+        }
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let response = Response::parse(head, &mut room, self.request.head).map_err(invalid)?;
+        if !response.interim() {
+            return Ok(false);
+        }
+        if self.request.minor == 1 {
+            let mut out = Out::new();
+            write_response(head, &response, 1, true, &mut out);
+            self.write(&out).await?;
+        }
+        self.buffer.consume(len);
+        Ok(true)
+    }
+
+    /// Forwards the final response, whose head has `len` bytes.
+    async fn forward(&mut self, len: usize) -> Downloaded {
+        let mut out = Out::new();
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let head = &self.buffer.bytes()[..len];
+        let response = match Response::parse(head, &mut room, self.request.head) {
+            Ok(r) if r.status != 101 || self.request.upgrade => r,
+            Ok(_) => {
+                return Downloaded::Nothing(Lost::Invalid("it changes to a protocol that nobody asked for"));
+            }
+            Err(why) => return Downloaded::Nothing(Lost::Invalid(why)),
+        };
+        self.wait.answered(response.status);
+        let asked = self.request;
+        let (encoder, keep_alive) = write_response(head, &response, asked.minor, asked.keep_alive, &mut out);
+        let (mut decoder, reuse, tunnel) =
+            (Decoder::new(response.framing), response.keep_alive, response.status == 101);
+        self.buffer.consume(len);
+        let first = decoder.transfer(encoder, self.buffer.bytes(), &mut out);
+        if let Err(end) = self.write(&out).await {
+            return end;
+        }
+        match first {
+            Err(_) => return Downloaded::Cut,
+            Ok(_) if tunnel => return Downloaded::Tunnel,
+            Ok((used, _)) => self.buffer.consume(used),
+        }
+        match self.forward_body(&mut decoder, encoder, &mut out).await {
+            Err(end) => end,
+            Ok(()) => Downloaded::Done { reuse: reuse && self.buffer.is_empty(), keep_alive },
+        }
+    }
+
+    async fn forward_body(
+        &mut self,
+        decoder: &mut Decoder,
+        encoder: Encoder,
+        out: &mut Out,
+    ) -> Result<(), Downloaded> {
+        while !decoder.done() {
+            self.timer.arm(Side::Backend, self.body_ms);
+            out.clear();
+            match self.backend.fill(self.buffer, self.timer, Side::Backend).await {
+                Ok(_) => {}
+                Err(Trouble::Closed) if *decoder == Decoder::Close => {
+                    *decoder = Decoder::Done;
+                    encoder.end(out);
+                }
+                Err(_) => return Err(Downloaded::Cut),
+            }
+            if encoder == Encoder::Raw && !matches!(decoder, Decoder::Chunked(_)) {
+                // The commonest case, without a copy.
+                let piece = decoder.next(self.buffer.bytes()).map_err(|_| Downloaded::Cut)?;
+                self.timer.arm(Side::Client, self.idle_ms);
+                let data = &self.buffer.bytes()[piece.data];
+                let wrote = self.client.write_all(data, self.timer, Side::Client).await;
+                self.timer.disarm(Side::Client);
+                wrote.map_err(|_| Downloaded::ClientGone)?;
+                self.buffer.consume(piece.consumed);
+                continue;
+            }
+            let moved = decoder.transfer(encoder, self.buffer.bytes(), out);
+            self.write(out).await?;
+            self.buffer.consume(moved.map_err(|_| Downloaded::Cut)?.0);
+        }
+        self.timer.disarm(Side::Backend);
+        Ok(())
+    }
+
+    async fn write(&self, out: &[u8]) -> Result<(), Downloaded> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.timer.arm(Side::Client, self.idle_ms);
+        let wrote = self.client.write_all(out, self.timer, Side::Client).await;
+        self.timer.disarm(Side::Client);
+        wrote.map_err(|_| Downloaded::ClientGone)
+    }
+}
+
+/// The wait for a first byte, which the response time is measured by. Dropped unanswered, it measured nothing.
+pub(crate) struct Wait<'a> {
+    health: &'a BackendHealth,
+    since_us: u64,
+    over: bool,
+}
+
+impl<'a> Wait<'a> {
+    pub(crate) fn begin(health: &'a BackendHealth, now_us: u64) -> Wait<'a> {
+        health.latency.begin(now_us);
+        Wait { health, since_us: now_us, over: false }
+    }
+
+    fn answered(&mut self, status: u16) {
+        let (now, took) = latency::elapsed_us(self.since_us);
+        self.over = true;
+        self.health.latency.end(now, Some(took));
+        match status {
+            SERVER_ERROR.. => self.health.latency.penalise(now, took),
+            101 => {}
+            _ => self.health.latency.record(now, took),
+        }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.health.latency.end(self.since_us, None);
+        }
+    }
+}

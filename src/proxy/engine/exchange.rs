@@ -1,0 +1,251 @@
+//! One request and its response: chosen, sent, forwarded, and tried elsewhere where nobody can tell.
+//!
+//! | what happened | any method | idempotent only | never |
+//! |---|---|---|---|
+//! | the connection was not made | retried | | |
+//! | a kept connection had ended before the request reached it | retried | | |
+//! | the request was sent, no final response began | | retried | |
+//! | a byte of the final response was forwarded | | | cut |
+//!
+//! And only while everything that was sent of the body is remembered.
+
+use super::{
+    View,
+    buffer::{Buffer, Out},
+    download::{Asked, Download, Downloaded, Lost, Wait},
+    http::{End, Session},
+    relay,
+    timer::Side,
+    upload::{Upload, Uploaded},
+    upstream::Lease,
+    wire::Wire,
+};
+use crate::{counters, health::now_us, http1::Answer, socket};
+use std::{pin::pin, rc::Rc, sync::atomic::Ordering::Relaxed};
+
+/// A request that is ready to be sent.
+pub(crate) struct Plan {
+    pub(crate) view: Rc<View>,
+    pub(crate) listener: usize,
+    pub(crate) pool: usize,
+    /// The head as the backend gets it.
+    pub(crate) head: Out,
+    pub(crate) upload: Upload,
+    pub(crate) asked: Asked,
+    pub(crate) idempotent: bool,
+}
+
+/// Why an attempt failed without a byte of the response forwarded.
+struct Failure {
+    lost: Lost,
+    /// No backend can have read the request.
+    unread: bool,
+    /// A kept connection failed: that says nothing of the backend.
+    stale: bool,
+}
+
+impl Failure {
+    /// The backend itself is at fault, and left out for a while.
+    fn hard(&self) -> bool {
+        !self.stale && !matches!(self.lost, Lost::Invalid(_))
+    }
+}
+
+/// Serves one request.
+pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
+    let (view, pool) = (plan.view.clone(), plan.pool);
+    let table = &view.pool(pool).table;
+    let (mut exclude, mut retries, mut fresh) = (Vec::new(), table.retries, false);
+    let mut answer = Answer::Unavailable;
+    while let Some(lease) = Lease::take(&view, pool, &exclude) {
+        let failure = match attempt(session, &mut plan, &lease, fresh).await {
+            Ok(end) => return end,
+            Err(failure) => failure,
+        };
+        answer = failure.lost.answer();
+        let health = lease.health();
+        if failure.hard() {
+            let now = now_us();
+            health.latency.penalise(now, 0);
+            session.client.worker.shared.health.eject(health, table.eject_ms);
+        }
+        if !failure.stale {
+            health.totals.errors.fetch_add(1, Relaxed);
+        }
+        if !plan.upload.replayable() || !(failure.unread || plan.idempotent) {
+            break;
+        }
+        if failure.stale {
+            fresh = true; // the others that are kept may be as dead
+        } else if retries == 0 {
+            break;
+        } else {
+            retries -= 1;
+            exclude.push(lease.index());
+        }
+        health.totals.retries.fetch_add(1, Relaxed);
+    }
+    counters::add(&session.cell(&view, plan.listener).failed, 1);
+    let keep = plan.asked.keep_alive && plan.upload.done();
+    session.answer(answer, plan.asked.head, keep).await
+}
+
+async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: bool) -> Result<End, Failure> {
+    let health = lease.health();
+    health.totals.requests.fetch_add(1, Relaxed);
+    let kept = if fresh { None } else { lease.kept().take() };
+    let reused = kept.is_some();
+    let opened = match kept {
+        Some(wire) => Some(wire),
+        None => lease.connect(&session.client.timer).await,
+    };
+    let Some(backend) = opened else {
+        return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
+    };
+    let before = (backend.written(), backend.read());
+    let wait = Wait::begin(health, now_us());
+    let sent = send(session, plan, lease, &backend).await;
+    let end = match sent {
+        Err(Sending::Refused(answer)) => Ok(session.refuse(answer, plan.asked.head).await),
+        // Not one byte was taken: the connection was dead before.
+        Err(Sending::Broken) if backend.written() == before.0 => {
+            Err(Failure { lost: Lost::Broken, unread: true, stale: reused })
+        }
+        Err(Sending::Broken) | Ok(()) => {
+            let exchanged = respond(session, plan, lease, &backend, wait).await;
+            settle(session, plan, lease, backend, exchanged, (reused, before.0)).await
+        }
+    };
+    health.totals.bytes_in.fetch_add(plan.head.len() as u64, Relaxed);
+    end
+}
+
+enum Sending {
+    Refused(Answer),
+    Broken,
+}
+
+/// Sends the head and what is there of the body in one write.
+async fn send(session: &mut Session, plan: &mut Plan, lease: &Lease, backend: &Wire) -> Result<(), Sending> {
+    let timer = &session.client.timer;
+    let response_ms = lease.pool().table.response_timeout_ms;
+    timer.arm(Side::Backend, response_ms);
+    let wrote = if plan.upload.done() && plan.upload.sent().is_empty() {
+        backend.write_all(&plan.head, timer, Side::Backend).await
+    } else {
+        plan.upload.stage(&mut session.buffer).map_err(Sending::Refused)?;
+        let mut first = Out::new();
+        first.extend_from_slice(&plan.head);
+        first.extend_from_slice(plan.upload.sent());
+        backend.write_all(&first, timer, Side::Backend).await
+    };
+    if !plan.upload.done() {
+        timer.disarm(Side::Backend); // the response has its time when the body was sent
+    }
+    wrote.map_err(|_| Sending::Broken)
+}
+
+/// What both directions came to.
+struct Exchanged {
+    down: Option<Downloaded>,
+    refused: Option<Answer>,
+    uploaded: bool,
+    buffer: Buffer,
+}
+
+/// Sends the rest of the body and forwards the response, at once, as one state machine.
+async fn respond(
+    session: &mut Session,
+    plan: &mut Plan,
+    lease: &Lease,
+    backend: &Wire,
+    wait: Wait<'_>,
+) -> Exchanged {
+    let listener = &plan.view.listener(plan.listener).table;
+    let (idle_ms, response_ms) = (listener.idle_timeout_ms, lease.pool().table.response_timeout_ms);
+    let Session { client, wire, buffer: read, .. } = session;
+    let mut buffer = Buffer::default();
+    let mut uploaded = plan.upload.done();
+    let mut sending = !uploaded;
+    let mut refused = None;
+    let down = {
+        let mut download = Download {
+            client: wire,
+            backend,
+            buffer: &mut buffer,
+            timer: &client.timer,
+            wait,
+            request: plan.asked,
+            idle_ms,
+            body_ms: response_ms.max(idle_ms),
+        };
+        let mut down = pin!(download.run());
+        let mut up = pin!(plan.upload.run((wire, read, idle_ms), (backend, response_ms), &client.timer));
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut down => break Some(ended),
+                sent = &mut up, if sending => match sent {
+                    Uploaded::Done => (sending, uploaded) = (false, true),
+                    Uploaded::BackendGone => sending = false,
+                    Uploaded::ClientGone => break None,
+                    Uploaded::Refused(answer) => {
+                        refused = Some(answer);
+                        break None;
+                    }
+                },
+            }
+        }
+    };
+    Exchanged { down, refused, uploaded, buffer }
+}
+
+/// Decides what becomes of both connections.
+async fn settle(
+    session: &mut Session,
+    plan: &Plan,
+    lease: &Lease,
+    backend: Wire,
+    exchanged: Exchanged,
+    (reused, before): (bool, u64),
+) -> Result<End, Failure> {
+    let Exchanged { down, refused, uploaded, buffer } = exchanged;
+    let health = lease.health();
+    health.totals.bytes_out.fetch_add(backend.read(), Relaxed);
+    match down {
+        None => match refused {
+            Some(answer) => Ok(session.refuse(answer, plan.asked.head).await),
+            None => Ok(End::Close),
+        },
+        Some(Downloaded::Nothing(lost)) => {
+            // It had ended before our bytes came: the end was read, and its TCP has not acknowledged one of them.
+            let acked = || socket::bytes_acked(&backend);
+            let unread = reused && lost == Lost::Closed && acked().is_some_and(|n| n <= before);
+            let stale = reused && matches!(lost, Lost::Closed | Lost::Broken);
+            Err(Failure { lost, unread, stale })
+        }
+        Some(Downloaded::Done { reuse, keep_alive }) => {
+            if reuse && uploaded {
+                lease.kept().give(backend);
+            }
+            Ok(match (uploaded, keep_alive, session.buffer.is_empty()) {
+                (true, true, _) => End::Again,
+                (true, false, true) => End::Close,
+                _ => End::Linger, // the client may still be sending
+            })
+        }
+        Some(Downloaded::Tunnel) => {
+            let idle_ms = plan.view.listener(plan.listener).table.idle_timeout_ms;
+            let read = (std::mem::take(&mut session.buffer), buffer);
+            let ok = relay::relay(&session.client.timer, idle_ms, &session.wire, &backend, read).await;
+            relay::count(lease, &backend);
+            Ok(if ok { End::Close } else { End::Reset })
+        }
+        Some(Downloaded::Cut) => {
+            health.totals.errors.fetch_add(1, Relaxed);
+            session.client.worker.shared.health.eject(health, lease.pool().table.eject_ms);
+            Ok(End::Reset)
+        }
+        Some(Downloaded::ClientGone) => Ok(End::Reset),
+    }
+}

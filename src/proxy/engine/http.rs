@@ -1,0 +1,236 @@
+//! A client's HTTP/1.1 connection: one request after the other, in order.
+
+use super::{
+    View,
+    accept::Client,
+    buffer::{Buffer, Out},
+    download::Asked,
+    exchange::{self, Plan},
+    timer::Side,
+    upload::Upload,
+    wire::{Trouble, Wire},
+};
+use crate::{
+    counters::{self, Cell},
+    http1::{Answer, Forwarded, Framing, MAX_FIELDS, Request, Scan, Scanner, write_request},
+};
+use std::{mem::MaybeUninit, rc::Rc, sync::atomic::Ordering::Acquire};
+
+/// After a last answer the client may still be sending; so long it is read from, so that the answer is not lost in a
+/// reset (RFC 9112 §9.6).
+const LINGER_MS: u32 = 1000;
+/// And at most so many bytes.
+const LINGER_BYTES: u64 = 256 * 1024;
+
+/// A client's connection and what was read from it.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) wire: Wire,
+    pub(crate) buffer: Buffer,
+    at: Option<(u64, usize)>,
+}
+
+/// What becomes of the connection after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The next request may come.
+    Again,
+    /// It is closed.
+    Close,
+    /// It is closed when the client has taken the answer.
+    Linger,
+    /// It is reset, so that nothing looks complete.
+    Reset,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(client: Client, wire: Wire) {
+    let mut session = Session { client, wire, buffer: Buffer::default(), at: None };
+    let mut first = true;
+    let end = loop {
+        match session.request(first).await {
+            End::Again => first = false,
+            end => break end,
+        }
+    };
+    match end {
+        End::Reset => session.wire.reset_on_close(),
+        End::Linger => session.linger().await,
+        End::Again | End::Close => session.close().await,
+    }
+}
+
+impl Session {
+    /// Serves the next request.
+    async fn request(&mut self, first: bool) -> End {
+        let view = self.client.worker.view();
+        let Some(listener) = self.listener(&view) else { return End::Close };
+        let before = (self.wire.read(), self.wire.written());
+        let end = match self.read_head(&view, listener, first).await {
+            Err(end) => end,
+            Ok(len) => self.serve_request(len).await,
+        };
+        let cell = self.cell(&view, listener);
+        counters::add(&cell.bytes_in, self.wire.read() - before.0);
+        counters::add(&cell.bytes_out, self.wire.written() - before.1);
+        end
+    }
+
+    async fn serve_request(&mut self, len: usize) -> End {
+        // The configuration may have changed since the last request.
+        let view = self.client.worker.view();
+        let Some(listener) = self.listener(&view) else { return End::Close };
+        let planned = self.plan(len, &view, listener);
+        self.buffer.consume(len);
+        match planned {
+            Ok(plan) => {
+                counters::add(&self.cell(&view, listener).requests, 1);
+                exchange::exchange(self, plan).await
+            }
+            Err((Answer::NoRoute, asked, true)) => {
+                self.answer(Answer::NoRoute, asked.head, asked.keep_alive).await
+            }
+            Err((answer, asked, _)) => self.refuse(answer, asked.head).await,
+        }
+    }
+
+    /// The index of our listener; looked up when the configuration changed.
+    fn listener(&mut self, view: &View) -> Option<usize> {
+        match self.at {
+            Some((version, index)) if version == view.version => Some(index),
+            _ => {
+                let index = view.live.find(&self.client.listener)?;
+                self.at = Some((view.version, index));
+                Some(index)
+            }
+        }
+    }
+
+    /// Our counters.
+    pub(crate) fn cell<'v>(&self, view: &'v View, listener: usize) -> &'v Cell {
+        view.listener(listener).cells.of(self.client.worker.index)
+    }
+
+    /// Reads until a whole head is there and returns its length.
+    async fn read_head(&mut self, view: &Rc<View>, listener: usize, first: bool) -> Result<usize, End> {
+        let table = &view.listener(listener).table;
+        let (mut scanner, mut skipped, mut begun) = (Scanner::default(), false, false);
+        loop {
+            let bytes = self.buffer.bytes();
+            if !skipped && bytes.starts_with(b"\r\n") {
+                skipped = true; // RFC 9112 §2.2: one empty line before a request is ignored
+                self.buffer.consume(2);
+                continue;
+            }
+            match scanner.scan(bytes) {
+                Scan::Head(len) => {
+                    self.client.timer.disarm(Side::Client);
+                    return Ok(len);
+                }
+                Scan::Bad(answer) => return Err(self.refuse(answer, false).await),
+                Scan::More => {}
+            }
+            let idle = bytes.is_empty();
+            if idle && !first {
+                self.client.timer.arm(Side::Client, table.idle_timeout_ms);
+            } else if !begun {
+                begun = true; // the whole head has this time, however it trickles in
+                self.client.timer.arm(Side::Client, table.header_timeout_ms);
+            }
+            let worker = &self.client.worker;
+            let leave = || idle && !first && (worker.shared.draining() || gone(view, &self.client));
+            match self.wire.fill_unless(&mut self.buffer, &self.client.timer, Side::Client, leave).await {
+                Ok(_) => {}
+                Err(Trouble::Timeout) if !idle => return Err(self.refuse(Answer::Slow, false).await),
+                Err(_) => return Err(End::Close),
+            }
+        }
+    }
+
+    /// Judges the head, finds the pool and writes the head that the backend gets. The error says whether the
+    /// connection could go on.
+    fn plan(&self, len: usize, view: &Rc<View>, listener: usize) -> Result<Plan, (Answer, Asked, bool)> {
+        let live = view.listener(listener);
+        let head = &self.buffer.bytes()[..len];
+        let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: false };
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let request = Request::parse(head, &mut room).map_err(|a| (a, asked, false))?;
+        asked = Asked {
+            head: request.method == "HEAD",
+            minor: request.minor,
+            keep_alive: request.keep_alive && !self.client.worker.shared.draining(),
+            upgrade: request.upgrade.is_some(),
+        };
+        let max = live.table.max_body;
+        if max > 0 && matches!(request.framing, Framing::Length(n) if n > max) {
+            return Err((Answer::BodyTooLarge, asked, false));
+        }
+        let bodiless = matches!(request.framing, Framing::None | Framing::Length(0));
+        let route = live.table.match_route(&request).ok_or((Answer::NoRoute, asked, bodiless))?;
+        let mut out = Out::new();
+        let from = Forwarded { client: self.client.peer.ip(), tls: self.wire.is_tls() };
+        write_request(head, &request, from, &mut out);
+        Ok(Plan {
+            view: view.clone(),
+            listener,
+            pool: live.pools[route],
+            head: out,
+            upload: Upload::new(request.framing, max),
+            asked,
+            idempotent: request.idempotent(),
+        })
+    }
+
+    /// Answers a request that is not served because of what it is, and ends the connection.
+    pub(crate) async fn refuse(&mut self, answer: Answer, head_only: bool) -> End {
+        let view = self.client.worker.view();
+        if let Some(listener) = self.listener(&view) {
+            counters::add(&self.cell(&view, listener).refused, 1);
+        }
+        self.answer(answer, head_only, false).await
+    }
+
+    /// Answers in place of a backend.
+    pub(crate) async fn answer(&mut self, answer: Answer, head_only: bool, keep_alive: bool) -> End {
+        let mut out = Out::new();
+        answer.write(&mut out, head_only, keep_alive);
+        self.client.timer.disarm(Side::Backend);
+        self.client.timer.arm(Side::Client, LINGER_MS);
+        let wrote = self.wire.write_all(&out, &self.client.timer, Side::Client).await;
+        self.client.timer.disarm(Side::Client);
+        match wrote {
+            Ok(()) if keep_alive => End::Again,
+            Ok(()) => End::Linger,
+            Err(_) => End::Close,
+        }
+    }
+
+    /// TLS says that this is the end and no cut (RFC 8446 §6.1); TCP does so by closing.
+    async fn close(&mut self) {
+        if self.wire.is_tls() {
+            self.client.timer.arm(Side::Client, LINGER_MS);
+            let _ = self.wire.shutdown(&self.client.timer, Side::Client).await;
+        }
+    }
+
+    async fn linger(&mut self) {
+        let timer = &self.client.timer;
+        timer.arm(Side::Client, LINGER_MS);
+        if self.wire.shutdown(timer, Side::Client).await.is_err() {
+            return;
+        }
+        let until = self.wire.read() + LINGER_BYTES;
+        while self.wire.read() < until {
+            self.buffer.consume(self.buffer.bytes().len());
+            if self.wire.fill(&mut self.buffer, timer, Side::Client).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Our listener is no longer in the configuration.
+fn gone(view: &View, client: &Client) -> bool {
+    let shared = &client.worker.shared;
+    shared.version.load(Acquire) != view.version && client.worker.view().live.find(&client.listener).is_none()
+}

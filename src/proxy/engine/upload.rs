@@ -1,0 +1,106 @@
+//! A request's body on its way to the backend, remembered while it is small, so that it can be sent again.
+
+use super::{
+    buffer::Buffer,
+    timer::{Side, Timer},
+    wire::{Trouble, Wire},
+};
+use crate::http1::{Answer, Decoder, Encoder, Framing};
+
+/// Largest body that is remembered, in bytes: what a form or an API call needs, times the connections that send one.
+const REPLAY: usize = 64 * 1024;
+
+/// How sending a body ended.
+#[derive(Debug)]
+pub(crate) enum Uploaded {
+    /// All of it was sent.
+    Done,
+    /// The client went away in the middle.
+    ClientGone,
+    /// The client sent what must be refused, or nothing for too long.
+    Refused(Answer),
+    /// The backend takes no more; it may have answered nevertheless.
+    BackendGone,
+}
+
+/// The state of a body.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    decoder: Decoder,
+    encoder: Encoder,
+    max: u64,
+    received: u64,
+    /// As sent so far; when `remembered` is off, only the last piece.
+    framed: Vec<u8>,
+    remembered: bool,
+}
+
+impl Upload {
+    pub(crate) fn new(framing: Framing, max: u64) -> Upload {
+        let encoder = if framing == Framing::Chunked { Encoder::Chunked } else { Encoder::Raw };
+        let decoder = Decoder::new(framing);
+        Upload { decoder, encoder, max, received: 0, framed: Vec::new(), remembered: true }
+    }
+
+    /// The client sent all of it.
+    pub(crate) fn done(&self) -> bool {
+        self.decoder.done()
+    }
+
+    /// Everything that was sent can be sent again.
+    pub(crate) fn replayable(&self) -> bool {
+        self.remembered
+    }
+
+    /// What was sent so far, to be sent again.
+    pub(crate) fn sent(&self) -> &[u8] {
+        &self.framed
+    }
+
+    /// Takes what was read from the client; what is new stands behind the returned place.
+    pub(crate) fn stage(&mut self, buffer: &mut Buffer) -> Result<usize, Answer> {
+        if !self.remembered {
+            self.framed.clear();
+        }
+        let from = self.framed.len();
+        let moved = self.decoder.transfer(self.encoder, buffer.bytes(), &mut self.framed);
+        let (used, data) = moved.map_err(|e| Answer::Malformed(e.0))?;
+        buffer.consume(used);
+        self.received += data as u64;
+        if self.max > 0 && self.received > self.max {
+            return Err(Answer::BodyTooLarge);
+        }
+        self.remembered &= self.framed.len() <= REPLAY;
+        Ok(from)
+    }
+
+    /// Sends the rest as the client sends it, then lets the response have its time.
+    pub(crate) async fn run(
+        &mut self,
+        client: (&Wire, &mut Buffer, u32),
+        backend: (&Wire, u32),
+        timer: &Timer,
+    ) -> Uploaded {
+        let ((from, buffer, idle_ms), (to, response_ms)) = (client, backend);
+        while !self.done() {
+            timer.arm(Side::Client, idle_ms);
+            match from.fill(buffer, timer, Side::Client).await {
+                Ok(_) => {}
+                Err(Trouble::Timeout) => return Uploaded::Refused(Answer::Slow),
+                Err(Trouble::Closed | Trouble::Io) => return Uploaded::ClientGone,
+            }
+            timer.disarm(Side::Client);
+            let place = match self.stage(buffer) {
+                Ok(place) => place,
+                Err(answer) => return Uploaded::Refused(answer),
+            };
+            timer.arm(Side::Backend, response_ms);
+            if to.write_all(&self.framed[place..], timer, Side::Backend).await.is_err() {
+                return Uploaded::BackendGone;
+            }
+            timer.disarm(Side::Backend);
+        }
+        timer.arm(Side::Backend, response_ms);
+        Uploaded::Done
+    }
+}

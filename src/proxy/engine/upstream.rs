@@ -1,0 +1,125 @@
+//! Connections to backends: opened, kept, and checked before they are used again.
+
+use super::{
+    View, Worker,
+    timer::{Side, Timer},
+    wire::Wire,
+};
+use crate::{
+    balance::{self, Choice},
+    health::{BackendHealth, now_ms},
+    live::LivePool,
+};
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+use tokio::net::TcpStream;
+
+/// Quiet connections kept per backend and worker: as many as a busy worker has requests in flight.
+const KEEP: usize = 256;
+/// A connection that is quiet for longer is closed; most servers close it after 60 s themselves.
+const KEEP_MS: u64 = 30_000;
+
+/// The quiet connections of one worker to one backend.
+pub(crate) struct Kept {
+    health: Arc<BackendHealth>,
+    idle: RefCell<Vec<(Wire, u64)>>,
+}
+
+impl Kept {
+    /// The kept connections of a backend, from an earlier view if it had some.
+    pub(crate) fn take_over(health: &Arc<BackendHealth>, before: Option<&View>) -> Rc<Kept> {
+        let same = |k: &&Rc<Kept>| Arc::ptr_eq(&k.health, health);
+        let found = before.and_then(|v| v.kept.iter().flatten().find(same).cloned());
+        found.unwrap_or_else(|| Rc::new(Kept { health: health.clone(), idle: RefCell::default() }))
+    }
+
+    /// The one that was used last, if it is still open and quiet.
+    pub(crate) fn take(&self) -> Option<Wire> {
+        let mut idle = self.idle.borrow_mut();
+        std::iter::from_fn(|| idle.pop()).map(|(wire, _)| wire).find(Wire::quiet)
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn give(&self, wire: Wire) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < KEEP {
+            idle.push((wire, now_ms()));
+        }
+    }
+
+    fn sweep(&self, now: u64) {
+        self.idle.borrow_mut().retain(|(wire, since)| now.saturating_sub(*since) < KEEP_MS && wire.quiet());
+    }
+}
+
+/// Closes what the backends closed and what was quiet for too long, once a second.
+pub(crate) async fn sweep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = now_ms();
+        worker.view().kept.iter().flatten().for_each(|k| k.sweep(now));
+    }
+}
+
+/// A place on a backend; given back when dropped.
+pub(crate) struct Lease {
+    view: Rc<View>,
+    pool: usize,
+    backend: usize,
+}
+
+impl Lease {
+    /// Chooses a backend of the pool.
+    pub(crate) fn take(view: &Rc<View>, pool: usize, exclude: &[usize]) -> Option<Lease> {
+        match balance::choose(view.pool(pool), exclude, now_ms()) {
+            Choice::Backend(backend) => Some(Lease { view: view.clone(), pool, backend }),
+            Choice::Full | Choice::Nothing => None,
+        }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.backend
+    }
+
+    pub(crate) fn pool(&self) -> &LivePool {
+        self.view.pool(self.pool)
+    }
+
+    pub(crate) fn health(&self) -> &Arc<BackendHealth> {
+        &self.pool().backends[self.backend]
+    }
+
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.view.kept[self.pool][self.backend]
+    }
+
+    /// Opens a connection; none when it is refused or takes too long.
+    pub(crate) async fn connect(&self, timer: &Timer) -> Option<Wire> {
+        timer.arm(Side::Backend, self.pool().table.connect_timeout_ms);
+        let mut connect = pin!(TcpStream::connect(self.health().addr));
+        let stream = poll_fn(|cx| match connect.as_mut().poll(cx) {
+            Poll::Ready(r) => Poll::Ready(r.ok()),
+            Poll::Pending if timer.expired(Side::Backend, cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
+        timer.disarm(Side::Backend);
+        stream.map(|s| {
+            let _ = s.set_nodelay(true);
+            Wire::plain(s)
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        balance::release(self.health());
+    }
+}
