@@ -16,5 +16,7 @@
 pub mod asker;
 pub mod backend;
 pub mod client;
+pub mod failover;
 pub mod http;
+pub mod lab;
 mod process;

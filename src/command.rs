@@ -1,9 +1,9 @@
 //! The command line: what each command needs, and how it ends.
 
 use crate::{
-    keys,
+    demo, keys,
     node::{self, Node, Start},
-    priority,
+    priority, serve,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{
@@ -66,6 +66,14 @@ enum Command {
     /// Make or look at the keys of a cluster
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Run a one-node cluster from flags alone: a DNS server, a proxy, or both
+    #[command(after_help = "Examples:
+  zonekeeper serve --dns 127.0.0.1:5300 --zone example.com=example.com.zone
+  zonekeeper serve --http 127.0.0.1:8080=127.0.0.1:9001,127.0.0.1:9002
+  zonekeeper serve --dir state --dns 127.0.0.1:5300 --zone example.com=example.com.zone --tcp 127.0.0.1:8081=127.0.0.1:9001")]
+    Serve(Box<serve::Serve>),
+    /// Three sites as three processes on this machine, to try or to script
+    Demo(demo::Demo),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -82,6 +90,8 @@ impl Args {
             Command::Run { config, bootstrap, new, timing } => run(&config, start(bootstrap, new, timing)),
             Command::Join { config, via, token, learner } => join(&config, via, &token, !learner),
             Command::Keys(keys) => keys.run().map_err(|e| e.to_string()),
+            Command::Serve(serve) => serve.run(),
+            Command::Demo(demo) => demo.run(),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -163,9 +173,16 @@ pub(crate) async fn until_signal(node: &Node) {
         std::future::pending::<()>().await;
     };
     tokio::select! {
+        () = any_signal() => {}
+        () = failed => {}
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn any_signal() {
+    tokio::select! {
         () = signal(SignalKind::terminate()) => {}
         () = signal(SignalKind::interrupt()) => {}
-        () = failed => {}
     }
 }
 

@@ -22,10 +22,12 @@
 mod clock;
 mod command;
 mod control;
+mod demo;
 mod keys;
 mod node;
 mod priority;
 mod probe;
+mod serve;
 
 use clap::Parser;
 use std::process::ExitCode;

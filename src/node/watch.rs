@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{broadcast::error::RecvError, watch};
-use zonekeeper_config::{NodeDnsConfig as DnsConfig, OnStale};
+use zonekeeper_config::{DnsConfig, OnStale};
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
     Published,

@@ -1,0 +1,301 @@
+//! `zonekeeper serve`: a one-node cluster from flags alone. It is the real node with the real state, so what begins
+//! here can grow into a cluster later.
+
+use crate::{
+    command::{chain, control_runtime, data_runtime, log_to_stderr, until_signal},
+    keys,
+    node::{CERTIFICATE_LIFETIME, Node, Start},
+};
+use clap::{Args, ValueEnum};
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+use zonekeeper_config::{
+    AdminConfig, ClusterConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig, plan, stages,
+};
+use zonekeeper_consensus::Consensus;
+use zonekeeper_core::{
+    Command, Outcome, Proposal,
+    entry::{Cause, Duty, Object, Read},
+    id::SiteId,
+    model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route, TlsFiles, ZoneOwner},
+    name::Name,
+};
+use zonekeeper_peer::keys::{Ca, Credentials};
+
+/// Listeners and pools whose name begins so belong to the flags.
+const PREFIX: &str = "serve-";
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Answer DNS here, over UDP and TCP (repeatable)
+    #[arg(long, value_name = "ADDR:PORT")]
+    dns: Vec<SocketAddr>,
+    /// Serve a zone; edits made through the API outlive a restart in the same folder (repeatable)
+    #[arg(long, value_name = "ORIGIN=FILE", requires = "dns")]
+    zone: Vec<ZoneArg>,
+    /// Balance HTTP/1.1 requests (repeatable)
+    #[arg(long, value_name = "LISTEN=BACKEND,BACKEND")]
+    http: Vec<Forward>,
+    /// Balance TCP connections (repeatable)
+    #[arg(long, value_name = "LISTEN=BACKEND,BACKEND")]
+    tcp: Vec<Forward>,
+    /// Terminate TLS and balance HTTP/1.1 requests (repeatable)
+    #[arg(long, value_name = "LISTEN=BACKEND,BACKEND", requires = "cert")]
+    tls: Vec<Forward>,
+    /// Certificate chain of --tls, PEM
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Private key of --tls, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// How a backend is chosen
+    #[arg(long, value_enum, default_value = "least-connections")]
+    balance: BalanceArg,
+    /// Threads of DNS over UDP and of the proxy, each; default: one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Where the state lives; default: a temporary folder that goes with the process
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+    /// Admin API; default: a free port on loopback, printed at the start
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    admin: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BalanceArg {
+    LeastConnections,
+    RoundRobin,
+    ResponseTime,
+}
+
+/// `example.com=example.com.zone`.
+#[derive(Debug, Clone)]
+struct ZoneArg {
+    origin: Name,
+    file: PathBuf,
+}
+
+impl FromStr for ZoneArg {
+    type Err = String;
+    fn from_str(s: &str) -> Result<ZoneArg, String> {
+        let (origin, file) = s.split_once('=').ok_or("expected ORIGIN=FILE, as example.com=example.com.zone")?;
+        let origin = Name::parse(origin).map_err(|e| format!("zone name {origin:?} {e}"))?;
+        Ok(ZoneArg { origin, file: file.into() })
+    }
+}
+
+/// `127.0.0.1:8080=127.0.0.1:9001,127.0.0.1:9002`.
+#[derive(Debug, Clone)]
+struct Forward {
+    listen: SocketAddr,
+    backends: Vec<SocketAddr>,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Forward, String> {
+        let addr = |a: &str| a.parse().map_err(|_| format!("{a:?} is no address with a port, as 127.0.0.1:9001"));
+        let (listen, backends) = s.split_once('=').ok_or("expected LISTEN=BACKEND,BACKEND")?;
+        Ok(Forward { listen: addr(listen)?, backends: backends.split(',').map(addr).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Serve {
+    /// Runs until a signal.
+    pub(crate) fn run(self) -> Result<(), String> {
+        if self.dns.is_empty() && self.http.is_empty() && self.tcp.is_empty() && self.tls.is_empty() {
+            return Err("nothing to serve: give --dns with --zone, or --http, --tcp, --tls; see `zonekeeper serve --help`".into());
+        }
+        log_to_stderr("warn");
+        let temporary = match &self.dir {
+            Some(_) => None,
+            None => Some(tempfile::tempdir().map_err(|e| format!("no temporary folder: {e}; give --dir"))?),
+        };
+        let dir = match (&self.dir, &temporary) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(t)) => t.path().to_owned(),
+            (None, None) => unreachable!("one of the two is made above"),
+        };
+        let (control, data) = (control_runtime().map_err(|e| e.to_string())?, data_runtime().map_err(|e| e.to_string())?);
+        let handle = data.handle().clone();
+        let done = control.spawn(async move { self.serve(&dir, &handle).await });
+        control.block_on(done).map_err(|e| e.to_string())?
+    }
+
+    async fn serve(self, dir: &Path, data: &tokio::runtime::Handle) -> Result<(), String> {
+        let config = self.node(dir)?;
+        let node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
+        self.declare(&node.consensus).await?;
+        self.greet(&node, dir).map_err(|e| e.to_string())?;
+        until_signal(&node).await;
+        node.stop().await;
+        Ok(())
+    }
+
+    /// The node file that the flags stand for; its keys are made at the first start in a folder.
+    fn node(&self, dir: &Path) -> Result<NodeConfig, String> {
+        let site = site();
+        let keys_dir = dir.join("keys");
+        if Credentials::load(&keys_dir).is_err() && !keys_dir.exists() {
+            let ca = Ca::create(keys::cluster_id().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+            let issued = ca.issue(1, &site, CERTIFICATE_LIFETIME).map_err(|e| e.to_string())?;
+            ca.save(&keys_dir).and_then(|()| issued.save(&keys_dir)).map_err(|e| chain(&e))?;
+        }
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.workers.map_or(cores, usize::from);
+        Ok(NodeConfig {
+            id: 1,
+            site,
+            duty: Duty::Full,
+            data_dir: dir.join("data"),
+            keys_dir,
+            log_level: LogLevel::Warn,
+            peer: PeerConfig { listen: loopback, advertise: loopback },
+            admin: AdminConfig { listen: self.admin, advertise: None, allow_remote: !self.admin.ip().is_loopback() },
+            dns: DnsConfig { listen: self.dns.clone(), workers, nsid: None, max_stale: None, on_stale: OnStale::Keep },
+            proxy: ProxyConfig { workers },
+        })
+    }
+
+    /// Brings the state to what the flags say; zones that are there already keep their edits.
+    async fn declare(&self, consensus: &Consensus) -> Result<(), String> {
+        let state = consensus.state();
+        let running = ClusterConfig::current(&state);
+        let mut wanted = running.clone();
+        wanted.pools.retain(|id, _| !id.as_str().starts_with(PREFIX));
+        wanted.listeners.retain(|id, _| !id.as_str().starts_with(PREFIX));
+        for zone in self.zone.iter().filter(|z| !running.zones.contains_key(&z.origin)) {
+            let records = zonekeeper_dns::zonefile::load(&zone.file, &zone.origin).map_err(|e| e.to_string())?;
+            wanted.zones.insert(zone.origin.clone(), (ZoneOwner::Api, records));
+        }
+        let kinds = [("http", &self.http), ("tcp", &self.tcp), ("tls", &self.tls)];
+        for (kind, forwards) in kinds {
+            for (i, forward) in forwards.iter().enumerate() {
+                self.forward(kind, i + 1, forward, &mut wanted)?;
+            }
+        }
+        let changes = plan(&running, &wanted).changes;
+        configure(consensus, changes, state.revision).await
+    }
+
+    fn forward(&self, kind: &str, number: usize, f: &Forward, wanted: &mut ClusterConfig) -> Result<(), String> {
+        let label = format!("{PREFIX}{kind}-{number}");
+        let pool_id = label.parse().map_err(|e| format!("{label}: {e}"))?;
+        let listener_id = label.parse().map_err(|e| format!("{label}: {e}"))?;
+        let backend = |addr: &SocketAddr| Backend { site: None, addr: *addr, weight: 1 };
+        let pool = Pool {
+            backends: f.backends.iter().map(backend).collect(),
+            balance: self.balance.into(),
+            check: None, // passive ejection: flags name no health check
+            connect_timeout_ms: 1_000,
+            response_timeout_ms: 60_000,
+            max_connections: 0,
+            retries: 2,
+            eject_ms: 2_000,
+        };
+        let tls = match (kind, &self.cert, &self.key) {
+            ("tls", Some(cert), Some(key)) => Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? }),
+            _ => None,
+        };
+        let route = Route { hosts: vec![], path_prefix: String::new(), header: None, cookie: None, pool: pool_id };
+        let listener = Listener {
+            binds: vec![Bind { site: None, addr: f.listen }],
+            protocol: if kind == "tcp" { Protocol::Tcp } else { Protocol::Http },
+            tls,
+            max_connections: 0,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 60_000,
+            max_body: 0,
+            routes: vec![route.clone()],
+        };
+        wanted.pools.insert(route.pool, pool);
+        wanted.listeners.insert(listener_id, listener);
+        Ok(())
+    }
+
+    fn greet(&self, node: &Node, dir: &Path) -> std::io::Result<()> {
+        let mut out = std::io::stdout();
+        for addr in &self.dns {
+            let zones: Vec<String> = self.zone.iter().map(|z| z.origin.to_string()).collect();
+            writeln!(out, "dns    {addr}  {}", zones.join(" "))?;
+        }
+        for (kind, forwards) in [("http", &self.http), ("tcp", &self.tcp), ("tls", &self.tls)] {
+            for f in forwards {
+                writeln!(out, "{kind:<6} {} -> {:?}", f.listen, f.backends)?;
+            }
+        }
+        writeln!(out, "admin  http://{}  token in {}", node.admin, dir.join("data/admin.token").display())?;
+        if self.dir.is_none() {
+            writeln!(out, "state  temporary; give --dir to keep it")?;
+        }
+        out.flush()
+    }
+}
+
+impl From<BalanceArg> for Balance {
+    fn from(b: BalanceArg) -> Balance {
+        match b {
+            BalanceArg::LeastConnections => Balance::LeastConnections,
+            BalanceArg::RoundRobin => Balance::RoundRobin,
+            BalanceArg::ResponseTime => Balance::ResponseTime,
+        }
+    }
+}
+
+fn site() -> SiteId {
+    "local".parse().unwrap_or_else(|e| unreachable!("a fixed label: {e}"))
+}
+
+fn absolute(path: &Path) -> Result<String, String> {
+    let path = std::fs::canonicalize(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    path.into_os_string().into_string().map_err(|p| format!("{} is not UTF-8; rename it", p.display()))
+}
+
+/// Commits changes, staged where they are large, guarded by the revision that they were planned on.
+async fn configure(
+    consensus: &Consensus,
+    changes: Vec<zonekeeper_core::model::Change>,
+    revision: u64,
+) -> Result<(), String> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let mut parts = stages(changes).map_err(|e| e.to_string())?;
+    let reads = vec![Read { object: Object::Config, version: revision }];
+    let command = match parts.len() {
+        1 => Command::Configure(parts.remove(0)),
+        count => {
+            let id = revision ^ u64::from(std::process::id()) << 32;
+            for (part, changes) in parts.into_iter().enumerate() {
+                progress(part, count);
+                propose(consensus, Vec::new(), Command::Stage { id, part: part as u32, changes }).await?;
+            }
+            Command::Commit { id, parts: count as u32 }
+        }
+    };
+    propose(consensus, reads, command).await
+}
+
+/// Large imports say how far they are, ten times.
+#[allow(clippy::print_stderr, reason = "progress of a long command, apart from its output")]
+fn progress(part: usize, count: usize) {
+    if count >= 50 && part % (count / 10) == 0 {
+        eprintln!("loading: {} %", part * 100 / count);
+    }
+}
+
+async fn propose(consensus: &Consensus, reads: Vec<Read>, command: Command) -> Result<(), String> {
+    let proposal = Proposal { reads, cause: Cause::Operator("serve".into()), command };
+    match consensus.propose(proposal).await.map_err(|e| e.to_string())? {
+        (_, Outcome::Applied(_)) => Ok(()),
+        (_, Outcome::Refused(why)) => Err(why),
+        (_, Outcome::Stale(_)) => Err("the configuration changed meanwhile; start again".into()),
+    }
+}
