@@ -1,1 +1,231 @@
+use super::*;
+use crate::{
+    id::{ServiceId, SiteId},
+    model::{Endpoint, Failback, Policy, Quorum, Service, WhenAllDown, ZoneOwner},
+    state::{Assignment, Basis, Epoch, ServiceState},
+    time::LogTime,
+    zone::RrSet,
+};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, vec, vec::Vec};
+use proptest::prelude::*;
 
+fn name(s: &str) -> Name {
+    Name::parse(s).unwrap()
+}
+
+fn site(s: &str) -> SiteId {
+    s.parse().unwrap()
+}
+
+fn zone(origin: &str) -> Zone {
+    let mut z = Zone::new(name(origin), ZoneOwner::File);
+    let mut soa = vec![0, 0];
+    for n in [1u32, 1, 1, 1, 30] {
+        soa.extend_from_slice(&n.to_be_bytes());
+    }
+    let put = |z: &mut Zone, owner: &str, rtype, rdata: &[u8]| {
+        z.put(RrSet::new(name(owner), rtype, 300, vec![Box::from(rdata)]).unwrap()).unwrap();
+    };
+    put(&mut z, origin, rtype::SOA, &soa);
+    put(&mut z, origin, rtype::NS, b"\x02ns\x07example\0");
+    put(&mut z, origin, 16, b"\x01x");
+    put(&mut z, &alloc::format!("www.{origin}"), rtype::AAAA, &[1; 16]);
+    put(&mut z, &alloc::format!("cut.{origin}"), rtype::NS, b"\x02ns\x07example\0");
+    z.advance_serial();
+    z
+}
+
+/// A service with an IPv4 endpoint `192.0.2.n` at the site number n.
+fn service(names: &[&str], sites: &[&str], policy: Policy) -> ServiceState {
+    let endpoint = |i: usize| vec![Endpoint { addr: [192, 0, 2, i as u8 + 1].into(), port: 80 }];
+    let spec = Service {
+        names: names.iter().map(|n| name(n)).collect(),
+        policy,
+        endpoints: sites.iter().enumerate().map(|(i, s)| (site(s), endpoint(i))).collect(),
+        ttl: 60,
+        check: None,
+        pool: None,
+        min_backends: 0,
+        when_all_down: WhenAllDown::FailOpen,
+        hold_down_ms: 0,
+        failback: Failback::Manual,
+        quorum: Quorum::Majority,
+        min_answers: 1,
+        automation: true,
+    };
+    let sites = sites.iter().map(|s| site(s)).collect();
+    let assignment = Assignment { epoch: Epoch::default(), since: LogTime(0), sites, basis: Basis::Usable };
+    ServiceState {
+        version: 1,
+        spec,
+        health: BTreeMap::new(),
+        assignment: [(Family::V4, assignment)].into(),
+        suspects: Default::default(),
+        pinned: Default::default(),
+    }
+}
+
+fn state(services: &[(&str, ServiceState)]) -> State {
+    let mut state = State::default();
+    for origin in ["example.", "other.test.", "sub.example."] {
+        state.zones.insert(name(origin), Arc::new(zone(origin)));
+    }
+    for (id, s) in services {
+        state.services.insert(id.parse().unwrap(), Arc::new(s.clone()));
+    }
+    state
+}
+
+fn failover(names: &[&str]) -> ServiceState {
+    let mut s = service(names, &["a", "b"], Policy::Failover(vec![site("a"), site("b")]));
+    s.assignment.get_mut(&Family::V4).unwrap().sites.truncate(1);
+    s
+}
+
+/// What a question finds, in short.
+fn ask(table: &DnsTable, qname: &str, qtype: u16) -> String {
+    let qname = name(qname);
+    let Some((zone, origin)) = table.zone_of(qname.wire(), false) else { return "refused".into() };
+    let mut key = Key::default();
+    assert!(key.set(qname.wire(), origin));
+    match zone.find(&mut key, qtype) {
+        Found::Service(a) => match (a.prepared(), a.set(0)) {
+            (_, Some(set)) => alloc::format!("{} ttl {}", addresses(set), set.ttl()),
+            (p, None) => alloc::format!("{p:?}"),
+        },
+        Found::Set(s) => alloc::format!("set {}", s.rtype()),
+        Found::Referral(..) => "referral".into(),
+        Found::NoData => "nodata".into(),
+        Found::NxDomain => "nxdomain".into(),
+        other => alloc::format!("{other:?}"),
+    }
+}
+
+fn addresses(set: RrView<'_>) -> String {
+    set.records().map(|r| alloc::format!(".{}", r.rdata()[3])).collect()
+}
+
+#[test]
+fn services_stand_beside_the_zone_s_records_at_any_name() {
+    let table = DnsTable::build(&state(&[
+        ("web", failover(&["example.", "www.example.", "a.deep.example.", "*.any.example."])),
+        ("hidden", failover(&["x.cut.example.", "x.nowhere."])),
+        ("inner", failover(&["sub.example."])),
+    ]));
+    for qname in ["example.", "www.example.", "a.deep.example.", "q.any.example.", "sub.example."] {
+        assert_eq!(ask(&table, qname, rtype::A), ".1 ttl 60", "{qname}");
+    }
+    assert_eq!(ask(&table, "example.", 16), "set 16", "other types come from the zone");
+    assert_eq!(ask(&table, "www.example.", rtype::AAAA), "set 28", "a family without endpoints too");
+    assert_eq!(ask(&table, "a.deep.example.", rtype::AAAA), "nodata");
+    assert_eq!(ask(&table, "deep.example.", rtype::A), "nodata", "services make empty non-terminals");
+    assert_eq!(ask(&table, "b.deep.example.", rtype::A), "nxdomain");
+    assert_eq!(ask(&table, "q.any.example.", 16), "nodata");
+    assert_eq!(ask(&table, "x.cut.example.", rtype::A), "referral", "a delegation hides what is below it");
+    assert_eq!(ask(&table, "x.nowhere.", rtype::A), "refused");
+}
+
+#[test]
+fn what_is_answered_when_nothing_is_usable_is_the_service_s_choice() {
+    for (choice, want) in [
+        (WhenAllDown::NoData, "NoData"),
+        (WhenAllDown::ServFail, "ServFail"),
+        (WhenAllDown::FailOpen, "ServFail"),
+    ] {
+        let mut s = failover(&["web.example."]);
+        s.spec.when_all_down = choice;
+        let a = s.assignment.get_mut(&Family::V4).unwrap();
+        (a.sites, a.basis) = (vec![], Basis::Nothing);
+        assert_eq!(ask(&DnsTable::build(&state(&[("web", s)])), "web.example.", rtype::A), want);
+    }
+}
+
+#[test]
+fn suspicion_shortens_the_ttl() {
+    let mut s = failover(&["web.example."]);
+    s.suspects.insert(site("a"));
+    assert_eq!(ask(&DnsTable::build(&state(&[("web", s.clone())])), "web.example.", rtype::A), ".1 ttl 5");
+    s.spec.ttl = 2;
+    assert_eq!(ask(&DnsTable::build(&state(&[("web", s)])), "web.example.", rtype::A), ".1 ttl 2");
+}
+
+#[test]
+fn all_answers_every_site_and_weighted_one() {
+    let all = service(&["all.example."], &["a", "b", "c"], Policy::All);
+    let weights = [("a", 3), ("b", 1)].map(|(s, w)| (site(s), w)).into();
+    let weighted = service(&["w.example."], &["a", "b"], Policy::Weighted(weights));
+    let table = DnsTable::build(&state(&[("all", all), ("w", weighted)]));
+    assert_eq!(ask(&table, "all.example.", rtype::A), ".1.2.3 ttl 60");
+    let mut key = Key::default();
+    let (zone, origin) = table.zone_of(name("w.example.").wire(), false).unwrap();
+    key.set(name("w.example.").wire(), origin);
+    let Found::Service(answer) = zone.find(&mut key, rtype::A) else { panic!("a service") };
+    let turns: Vec<String> = (0..8).map(|t| addresses(answer.set(t).unwrap())).collect();
+    assert_eq!(turns, [".1", ".1", ".2", ".1", ".1", ".1", ".2", ".1"], "3 of 4, spread, again and again");
+    assert!((answer.slot() as usize) < table.slots());
+}
+
+#[test]
+fn an_update_touches_what_changed_and_equals_a_build() {
+    let mut state = state(&[("web", failover(&["www.example."])), ("two", failover(&["two.other.test."]))]);
+    let old = DnsTable::build(&state);
+    let id: ServiceId = "web".parse().unwrap();
+    let web = Arc::make_mut(state.services.get_mut(&id).unwrap());
+    web.assignment.get_mut(&Family::V4).unwrap().sites = vec![site("b")];
+    Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap()).advance_serial();
+    let delta = Delta { services: vec![(id, Family::V4)], zones: vec![name("example.")], ..Delta::default() };
+    let new = old.update(&state, &delta);
+    assert_eq!(
+        (ask(&new, "www.example.", 1), ask(&old, "www.example.", 1)),
+        (".2 ttl 60".into(), ".1 ttl 60".into())
+    );
+    assert_eq!(ask(&new, "two.other.test.", 1), ".1 ttl 60");
+    let of = |t: &DnsTable, z: &str| t.zones[t.origin(name(z).wire()).unwrap()].1.clone();
+    assert!(Arc::ptr_eq(&of(&new, "other.test."), &of(&old, "other.test.")), "untouched zones are shared");
+    assert_eq!(of(&new, "example.").zone().serial(), 2);
+    assert_eq!(alloc::format!("{:?}", new.zones), alloc::format!("{:?}", DnsTable::build(&state).zones));
+    state.zones.remove(&name("other.test."));
+    let gone = new.update(&state, &Delta { zones: vec![name("other.test.")], ..Delta::default() });
+    assert_eq!(ask(&gone, "two.other.test.", 1), "refused");
+}
+
+#[test]
+fn explain_tells_zone_service_and_reason() {
+    let state = state(&[("web", failover(&["www.example."]))]);
+    let table = DnsTable::build(&state);
+    let e = table.explain(&state, &name("www.example."), 1);
+    assert_eq!((e.zone, e.serial, e.service.unwrap().0.as_str()), (Some(name("example.")), 1, "web"));
+    assert_eq!(
+        e.why,
+        [
+            "zone example. with serial 1 is the closest to www.example.",
+            "service web stands at this name with policy failover",
+            "assigned to [a] (usable) by the decision at epoch 0.0",
+            "1 addresses with TTL 60",
+        ]
+    );
+    let last = |qname: &str| table.explain(&state, &name(qname), 1).why.pop().unwrap();
+    assert!(
+        last("x.example.").contains("NXDOMAIN")
+            && last("nowhere.").contains("REFUSED")
+            && last("x.cut.example.").contains("referral")
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_schedule_gives_each_weight_its_exact_share_evenly(weights in prop::collection::vec(1u32..=255, 1..8)) {
+        let schedule = service::schedule(&weights);
+        let total: u32 = weights.iter().sum();
+        for (i, w) in weights.iter().enumerate() {
+            let n = schedule.iter().filter(|s| usize::from(**s) == i).count() as u64;
+            prop_assert_eq!(n * u64::from(total), u64::from(*w) * schedule.len() as u64);
+            // Spread: in any prefix, a share is off by less than the number of sites.
+            for (k, _) in schedule.iter().enumerate() {
+                let got = schedule[..=k].iter().filter(|s| usize::from(**s) == i).count() as i64 * i64::from(total);
+                let due = (k as i64 + 1) * i64::from(*w);
+                prop_assert!((got - due).abs() <= i64::from(total) * weights.len() as i64);
+            }
+        }
+    }
+}

@@ -73,7 +73,10 @@ fn what_a_zone_refuses_it_explains() {
         z.put(set("c.example.", rtype::A, 1, &[&[1, 2, 3, 4]])).map_err(text),
         Err("c.example. cannot have type 1 beside type 5: a CNAME stands alone (RFC 1034 §3.6.2)".into())
     );
-    assert!(matches!(z.put(set("example.", rtype::CNAME, 1, &[b"\0"])), Err(ZoneError::CnameNotAlone { .. })));
+    assert!(matches!(
+        z.put(set("example.", rtype::CNAME, 1, &[b"\0"])),
+        Err(ZoneError::CnameNotAlone { .. })
+    ));
     assert!(matches!(z.put(set("com.", rtype::A, 1, &[&[1; 4]])), Err(ZoneError::Outside { .. })));
     assert!(matches!(z.put(RrSet { name: name("x.example."), ..soa(1) }), Err(ZoneError::SoaBelowApex(_))));
     let raw = |rtype, ttl, rdata: Vec<Box<[u8]>>| RrSet::new(name("x.example."), rtype, ttl, rdata);
@@ -86,7 +89,10 @@ fn what_a_zone_refuses_it_explains() {
     assert!(matches!(raw(2, 1, vec![Box::from([0xc0, 0x0c])]), Err(ZoneError::Rdata { .. })));
     let unsorted = RrSet { rdata: vec![Box::from([2; 4]), Box::from([1; 4])], ..a(1) };
     assert!(matches!(z.put(unsorted), Err(ZoneError::Order { .. })));
-    assert!(matches!(Zone::new(name("x."), ZoneOwner::Api).validate(), Err(ZoneError::Apex { what: "SOA", .. })));
+    assert!(matches!(
+        Zone::new(name("x."), ZoneOwner::Api).validate(),
+        Err(ZoneError::Apex { what: "SOA", .. })
+    ));
     assert_eq!(z.validate(), Ok(()));
 }
 
@@ -121,7 +127,15 @@ fn names_are_placed_with_encloser_and_cut() {
 
 #[test]
 fn odd_labels_keep_their_order_and_come_back() {
-    let owners = ["a.example.", "a\\000.example.", "a\\001.example.", "a\\002.example.", "\\000.a.example.", "*.example.", "\\.x.example."];
+    let owners = [
+        "a.example.",
+        "a\\000.example.",
+        "a\\001.example.",
+        "a\\002.example.",
+        "\\000.a.example.",
+        "*.example.",
+        "\\.x.example.",
+    ];
     let mut z = zone();
     for o in owners {
         z.put(set(o, rtype::A, 1, &[&[1; 4]])).unwrap();
