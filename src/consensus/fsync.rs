@@ -13,7 +13,7 @@ use std::{fs::File, io, path::Path};
 ///
 /// Touches no memory but `errno`. Nothing else in this program may rely on the real call; nothing does.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sync_file_range(
+pub(crate) unsafe extern "C" fn sync_file_range(
     fd: libc::c_int,
     offset: libc::off64_t,
     nbytes: libc::off64_t,

@@ -8,7 +8,7 @@ pub const SNAPSHOT_EVERY: u64 = 5000;
 /// Log entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot.
 pub const KEEP_BEHIND_SNAPSHOT: u64 = 1000;
 /// Longest silence in a snapshot transfer; a deadline on progress and not on the whole.
-pub const SNAPSHOT_PROGRESS_MS: u64 = 30_000;
+pub(crate) const SNAPSHOT_PROGRESS_MS: u64 = 30_000;
 
 /// Shortest election timeout: votes are given up after it.
 pub fn election_min_ms(timing: Timing) -> u64 {

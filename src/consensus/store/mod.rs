@@ -12,7 +12,7 @@ mod writer;
 pub(crate) use open::open;
 pub use records::Identity;
 #[cfg(test)]
-pub(crate) use {open::LOG_DIR, records::*};
+pub(crate) use {open::{LOG_DIR, open_sled}, records::*};
 
 use crate::types::{LogEntry, LogId, TypeConfig, Vote};
 use openraft::{
@@ -34,7 +34,7 @@ pub(crate) const READ_BYTES: usize = 768 << 10;
 
 /// Handle to the store; clones share it. The last one to go waits for the writer thread.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Store {
     shared: Arc<Shared>,
 }
 
@@ -112,6 +112,18 @@ impl Store {
         self.write(Vec::new()).await
     }
 
+    /// Makes entries readable; what is to be stored, and the last index.
+    fn take(&self, entries: Vec<(Arc<LogEntry>, Vec<u8>)>) -> (Vec<Edit>, u64) {
+        let mut edits = Vec::with_capacity(entries.len());
+        let mut view = self.view_mut();
+        for (entry, record) in entries {
+            let index = entry.log_id.index;
+            edits.extend(records::pieces(index, &record).map(|(key, piece)| Edit::put(&key, piece)));
+            view.push(entry, record.len());
+        }
+        (edits, view.last.map_or(0, |l| l.index))
+    }
+
     async fn write(&self, edits: Vec<Edit>) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
         self.shared.writer.send(Op::synced(edits, Box::new(move |result| drop(done.send(result))))).await?;
@@ -120,11 +132,11 @@ impl Store {
 }
 
 fn meta(kind: Kind, record: Vec<u8>) -> Vec<Edit> {
-    vec![Edit { key: records::meta_key(kind).as_slice().into(), value: Some(record) }]
+    vec![Edit::Put(records::meta_key(kind).as_slice().into(), record)]
 }
 
-fn removed(range: std::ops::RangeInclusive<u64>) -> Vec<Edit> {
-    range.map(|index| Edit { key: records::log_key(index).as_slice().into(), value: None }).collect()
+fn removed(range: Option<std::ops::RangeInclusive<u64>>) -> Vec<Edit> {
+    range.map(Edit::RemoveLog).into_iter().collect()
 }
 
 impl RaftLogStorage<TypeConfig> for Store {
@@ -175,18 +187,7 @@ impl RaftLogStorage<TypeConfig> for Store {
                 format!("entry {} has {} bytes, more than the store takes", entry.log_id, record.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let edits = {
-            let mut view = self.view_mut();
-            entries
-                .into_iter()
-                .map(|(entry, record)| {
-                    let key = records::log_key(entry.log_id.index).as_slice().into();
-                    view.push(entry, record.len());
-                    Edit { key, value: Some(record) }
-                })
-                .collect::<Vec<_>>()
-        };
-        let last = self.view().last.map_or(0, |l| l.index);
+        let (edits, last) = self.take(entries);
         let shared = Arc::downgrade(&self.shared);
         let ack = Box::new(move |result: io::Result<()>| {
             if let (Ok(()), Some(shared)) = (&result, shared.upgrade()) {
@@ -199,14 +200,14 @@ impl RaftLogStorage<TypeConfig> for Store {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let gone = self.view_mut().truncate_after(last);
-        self.write(gone.map(removed).unwrap_or_default()).await?;
+        self.write(removed(gone)).await?;
         self.view_mut().truncated();
         Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let gone = self.view_mut().purge(upto);
-        let mut edits = gone.map(removed).unwrap_or_default();
+        let mut edits = removed(gone);
         edits.extend(meta(Kind::Purged, records::purged(&upto)));
         self.write(edits).await
     }

@@ -1,6 +1,10 @@
 //! Opens a data directory: refuses what is foreign or damaged, and replays what was published.
 
-use super::{Identity, Store, records, view::View};
+use super::{
+    Identity, Store,
+    records::{self, Joiner},
+    view::View,
+};
 use crate::{
     error::OpenError,
     fsync,
@@ -56,12 +60,12 @@ pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(S
     Ok((Store::new(db, view).map_err(io)?, machine))
 }
 
-enum Broken {
+pub(crate) enum Broken {
     Io(io::Error),
     Damage(String),
 }
 
-fn open_sled(path: &Path) -> Result<sled::Db, Broken> {
+pub(crate) fn open_sled(path: &Path) -> Result<sled::Db, Broken> {
     let config = sled::Config::new()
         .path(PathBuf::from(path))
         .cache_capacity(CACHE)
@@ -107,22 +111,32 @@ fn check_owner(
 fn load(db: &sled::Db) -> Result<(View, Vec<LogEntry>), String> {
     let mut view = View::default();
     let mut entries = Vec::new();
+    let mut joiner = Joiner::default();
     for item in db.iter() {
-        let (key, record) = item.map_err(|error| format!("the log does not read ({error})"))?;
-        let name = |error: &dyn std::fmt::Display| format!("record {key:02x?}: {error}");
-        if let Some(index) = records::log_index(&key) {
-            let entry: LogEntry = records::decode(Kind::LogEntry, &record).map_err(|e| name(&e))?;
-            if entry.log_id.index != index {
-                return Err(name(&format!("holds log index {}", entry.log_id.index)));
+        let (key, value) = item.map_err(|error| format!("the log does not read ({error})"))?;
+        match records::log_index(&key) {
+            Some(index) => {
+                if let Some(record) = joiner.push(index, &value) {
+                    entries.push(load_entry(record)?);
+                }
             }
-            entries.push(entry);
-        } else {
-            load_meta(&mut view, &key, &record).map_err(|e| name(&e))?;
+            None => load_meta(&mut view, &key, &value).map_err(|error| format!("record {key:02x?}: {error}"))?,
         }
+    }
+    if let Some(record) = joiner.finish() {
+        entries.push(load_entry(record)?);
     }
     view.last = entries.last().map(RaftEntry::log_id).or(view.purged);
     view.all_stored();
     Ok((view, entries))
+}
+
+fn load_entry((index, record): (u64, Vec<u8>)) -> Result<LogEntry, String> {
+    let entry: LogEntry = records::decode(Kind::LogEntry, &record).map_err(|e| format!("log entry {index}: {e}"))?;
+    match entry.log_id.index == index {
+        true => Ok(entry),
+        false => Err(format!("log entry {index} holds index {}", entry.log_id.index)),
+    }
 }
 
 fn load_meta(view: &mut View, key: &[u8], record: &[u8]) -> Result<(), String> {

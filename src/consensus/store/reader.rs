@@ -1,6 +1,6 @@
 //! Reading the log back.
 
-use super::{READ_BYTES, Store, records};
+use super::{READ_BYTES, Store, records::{self, Joiner}};
 use crate::types::{LogEntry, TypeConfig, Vote};
 use openraft::{OptionalSend, RaftLogReader};
 use std::{
@@ -39,17 +39,28 @@ impl Store {
     fn read_stored(&self, range: Range<u64>, limit: usize) -> io::Result<(Vec<LogEntry>, usize)> {
         let mut room = limit;
         let mut entries = Vec::new();
-        for item in self.shared.tree.range(records::log_key(range.start)..records::log_key(range.end)) {
-            let (key, record) = item.map_err(io::Error::other)?;
+        let mut take = |entries: &mut Vec<LogEntry>, (index, record): (u64, Vec<u8>)| {
             if record.len() > room && !entries.is_empty() {
-                break;
+                return Ok(false);
             }
             room = room.saturating_sub(record.len());
-            let entry = records::decode(Kind::LogEntry, &record).map_err(|error| {
-                let index = records::log_index(&key).unwrap_or_default();
+            entries.push(records::decode(Kind::LogEntry, &record).map_err(|error| {
                 io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index}: {error}"))
-            })?;
-            entries.push(entry);
+            })?);
+            io::Result::Ok(true)
+        };
+        let mut joiner = Joiner::default();
+        for item in self.shared.tree.range(records::log_key(range.start, 0)..records::log_key(range.end, 0)) {
+            let (key, piece) = item.map_err(io::Error::other)?;
+            let index = records::log_index(&key).unwrap_or_default();
+            if let Some(record) = joiner.push(index, &piece)
+                && !take(&mut entries, record)?
+            {
+                return Ok((entries, room));
+            }
+        }
+        if let Some(record) = joiner.finish() {
+            take(&mut entries, record)?;
         }
         Ok((entries, room))
     }

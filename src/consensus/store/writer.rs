@@ -1,7 +1,9 @@
 //! The one thread that writes: in order, in groups, one durable flush per group, acknowledgements after it.
 
+use super::records;
 use std::{
     io,
+    ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind},
     thread::JoinHandle,
 };
@@ -15,10 +17,18 @@ const GROUP_BYTES: usize = 4 << 20;
 /// Told when an operation is durable, or never will be.
 pub(super) type Ack = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// One key is set or removed.
-pub(super) struct Edit {
-    pub(super) key: sled::IVec,
-    pub(super) value: Option<Vec<u8>>,
+/// One change of the tree.
+pub(super) enum Edit {
+    /// Sets a key.
+    Put(sled::IVec, Vec<u8>),
+    /// Removes all pieces of these log entries.
+    RemoveLog(RangeInclusive<u64>),
+}
+
+impl Edit {
+    pub(super) fn put(key: &[u8], value: &[u8]) -> Edit {
+        Edit::Put(key.into(), value.to_vec())
+    }
 }
 
 /// What happens to the tree, all or nothing.
@@ -40,7 +50,15 @@ impl Op {
     }
 
     fn bytes(&self) -> usize {
-        self.edits.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, Vec::len)).sum()
+        let bytes = |edit: &Edit| match edit {
+            Edit::Put(key, value) => key.len() + value.len(),
+            Edit::RemoveLog(_) => 0,
+        };
+        self.edits.iter().map(bytes).sum()
+    }
+
+    fn removes(&self) -> bool {
+        self.edits.iter().any(|edit| matches!(edit, Edit::RemoveLog(_)))
     }
 }
 
@@ -90,49 +108,50 @@ pub(super) fn gone() -> io::Error {
 }
 
 fn run(db: &sled::Db, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Option<String>>) {
-    while let Some(first) = queue.blocking_recv() {
+    let mut held = None;
+    while let Some(first) = held.take().or_else(|| queue.blocking_recv()) {
         let mut size = first.bytes();
         let mut group = vec![first];
         while size < GROUP_BYTES
             && let Ok(op) = queue.try_recv()
         {
+            // It removes what is in the tree, so what was put before must be there.
+            if op.removes() {
+                held = Some(op);
+                break;
+            }
             size += op.bytes();
             group.push(op);
         }
-        let broken = failed.borrow().clone();
-        let result = match broken {
-            Some(text) => Err(text),
-            None => commit(db, &mut group),
-        };
-        if let Err(text) = &result {
-            failed.send_if_modified(|slot| {
-                slot.is_none() && {
-                    *slot = Some(text.clone());
-                    true
-                }
-            });
-        }
-        for op in group {
-            if let Some(ack) = op.ack {
-                ack(result.clone().map_err(io::Error::other));
-            }
-        }
+        finish(group, failed, |group| commit(db, group));
+    }
+}
+
+fn finish(
+    mut group: Vec<Op>,
+    failed: &watch::Sender<Option<String>>,
+    commit: impl FnOnce(&mut [Op]) -> Result<(), String>,
+) {
+    let broken = failed.borrow().clone();
+    let result = match broken {
+        Some(text) => Err(text),
+        None => commit(&mut group),
+    };
+    if let Err(text) = &result {
+        failed.send_if_modified(|slot| slot.is_none() && slot.insert(text.clone()).len() > 0);
+    }
+    for ack in group.into_iter().filter_map(|op| op.ack) {
+        ack(result.clone().map_err(io::Error::other));
     }
 }
 
 /// Never tried again after an error: the kernel may have dropped the pages that it could not write, and a second
 /// fsync would then succeed over lost data.
 fn commit(db: &sled::Db, group: &mut [Op]) -> Result<(), String> {
-    let mut batch = sled::Batch::default();
-    for edit in group.iter_mut().flat_map(|op| op.edits.drain(..)) {
-        match edit.value {
-            Some(value) => batch.insert(edit.key, value),
-            None => batch.remove(edit.key),
-        }
-    }
     let sync = group.iter().any(|op| op.ack.is_some());
+    let edits: Vec<Edit> = group.iter_mut().flat_map(|op| op.edits.drain(..)).collect();
     let work = || {
-        db.apply_batch(batch)?;
+        db.apply_batch(batch(db, edits)?)?;
         if sync { db.flush().map(drop) } else { Ok(()) }
     };
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -140,6 +159,22 @@ fn commit(db: &sled::Db, group: &mut [Op]) -> Result<(), String> {
         Ok(Err(error)) => Err(explain(&error.to_string())),
         Err(_) => Err(explain("sled panicked")),
     }
+}
+
+fn batch(db: &sled::Db, edits: Vec<Edit>) -> sled::Result<sled::Batch> {
+    let mut batch = sled::Batch::default();
+    for edit in edits {
+        match edit {
+            Edit::Put(key, value) => batch.insert(key, value),
+            Edit::RemoveLog(range) => {
+                let (from, to) = (records::log_key(*range.start(), 0), records::log_key(*range.end(), u8::MAX));
+                for key in db.range(from..=to).keys() {
+                    batch.remove(key?);
+                }
+            }
+        }
+    }
+    Ok(batch)
 }
 
 fn explain(error: &str) -> String {

@@ -1,7 +1,11 @@
 //! Child processes: the test binary runs itself with one of these "tests" by name. Without their variable they pass.
 
 use super::support::{append, entry, open, runtime, size_of, vote};
-use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use crate::types::TypeConfig;
+use openraft::{
+    storage::{IOFlushed, LogState, RaftLogStorage},
+    type_config::TypeConfigExt,
+};
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -106,7 +110,7 @@ fn write_for_ever() {
         let mut next = last_log_id.map_or(0, |l| l.index + 1);
         let mut flights = std::collections::VecDeque::new();
         loop {
-            let (tx, rx) = tokio::sync::oneshot::channel();
+            let (tx, rx) = TypeConfig::oneshot();
             let size = size_of(next) % 4096 + 64;
             store.append([entry(next, size)], IOFlushed::signal(tx)).await.unwrap();
             next += 1;

@@ -5,16 +5,16 @@ use crate::{
     Consensus, OpenError,
     snapshot::SnapshotDir,
     store::{self, LOG_DIR},
-    types::{SnapshotMeta, StoredMembership},
+    types::{SnapshotMeta, StoredMembership, TypeConfig},
 };
-use openraft::{RaftLogReader, storage::RaftLogStorage};
+use openraft::{RaftLogReader, storage::RaftLogStorage, type_config::TypeConfigExt};
 use std::path::Path;
 use tempfile::TempDir;
 use zonekeeper_core::{State, codec::Kind};
 
 /// Changes the stored records behind the store's back.
 fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
-    let db = sled::open(dir.join(LOG_DIR)).unwrap();
+    let db = store::open_sled(&dir.join(LOG_DIR)).unwrap_or_else(|_| panic!("sled does not open"));
     change(&db);
     db.flush().unwrap();
 }
@@ -36,7 +36,7 @@ fn written(n: u64) -> TempDir {
 
 #[test]
 fn a_flipped_byte_in_any_record_is_seen_and_the_way_back_is_named() {
-    for key in [store::log_key(3).to_vec(), store::meta_key(Kind::Vote).to_vec()] {
+    for key in [store::log_key(3, 0).to_vec(), store::meta_key(Kind::Vote).to_vec()] {
         let dir = written(10);
         tamper(dir.path(), |db| {
             let mut record = db.get(&key).unwrap().unwrap().to_vec();
@@ -52,7 +52,7 @@ fn a_flipped_byte_in_any_record_is_seen_and_the_way_back_is_named() {
 #[test]
 fn a_hole_in_the_log_is_seen() {
     let dir = written(10);
-    tamper(dir.path(), |db| drop(db.remove(store::log_key(5)).unwrap()));
+    tamper(dir.path(), |db| drop(db.remove(store::log_key(5, 0)).unwrap()));
     assert!(refusal(dir.path()).contains("log entry 5 is missing"));
 }
 
@@ -67,7 +67,7 @@ fn a_log_without_a_vote_is_seen() {
 fn a_log_that_is_shorter_than_what_was_published_is_seen() {
     let dir = TempDir::new().unwrap();
     runtime().block_on(async { filled(dir.path(), 10).await.save_watermark(9).await.unwrap() });
-    tamper(dir.path(), |db| drop(db.remove(store::log_key(9)).unwrap()));
+    tamper(dir.path(), |db| drop(db.remove(store::log_key(9, 0)).unwrap()));
     assert!(refusal(dir.path()).contains("9 was published"));
 }
 
@@ -160,7 +160,7 @@ fn entries_of_the_largest_size_are_stored_and_larger_ones_are_refused() {
         let largest = entry(0, zonekeeper_core::entry::MAX_ENTRY);
         append(&mut store, [largest.clone()]).await;
         assert_eq!(store.try_get_log_entries(0..1).await.unwrap(), [largest]);
-        let (tx, _rx) = tokio::sync::oneshot::channel();
+        let (tx, _rx) = TypeConfig::oneshot();
         let too_large = store.append([entry(1, 70_000)], openraft::storage::IOFlushed::signal(tx)).await;
         assert!(too_large.unwrap_err().to_string().contains("more than the store takes"));
     });
