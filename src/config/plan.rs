@@ -10,7 +10,8 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt};
 use toml::{Table, Value};
 use zonekeeper_core::{
-    model::{Change, Site},
+    id::{ListenerId, PoolId, ServiceId, SiteId},
+    model::{Change, Listener, Pool, Service, Site},
     name::Name,
 };
 use zonekeeper_dns::zonefile::type_name;
@@ -83,56 +84,12 @@ pub struct Drift {
 /// their records, nor removes one that no file names.
 pub fn plan(current: &ClusterConfig, desired: &ClusterConfig) -> Plan {
     let mut plan = Plan::default();
-    // Removals in the reverse of this order, after everything else.
-    let sites = diff(
-        &mut plan,
-        &current.sites,
-        &desired.sites,
-        &Kind {
-            path: |id| join("site", id.as_str()),
-            write: |s: &Site| {
-                let mut table = site::write(s, true);
-                table.remove("voting"); // an expectation of the files, not a part of the state
-                table
-            },
-            put: |id, site| Change::PutSite(id.clone(), site.clone()),
-            remove: |id| Change::RemoveSite(id.clone()),
-        },
-    );
-    let pools = diff(
-        &mut plan,
-        &current.pools,
-        &desired.pools,
-        &Kind {
-            path: |id| join("pool", id.as_str()),
-            write: pool::write,
-            put: |id, pool| Change::PutPool(id.clone(), Box::new(pool.clone())),
-            remove: |id| Change::RemovePool(id.clone()),
-        },
-    );
+    let sites = diff(&mut plan, &current.sites, &desired.sites, &SITES);
+    let pools = diff(&mut plan, &current.pools, &desired.pools, &POOLS);
     let zones = records::diff(&mut plan, current, desired);
-    let services = diff(
-        &mut plan,
-        &current.services,
-        &desired.services,
-        &Kind {
-            path: |id| join("service", id.as_str()),
-            write: service::write,
-            put: |id, service| Change::PutService(id.clone(), Box::new(service.clone())),
-            remove: |id| Change::RemoveService(id.clone()),
-        },
-    );
-    let listeners = diff(
-        &mut plan,
-        &current.listeners,
-        &desired.listeners,
-        &Kind {
-            path: |id| join("listener", id.as_str()),
-            write: listener::write,
-            put: |id, listener| Change::PutListener(id.clone(), Box::new(listener.clone())),
-            remove: |id| Change::RemoveListener(id.clone()),
-        },
-    );
+    let services = diff(&mut plan, &current.services, &desired.services, &SERVICES);
+    let listeners = diff(&mut plan, &current.listeners, &desired.listeners, &LISTENERS);
+    // Removals in the reverse of the order above, after everything else.
     for (change, line) in [listeners, services, zones, pools, sites].into_iter().flatten() {
         plan.changes.push(change);
         plan.lines.push(line);
@@ -147,6 +104,35 @@ struct Kind<K, V> {
     put: fn(&K, &V) -> Change,
     remove: fn(&K) -> Change,
 }
+
+const SITES: Kind<SiteId, Site> = Kind {
+    path: |id| join("site", id.as_str()),
+    write: |s| {
+        let mut table = site::write(s, true);
+        table.remove("voting"); // an expectation of the files, not a part of the state
+        table
+    },
+    put: |id, site| Change::PutSite(id.clone(), site.clone()),
+    remove: |id| Change::RemoveSite(id.clone()),
+};
+const POOLS: Kind<PoolId, Pool> = Kind {
+    path: |id| join("pool", id.as_str()),
+    write: pool::write,
+    put: |id, pool| Change::PutPool(id.clone(), Box::new(pool.clone())),
+    remove: |id| Change::RemovePool(id.clone()),
+};
+const SERVICES: Kind<ServiceId, Service> = Kind {
+    path: |id| join("service", id.as_str()),
+    write: service::write,
+    put: |id, service| Change::PutService(id.clone(), Box::new(service.clone())),
+    remove: |id| Change::RemoveService(id.clone()),
+};
+const LISTENERS: Kind<ListenerId, Listener> = Kind {
+    path: |id| join("listener", id.as_str()),
+    write: listener::write,
+    put: |id, listener| Change::PutListener(id.clone(), Box::new(listener.clone())),
+    remove: |id| Change::RemoveListener(id.clone()),
+};
 
 /// Puts go into the plan, removals are handed back.
 fn diff<K: Ord, V: PartialEq>(

@@ -28,48 +28,34 @@ pub(super) fn file(path: &Path, log: &Log) -> Option<NodeConfig> {
     let raw = source.table(log)?;
     let root = Table::root(&raw, &source, log);
     if SECTIONS.iter().any(|s| root.has(s) && !FIELDS.contains(s)) && !root.has("id") {
-        log.error(
-            Some(root.place),
-            "",
-            "this is a file of the cluster; give it to `zonekeeper apply`, and a node file here",
-        );
+        let message = "this is a file of the cluster; give it to `zonekeeper apply`, and a node file here";
+        log.error(Some(root.place), "", message);
         return None;
     }
     root.sweep(FIELDS);
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let duty = root.or("duty", Duty::Full, |v| v.word(&DUTIES));
-    let id =
-        root.need("id", "a number that no other node of the cluster ever had", |v| v.integer(1..=MAX_ID, ""));
-    let site = root.need("site", "the name of the site that the node is in", Value::parse);
-    let data_dir =
-        root.need("data_dir", "a folder for log and snapshots", |v| v.text(4096).map(|p| folder.join(p)));
-    let keys_dir = root
-        .need("keys_dir", "the folder that `zonekeeper keys` made", |v| v.text(4096).map(|p| folder.join(p)));
-    let log_level = root.or("log_level", LogLevel::Info, |v| v.word(&LEVELS));
-    let give = "the section [peer] with listen = \"ADDRESS:PORT\"";
-    let peer = root.need("peer", give, peer).flatten();
-    let (admin, dns, proxy) = (admin(&root), dns(&root, duty), proxy(&root, duty));
-    let (data_dir, keys_dir) = (data_dir?, keys_dir?);
-    if data_dir == keys_dir {
-        log.error_at(
-            "keys_dir",
-            "is the same as data_dir; keep keys apart, so that a copy of the data holds no secret",
-        );
-    }
-    let config = NodeConfig {
-        id: id?,
-        site: site?,
-        duty,
-        data_dir,
-        keys_dir,
-        log_level,
-        peer: peer?,
-        admin,
-        dns,
-        proxy,
-    };
+    let config = node(&root, path.parent().unwrap_or(Path::new("")))?;
     distinct(&config, log);
     Some(config)
+}
+
+/// Reads every field before the first missing one ends it.
+fn node(root: &Table<'_>, folder: &Path) -> Option<NodeConfig> {
+    let dir = |field, give| root.need(field, give, |v| v.text(4096).map(|p| folder.join(p)));
+    let number = |v: &Value<'_>| v.integer(1..=MAX_ID, "");
+    let duty = root.or("duty", Duty::Full, |v| v.word(&DUTIES));
+    let id = root.need("id", "a number that no other node of the cluster ever had", number);
+    let site = root.need("site", "the name of the site that the node is in", Value::parse);
+    let data_dir = dir("data_dir", "a folder for log and snapshots");
+    let keys_dir = dir("keys_dir", "the folder that `zonekeeper keys` made");
+    if keys_dir.is_some() && data_dir == keys_dir {
+        let message = "is the same as data_dir; keep keys apart, so that a copy of the data holds no secret";
+        root.log().error_at("keys_dir", message);
+    }
+    let log_level = root.or("log_level", LogLevel::Info, |v| v.word(&LEVELS));
+    let peer = root.need("peer", "the section [peer] with listen = \"ADDRESS:PORT\"", peer).flatten();
+    let (admin, dns, proxy) = (admin(root), dns(root, duty), proxy(root, duty));
+    let (id, site, data_dir, keys_dir, peer) = (id?, site?, data_dir?, keys_dir?, peer?);
+    Some(NodeConfig { id, site, duty, data_dir, keys_dir, log_level, peer, admin, dns, proxy })
 }
 
 /// No two listening addresses meet.
