@@ -188,8 +188,7 @@ fn knot_and_nsd_answer_alike() {
             let theirs = peer.ask(&q);
             asked += 1;
             let cut = ours.tc || theirs.tc; // what is left then is each server's own choice
-            if !cut && essence(&ours) != essence(&theirs) && !known(&ours, &theirs)
-            {
+            if !cut && essence(&ours) != essence(&theirs) && !known(&ours, &theirs) {
                 different
                     .insert((peer.name, qname.clone(), qtype), format!("ours   {ours:?}\ntheirs {theirs:?}"));
             }

@@ -1,0 +1,262 @@
+//! One test for each rule of the wire.
+
+mod common;
+
+use common::{Answer, Asker, query, read, wire, with_edns};
+use zonekeeper_dns::{Condition, Transport};
+
+const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n*.w TXT \"x\"\n\
+    alias CNAME www.other.\nsub NS ns.sub\nns.sub A 192.0.2.3\nmx MX 1 www\n";
+const OTHER: &str = "$TTL 60\n@ SOA ns.example. host 1 1 1 1 600\n@ NS ns.example.\nwww A 198.51.100.1\nback CNAME www.example.\n";
+
+fn asker() -> Asker {
+    Asker::new(&[("example.", ZONE), ("other.", OTHER)])
+}
+
+fn udp(q: &[u8]) -> Option<Answer> {
+    asker().raw(Transport::Udp, q).map(|m| read(&m))
+}
+
+/// The header alone: id, flags, counts.
+fn header_only(q: &[u8]) -> (u8, u8) {
+    let m = asker().raw(Transport::Udp, q).unwrap();
+    assert_eq!((&m[..2], m.len(), &m[4..12]), (&q[..2], 12, &[0; 8][..]));
+    (m[2], m[3])
+}
+
+#[test]
+fn responses_and_fragments_of_headers_are_not_answered() {
+    let mut q = query("www.example", 1);
+    q[2] |= 0x80;
+    assert_eq!(udp(&q), None);
+    for len in 0..12 {
+        assert_eq!(udp(&query("www.example", 1)[..len]), None);
+    }
+}
+
+#[test]
+fn other_opcodes_are_not_implemented_and_come_back() {
+    for opcode in 1..16u8 {
+        let mut q = query("www.example", 1);
+        q[2] = opcode << 3 | 1;
+        assert_eq!(header_only(&q), (0x80 | opcode << 3 | 1, 4), "QR, the opcode and RD; NOTIMP");
+    }
+}
+
+#[test]
+fn malformed_messages_are_format_errors() {
+    let good = query("www.example", 1);
+    let changed = |at: usize, to: u8| {
+        let mut q = good.clone();
+        q[at] = to;
+        q
+    };
+    let two_opts = with_edns(with_edns(good.clone(), 1232, 0, &[]), 1232, 0, &[]);
+    let long_name = query(&format!("{0}.{0}.{0}.{0}.{0}.example", "a".repeat(50)), 1);
+    let pointer = [&good[..12], &[0xc0, 12, 0, 1, 0, 1]].concat();
+    let cases = [
+        changed(5, 0),                                   // no question
+        changed(5, 2),                                   // two
+        changed(7, 1),                                   // an answer is promised
+        changed(9, 1),                                   // an authority record is promised
+        changed(11, 1),                                  // an additional record is promised
+        changed(12, 64),                                 // a label of a type that does not exist
+        good[..good.len() - 1].to_vec(),                 // the class is cut
+        [&good[..], &[0]].concat(),                      // something follows
+        with_edns(good.clone(), 1232, 0, &[0, 3, 0, 9]), // an option longer than OPT
+        two_opts,
+        long_name,
+        pointer,
+    ];
+    for q in cases {
+        assert_eq!(header_only(&q), (0x80, 1), "{q:?}");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_refused() {
+    for qname in ["www.test", ".", "xexample", "le"] {
+        let a = udp(&query(qname, 1)).unwrap();
+        assert_eq!((a.rcode, a.aa, a.answer.len() + a.authority.len()), (5, false, 0), "{qname}");
+    }
+    let mut chaos = query("version.bind", 16);
+    let class = chaos.len() - 1;
+    chaos[class] = 3;
+    assert_eq!(udp(&chaos).unwrap().rcode, 5);
+    for qtype in [251, 252] {
+        assert_eq!(udp(&query("example", qtype)).unwrap().rcode, 5, "transfers");
+    }
+    for (qtype, rcode) in [(41, 1), (249, 1), (250, 1), (253, 4), (254, 4), (0, 1)] {
+        assert_eq!(udp(&query("example", qtype)).unwrap().rcode, rcode, "type {qtype}");
+    }
+}
+
+#[test]
+fn the_question_keeps_its_case_and_flags_are_as_they_should() {
+    let mut q = query("wWw.eXample", 1);
+    q[2] |= 1; // RD
+    q[3] |= 0x30; // AD, CD
+    let m = asker().raw(Transport::Udp, &q).unwrap();
+    assert_eq!(&m[12..q.len()], &q[12..]);
+    assert_eq!((m[2], m[3]), (0x85, 0x10), "QR AA RD, CD; neither RA nor AD");
+    assert_eq!(&m[q.len()..q.len() + 2], &[0xc0, 12], "the owner is a pointer to the question");
+}
+
+#[test]
+fn opt_comes_when_it_was_sent_and_says_our_size() {
+    assert_eq!(udp(&query("www.example", 1)).unwrap().opt, None);
+    let a =
+        udp(&with_edns(query("www.example", 1), 4096, 0, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8])).unwrap();
+    assert_eq!((a.opt, a.answer.len()), (Some((1232, 0, vec![])), 1), "unknown options are ignored");
+    let a = udp(&with_edns(query("www.example", 1), 4096, 1, &[])).unwrap();
+    assert_eq!(
+        (a.rcode, a.answer.len(), a.opt),
+        (16, 0, Some((1232, 1 << 24, vec![]))),
+        "BADVERS with version 0"
+    );
+    let mut dnssec = with_edns(query("www.example", 1), 512, 0, &[]);
+    let flags = dnssec.len() - 4;
+    dnssec[flags] = 0x80;
+    assert_eq!(udp(&dnssec).unwrap().opt, Some((1232, 0x8000, vec![])), "DO comes back (RFC 3225 §3)");
+    let a = udp(&with_edns(query("www.example", 1), 1232, 0, &[0, 3, 0, 0])).unwrap();
+    assert_eq!(a.opt, Some((1232, 0, b"\x00\x03\x00\x06node-1".to_vec())), "NSID");
+}
+
+#[test]
+fn a_signed_query_is_told_that_we_hold_no_key() {
+    let mut q = query("www.example", 1);
+    q[11] = 1;
+    q.extend_from_slice(&[&wire("key")[..], &[0, 250, 0, 255, 0, 0, 0, 0, 0, 0]].concat());
+    assert_eq!(udp(&q).unwrap().rcode, 9);
+}
+
+#[test]
+fn stale_data_says_so_and_may_be_withheld() {
+    let mut a = asker();
+    let q = with_edns(query("www.example", 1), 1232, 0, &[]);
+    let nx = with_edns(query("absent.example", 1), 1232, 0, &[]);
+    a.condition = Condition { stale: true, servfail: false };
+    let fresh = read(&a.raw(Transport::Udp, &q).unwrap());
+    assert_eq!((fresh.answer.len(), fresh.opt.unwrap().2), (1, vec![0, 15, 0, 2, 0, 3]));
+    assert_eq!(read(&a.raw(Transport::Udp, &nx).unwrap()).opt.unwrap().2, [0, 15, 0, 2, 0, 19]);
+    a.condition = Condition { stale: true, servfail: true };
+    let withheld = read(&a.raw(Transport::Udp, &q).unwrap());
+    assert_eq!((withheld.rcode, withheld.answer.len(), withheld.aa), (2, 0, false));
+    assert_eq!(withheld.opt.unwrap().2, [0, 15, 0, 2, 0, 3]);
+}
+
+#[test]
+fn negative_answers_carry_the_soa_with_the_smaller_ttl() {
+    let mut a = asker();
+    let (nx, nodata) = (a.ask("absent.example", 1), a.ask("www.example", 28));
+    assert_eq!((nx.rcode, nodata.rcode, nx.aa, nodata.aa), (3, 0, true, true));
+    for negative in [nx, nodata] {
+        let soa = ["example. 30 SOA ns.example. host.example. 7 3600 600 86400 30".to_string()];
+        assert_eq!(Answer::texts(&negative.authority), soa);
+    }
+    assert_eq!(a.ask("absent.other", 1).authority[0].2, 60, "the SOA's own TTL is smaller than its minimum");
+    assert_eq!(
+        Answer::texts(&a.ask("example", 6).answer)[0].split(' ').nth(1),
+        Some("300"),
+        "asked for, it has its TTL"
+    );
+}
+
+#[test]
+fn aliases_are_followed_across_our_zones_and_the_last_name_decides() {
+    let mut a = asker();
+    let found = Answer::texts(&a.ask("alias.example", 1).answer);
+    assert_eq!(found, ["alias.example. 300 CNAME www.other.", "www.other. 60 A 198.51.100.1"]);
+    let back = a.ask("back.other", 28);
+    assert_eq!((back.rcode, back.aa, back.answer.len()), (0, true, 1));
+    assert_eq!(
+        (back.authority[0].0.as_str(), back.authority[0].1),
+        ("example.", 6),
+        "NODATA of the last zone"
+    );
+}
+
+#[test]
+fn a_referral_is_not_authoritative_and_brings_its_glue() {
+    let a = asker().ask("x.sub.example", 1);
+    assert_eq!((a.rcode, a.aa, a.answer.len()), (0, false, 0));
+    assert_eq!(Answer::texts(&a.authority), ["sub.example. 300 NS ns.sub.example."]);
+    assert_eq!(Answer::texts(&a.additional), ["ns.sub.example. 300 A 192.0.2.3"]);
+}
+
+#[test]
+fn any_gives_one_rrset() {
+    let a = asker().ask("example", 255);
+    assert_eq!((a.rcode, a.aa, a.answer.len()), (0, true, 1));
+    assert_eq!(asker().ask("q.w.example", 255).answer.len(), 1);
+    assert_eq!(asker().ask("absent.example", 255).rcode, 3);
+}
+
+/// A zone with an RRset of `n` records of 16 bytes each.
+fn large(n: usize) -> Asker {
+    let mut text = format!("{ZONE}big A 10.0.0.0\n");
+    for i in 1..n {
+        text.push_str(&format!("big A 10.0.{}.{}\n", i / 256, i % 256));
+    }
+    for i in 0..60 {
+        text.push_str(&format!("far NS ns{i}.far\nns{i}.far A 10.1.0.{i}\n"));
+    }
+    Asker::new(&[("example.", &text)])
+}
+
+#[test]
+fn what_does_not_fit_is_cut_between_rrsets() {
+    let q = query("big.example", 1);
+    let fits = (512 - q.len()) / 16;
+    let mut exact = large(fits);
+    let a = exact.raw(Transport::Udp, &q).unwrap();
+    assert!(a.len() <= 512 && !read(&a).tc && read(&a).answer.len() == fits);
+    let mut more = large(fits + 1);
+    let a = read(&more.raw(Transport::Udp, &q).unwrap());
+    assert!(a.tc && a.answer.is_empty(), "a part of an RRset is never sent");
+    let a = read(&more.raw(Transport::Udp, &with_edns(q.clone(), 1232, 0, &[])).unwrap());
+    assert!(!a.tc && a.answer.len() == fits + 1);
+    let mut many = large(200);
+    let asked = with_edns(q.clone(), 4096, 0, &[]);
+    let a = many.raw(Transport::Udp, &asked).unwrap();
+    assert!(
+        read(&a).tc && a.len() <= 1232 && read(&a).opt.is_some(),
+        "4096 is capped at 1232; OPT has its room"
+    );
+    assert_eq!(read(&many.raw(Transport::Tcp, &q).unwrap()).answer.len(), 200);
+    let tiny = read(&large(fits).raw(Transport::Udp, &with_edns(q, 1, 0, &[])).unwrap());
+    assert!(tiny.tc && tiny.opt.is_some(), "a payload below 512 counts as 512, and OPT takes 11 of them");
+}
+
+#[test]
+fn a_referral_whose_glue_does_not_fit_is_truncated() {
+    let q = with_edns(query("x.far.example", 1), 1232, 0, &[]);
+    let mut a = large(1);
+    let udp = read(&a.raw(Transport::Udp, &q).unwrap());
+    assert!(udp.tc, "RFC 9471 §3: {udp:?}");
+    let tcp = read(&a.raw(Transport::Tcp, &q).unwrap());
+    assert_eq!((tcp.tc, tcp.authority.len()), (false, 60));
+}
+
+#[test]
+fn ds_at_a_cut_is_answered_by_the_parent() {
+    let parent = format!("{ZONE}child NS ns\nchild DS 1 13 2 {}\n", "00".repeat(32));
+    let child = "$TTL 60\n@ SOA ns.example. host 1 1 1 1 600\n@ NS ns.example.\n";
+    let mut a = Asker::new(&[("example.", &parent), ("child.example.", child)]);
+    let ds = a.ask("child.example", 43);
+    assert_eq!((ds.aa, ds.answer.len()), (true, 1));
+    let none = a.ask("sub.example", 43);
+    assert_eq!((none.aa, none.rcode, none.authority[0].1), (true, 0, 6));
+    assert_eq!(a.ask("child.example", 6).answer[0].0, "child.example.", "all else belongs to the child");
+}
+
+#[test]
+fn the_root_can_be_served() {
+    let root =
+        "$TTL 60\n@ SOA ns. host. 1 1 1 1 600\n@ NS ns.\nns A 192.0.2.1\ncom NS ns.com\nns.com A 192.0.2.2\n";
+    let mut a = Asker::new(&[(".", root), ("example.", ZONE)]);
+    assert_eq!(a.ask(".", 6).answer.len(), 1);
+    assert_eq!((a.ask("absent", 1).rcode, a.ask("absent", 1).authority[0].0.as_str()), (3, "."));
+    assert_eq!(Answer::texts(&a.ask("www.com", 1).additional), ["ns.com. 60 A 192.0.2.2"]);
+    assert_eq!(a.ask("www.example", 1).answer.len(), 1);
+}

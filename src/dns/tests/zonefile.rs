@@ -1,0 +1,183 @@
+//! Zone files: what is read, what is refused and how, and that what is written can be read.
+
+mod common;
+
+use common::name;
+use std::{fs, path::Path};
+use zonekeeper_core::zone::RrSet;
+use zonekeeper_dns::zonefile::{export, load, parse, parse_rrset, to_text, type_name, type_number};
+
+const HEAD: &str = "$TTL 1h\n@ IN SOA ns host ( 1 ; serial\n 1h30m 10M 1w 30 )\n NS ns\n";
+
+fn texts(body: &str) -> Vec<String> {
+    let sets = parse(format!("{HEAD}{body}").as_bytes(), Path::new("z"), &name("example.")).unwrap();
+    sets.iter().map(to_text).collect()
+}
+
+fn errors(text: &str) -> Vec<String> {
+    let e = parse(text.as_bytes(), Path::new("z"), &name("example.")).unwrap_err();
+    e.to_string().lines().map(String::from).collect()
+}
+
+#[test]
+fn owners_ttls_classes_and_origins_are_inherited_as_in_rfc_1035() {
+    let body = "www 60 IN A 192.0.2.1\n IN 60 A 192.0.2.2\n\tTXT ( \"two\"\n  words ) ; comment\n\
+        $ORIGIN sub\na CLASS1 A 192.0.2.3\n@ A 192.0.2.4\nabs.example. 5 AAAA 2001:db8::1\n";
+    assert_eq!(
+        texts(body),
+        [
+            "example. 3600 IN NS ns.example.\n",
+            "example. 3600 IN SOA ns.example. host.example. 1 5400 600 604800 30\n",
+            "abs.example. 5 IN AAAA 2001:db8::1\n",
+            "sub.example. 3600 IN A 192.0.2.4\n",
+            "a.sub.example. 3600 IN A 192.0.2.3\n",
+            "www.example. 60 IN A 192.0.2.1\nwww.example. 60 IN A 192.0.2.2\n",
+            "www.example. 3600 IN TXT \"two\" \"words\"\n",
+        ]
+    );
+}
+
+/// Type, RDATA as written, RDATA as we write it (empty: the same).
+const RECORDS: &[(&str, &str, &str)] = &[
+    ("A", "192.0.2.1", ""),
+    ("AAAA", "2001:DB8:0::1", "2001:db8::1"),
+    ("CNAME", "Target", "target.example."),
+    ("DNAME", "other.test.", ""),
+    ("MX", "10 mail", "10 mail.example."),
+    ("TXT", "\"a;b\" c\\\"d \"\\195\\164\" \"\"", "\"a;b\" \"c\\\"d\" \"\\195\\164\" \"\""),
+    ("SRV", "1 2 443 www", "1 2 443 www.example."),
+    ("CAA", "128 issue \"ca.test; x=1\"", ""),
+    ("PTR", "a\\.b.test.", ""),
+    ("DS", "12345 13 2 aabb CCDD", "12345 13 2 AABBCCDD"),
+    ("DNSKEY", "257 3 13 AAEC AwQ=", "257 3 13 AAECAwQ="),
+    ("RRSIG", "A 13 2 3600 20370101000000 20240229235959 7 example. AAEC", ""),
+    ("NSEC", "b.example. A MX TYPE1234", ""),
+    ("NSEC3", "1 1 10 AABB 2T7B4G4VSA5SMI47K61MV5BV1A22BOJR NS DS", ""),
+    ("NSEC3PARAM", "1 0 0 -", ""),
+    ("TLSA", "3 1 1 00ff", "3 1 1 00FF"),
+    ("SSHFP", "4 2 00ff", "4 2 00FF"),
+    (
+        "NAPTR",
+        "100 10 \"S\" \"SIP+D2U\" \"!^.*$!sip:x@y!\" _sip._udp",
+        "100 10 \"S\" \"SIP+D2U\" \"!^.*$!sip:x@y!\" _sip._udp.example.",
+    ),
+    (
+        "HTTPS",
+        "1 . ipv4hint=192.0.2.1,192.0.2.2 alpn=\"h2,h3\" port=8443",
+        "1 . alpn=\"h2,h3\" port=8443 ipv4hint=192.0.2.1,192.0.2.2",
+    ),
+    (
+        "SVCB",
+        "2 svc mandatory=port,alpn alpn=h2 port=1 ech=AAEC ipv6hint=2001:db8::1 key99=\"x y\"",
+        "2 svc.example. mandatory=port,alpn alpn=\"h2\" port=1 ech=AAEC ipv6hint=2001:db8::1 key99=\"x y\"",
+    ),
+    ("SVCB", "0 alias", "0 alias.example."),
+    ("HINFO", "CPU \"an OS\"", "\"CPU\" \"an OS\""),
+    ("URI", "1 2 \"https://x/\"", ""),
+    ("TYPE4711", "\\# 4 0a00 0001", "\\# 4 0A000001"),
+    ("TYPE4711", "\\# 0", ""),
+    ("A", "\\# 4 C0000201", "192.0.2.1"),
+    ("TYPE1", "\\# 4 C0000201", "192.0.2.1"),
+];
+
+#[test]
+fn every_type_is_read_and_written() {
+    for (rtype, text, want) in RECORDS {
+        let want = if want.is_empty() { text } else { want };
+        let set = parse_rrset(&name("example."), "r", rtype, 60, &[text])
+            .unwrap_or_else(|e| panic!("{rtype} {text}: {e}"));
+        let line = to_text(&set);
+        assert_eq!(line, format!("r.example. 60 IN {} {want}\n", type_name(set.rtype)));
+        let again = parse_rrset(&name("."), "r.example.", &type_name(set.rtype), 60, &[want]).unwrap();
+        assert_eq!(again, set, "{line}");
+    }
+    assert_eq!(
+        (type_number("tlsa"), type_number("type65535"), type_number("TYPE65536"), type_number("X")),
+        (Some(52), Some(65535), None, None)
+    );
+}
+
+#[test]
+fn a_zone_that_is_written_is_the_zone_that_is_read() {
+    let mut text = String::from(HEAD);
+    for (i, (rtype, rdata, _)) in RECORDS.iter().enumerate() {
+        text.push_str(&format!("r{i} {rtype} {rdata}\n"));
+    }
+    let zone = common::zone("example.", &text);
+    let mut out = Vec::new();
+    export(&zone, &mut out).unwrap();
+    let again = common::zone("example.", std::str::from_utf8(&out).unwrap());
+    assert!(zone == again && zone.hash() == again.hash() && zone.len() == RECORDS.len() + 2);
+}
+
+#[test]
+fn all_mistakes_come_at_once_with_their_lines() {
+    let text = "$TTL 1x\n@ SOA ns host 1 1 1 1 1\nwww 60 A 192.0.2.300\nwww 60 BOGUS x\nwww 60 MX 10\nwww 60 A 192.0.2.1 extra\n\
+        www 60 TXT \"open\nwww 60 CH A 192.0.2.1\nelsewhere.test. 60 A 192.0.2.1\nwww 60 TYPE999 1\nwww 60 A \\# 4 00\n$GENERATE 1-2 a$ A 1.1.1.1\na..b 60 A 192.0.2.1\n)\n";
+    assert_eq!(
+        errors(text),
+        [
+            "z:1: \"1x\" is not a TTL",
+            "z:3: A: \"192.0.2.300\" is not an IPv4 address",
+            "z:4: \"BOGUS\" is not a record type; TYPE123 names any",
+            "z:5: MX: a name is missing",
+            "z:6: A: \"extra\" is one value too many",
+            "z:7: a quoted string is not closed on its line",
+            "z:8: class CH is not served; only IN is",
+            "z:9: elsewhere.test. is outside the zone example.",
+            "z:10: TYPE999: type TYPE999 is unknown here: write its RDATA as \\# length hex (RFC 3597)",
+            "z:11: A: \\# promises 4 bytes, but 1 follow",
+            "z:12: $GENERATE is not known; write the records out",
+            "z:13: name \"a..b\" has a label of 0 bytes; a label has 1 to 63",
+            "z:14: a parenthesis is closed that was not opened",
+        ]
+    );
+    assert_eq!(errors(&"x BOGUS\n".repeat(500)).len(), 20);
+}
+
+#[test]
+fn mistakes_of_the_whole_zone_are_found() {
+    assert_eq!(
+        errors("www 60 A 192.0.2.1\n"),
+        ["z:0: the zone example. has no SOA at its apex; add one",][..1].to_vec()
+    );
+    assert_eq!(
+        errors("$TTL 1\n@ SOA ns host 1 1 1 1 1\n"),
+        ["z:0: the zone example. has no NS at its apex; add one"]
+    );
+    assert_eq!(
+        errors(&format!(
+            "{HEAD}c CNAME x\nd A 192.0.2.1\nc TXT y\nc CNAME z\n@ DS 1 1 1 00\nsub SOA ns host 1 1 1 1 1\n"
+        )),
+        [
+            "z:9: example. has a DS, which belongs to the parent",
+            "z:5: c.example. type 5: 2 records, but only one is allowed",
+            "z:7: c.example. has TXT beside a CNAME, which stands alone (RFC 1034 §3.6.2)",
+            "z:10: sub.example. has an SOA below the apex",
+        ]
+    );
+    assert_eq!(errors("a A 192.0.2.1\n")[0], "z:1: no TTL is known here; begin the file with $TTL");
+    assert_eq!(errors(" 60 A 192.0.2.1\n")[0], "z:1: the first record has no owner name");
+    assert_eq!(errors(&format!("{HEAD}a TXT ( x\n"))[0], "z:5: a parenthesis is never closed");
+}
+
+#[test]
+fn includes_are_relative_bounded_and_give_the_origin_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |f: &str| dir.path().join(f);
+    fs::create_dir(at("inc")).unwrap();
+    fs::write(at("zone"), format!("{HEAD}$INCLUDE inc/one sub\nafter A 192.0.2.9\n")).unwrap();
+    fs::write(at("inc/one"), "a A 192.0.2.1\n$ORIGIN deep\n$INCLUDE two\n").unwrap();
+    fs::write(at("inc/two"), "b A 192.0.2.2\n").unwrap();
+    let sets: Vec<RrSet> = load(&at("zone"), &name("example.")).unwrap();
+    let owners: Vec<String> = sets.iter().skip(2).map(|s| s.name.to_string()).collect();
+    assert_eq!(owners, ["after.example.", "a.sub.example.", "b.deep.sub.example."]);
+    fs::write(at("inc/two"), "b A 192.0.2.2\n\nc A x\n").unwrap();
+    let e = load(&at("zone"), &name("example.")).unwrap_err();
+    assert_eq!((e.0[0].file.clone(), e.0[0].line), (at("inc/two"), 3));
+    fs::write(at("inc/two"), "$INCLUDE two\n").unwrap();
+    let e = load(&at("zone"), &name("example.")).unwrap_err();
+    assert!(e.0[0].message.contains("does a file include itself?"), "{e}");
+    let e = load(&at("absent"), &name("example.")).unwrap_err().to_string();
+    assert!(e.contains("absent:0: cannot be opened"), "{e}");
+}
