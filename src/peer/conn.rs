@@ -131,7 +131,10 @@ pub(crate) struct Driver {
     stats: Arc<Stats>,
     reader: Reader<ReadHalf<TlsStream<TcpStream>>>,
     tick: Interval,
+    /// The ping under way.
     pinged: Option<(u64, Instant)>,
+    /// Since when the peer owes us a sign of life.
+    asked: Option<Instant>,
     _writer: AbortOnDropHandle<()>,
 }
 
@@ -166,6 +169,7 @@ impl Driver {
             reader,
             tick,
             pinged: None,
+            asked: None,
             _writer: AbortOnDropHandle::new(writer),
         }
     }
@@ -236,15 +240,24 @@ impl Driver {
     /// Looks at the clock: is the peer silent, is a certificate over, is a ping due?
     fn check(&mut self) -> Option<Loss> {
         let patience = if self.lane == Lane::Bulk { self.shared.silence * 10 } else { self.shared.silence };
-        let silent = self.reader.heard.elapsed();
-        if silent > patience {
+        let heard = self.reader.heard;
+        // Silence counts from a question: after a pause of this very process nothing was asked, so nothing is missing.
+        self.asked = self.asked.filter(|at| *at >= heard);
+        if self.asked.is_some_and(|at| at.elapsed() > patience) {
             return Some(Loss::Timeout);
         }
         if expired(self.ends) {
             return Some(Loss::Expired);
         }
-        let due = self.lane == Lane::Heartbeat || silent >= self.shared.ping;
-        if due && self.pinged.is_none() {
+        if self.lane == Lane::Heartbeat || heard.elapsed() >= self.shared.ping {
+            self.asked.get_or_insert_with(Instant::now);
+            self.ping();
+        }
+        None
+    }
+
+    fn ping(&mut self) {
+        if self.pinged.is_none() {
             let id = self.conn.next.fetch_add(1, Relaxed);
             let ping = frame::encode(Type::Ping, id, &self.shared.settings().to_le_bytes());
             // A full queue: then frames are on their way already, and the next tick asks again.
@@ -252,7 +265,6 @@ impl Driver {
                 self.pinged = Some((id, Instant::now()));
             }
         }
-        None
     }
 }
 

@@ -18,7 +18,7 @@ pub enum PeerError {
         why: Loss,
     },
     /// The handshake ended in a refusal by either side.
-    #[error("handshake with node {node} refused{}: {why}", if *.by_peer { " by it" } else { "" })]
+    #[error("{}: {why}", refuser(*.node, *.by_peer))]
     Refused {
         /// The peer.
         node: NodeId,
@@ -88,6 +88,10 @@ pub enum Loss {
     /// Any other network error (no route, damaged frame).
     #[error("network error")]
     Network,
+}
+
+fn refuser(node: NodeId, by_peer: bool) -> String {
+    if by_peer { format!("node {node} refused this node") } else { format!("this node refused node {node}") }
 }
 
 impl Loss {

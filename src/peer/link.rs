@@ -30,7 +30,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause: a peer or a path that is back is found within half a second.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Pause after a refusal, which an operator has to mend: a handshake costs both sides a millisecond of CPU.
-const PAUSE_REFUSED: Duration = Duration::from_secs(4);
+const PAUSE_REFUSED: Duration = Duration::from_secs(2);
 /// A connection that lived for less is a failed attempt.
 const YOUNG: Duration = Duration::from_secs(1);
 
@@ -163,15 +163,11 @@ impl Task {
             let failure = match self.dial().await {
                 Ok(driver) => {
                     self.announce(LinkChange::Up);
-                    let loss = self.serve(driver).await;
-                    self.announce(LinkChange::Lost(loss));
-                    Failed::Loss(loss)
+                    Failed::Loss(self.serve(driver).await)
                 }
-                Err(failure) => {
-                    self.announce(LinkChange::Lost(loss_of(failure)));
-                    failure
-                }
+                Err(failure) => failure,
             };
+            self.lost(failure);
             if began.elapsed() >= YOUNG && matches!(*self.state.borrow(), State::Up(_)) {
                 pause = PAUSE_MIN;
                 continue;
@@ -228,19 +224,24 @@ impl Task {
         let _ = tls.wait_for(|now| !Arc::ptr_eq(now, ours)).await; // its sender is in what we hold
     }
 
-    fn announce(&mut self, what: LinkChange) {
-        if self.lane == Lane::Heartbeat && self.last != Some(what) {
+    fn lost(&mut self, failure: Failed) {
+        let loss = loss_of(failure);
+        // Only news is logged, so this does not flood the log.
+        if self.announce(LinkChange::Lost(loss)) && matches!(loss, Loss::Denied(_)) {
+            tracing::warn!("no link to a peer: {}", self.error(failure));
+        }
+    }
+
+    /// Tells of a change of the Heartbeat lane; whether it was one.
+    fn announce(&mut self, what: LinkChange) -> bool {
+        let news = self.lane == Lane::Heartbeat && self.last != Some(what);
+        if news {
             self.last = Some(what);
             self.stats.up.store(what == LinkChange::Up, Relaxed);
             let _ = self.shared.events.send(LinkEvent { node: self.node, what }); // nobody listens: fine
-            match what {
-                // Only a change comes here, so this does not flood the log.
-                LinkChange::Lost(Loss::Denied(why)) => {
-                    tracing::warn!(node = self.node, "no link to a peer: {why}")
-                }
-                _ => tracing::debug!(node = self.node, ?what, "heartbeat lane"),
-            }
+            tracing::debug!(node = self.node, ?what, "heartbeat lane");
         }
+        news
     }
 
     fn error(&self, failure: Failed) -> PeerError {

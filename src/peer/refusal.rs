@@ -76,19 +76,21 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::Stranger => {
-                "its certificate is not from a CA of this cluster; issue one with this cluster's CA"
+                "certificate is not from a CA of the cluster; issue one with the cluster's CA"
             }
-            Refusal::WrongCluster => "it belongs to another cluster; check the addresses of the peers",
-            Refusal::Expired => "its certificate has expired; renew it with this cluster's CA",
-            Refusal::NotYetValid => "its certificate is not valid yet; check the clocks of both machines",
+            Refusal::WrongCluster => "node of another cluster; check the addresses of the peers",
+            Refusal::Expired => "certificate has expired; renew it with the cluster's CA",
+            Refusal::NotYetValid => "certificate is not valid yet; check the clocks of both machines",
             Refusal::Identity => {
-                "its certificate names another node; check the peer's address and key folder"
+                "certificate names another node; check the peer's address and its key folder"
             }
-            Refusal::NotAllowed => "it is not a member of the cluster; join it anew under a new node id",
+            Refusal::NotAllowed => "not a member of the cluster; join it anew under a new node id",
             Refusal::Version => "no protocol version in common; upgrade the older program",
-            Refusal::Garbage => "it sent a malformed or oversized frame",
+            Refusal::Garbage => {
+                "malformed or oversized frame; check that a node of this program is at the address"
+            }
             Refusal::Limit => "too many handshakes at once, or one that was too slow; it may try again",
-            Refusal::Join => "its join token was not accepted; create a new one",
+            Refusal::Join => "join token was not accepted; create a new one",
             Refusal::JoinRate => {
                 "too many joins at once or failed ones lately; it may try again in a few seconds"
             }

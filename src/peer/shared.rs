@@ -112,7 +112,7 @@ impl Shared {
     /// Whether a peer has this address.
     pub(crate) fn knows(&self, ip: IpAddr) -> bool {
         let remotes = self.remotes.read().unwrap_or_else(PoisonError::into_inner);
-        remotes.values().any(|remote| remote.addr.ip() == ip)
+        remotes.values().any(|remote| remote.addr.ip().to_canonical() == ip.to_canonical())
     }
 
     /// The handler of a lane.

@@ -245,3 +245,21 @@ async fn the_last_handle_stops_everything() {
     drop(b);
     until("the link is down", || a.connected().is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_pause_of_this_process_is_not_taken_for_silence_of_the_peer() {
+    let ca = ca();
+    let silence = Duration::from_millis(150);
+    let a = start(PeerConfig { silence, ..config(credentials(&ca, 1)) });
+    let b = node(&ca, 2);
+    let mut events = a.events();
+    connect(&[(1, &a), (2, &b)]);
+    assert_eq!(soon("the link", events.recv()).await.unwrap().what, LinkChange::Up);
+    for n in 0..5 {
+        // Both nodes stand still, in another phase of the pings each time.
+        tokio::time::sleep(Duration::from_millis(40 + 7 * n)).await;
+        std::thread::sleep(silence * 2);
+    }
+    tokio::time::sleep(silence).await;
+    assert!(events.try_recv().is_err(), "the link was lost");
+}

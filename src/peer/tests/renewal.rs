@@ -47,7 +47,7 @@ async fn an_expiry_closes_the_connection_and_a_renewal_brings_it_back() {
 #[tokio::test]
 async fn a_renewal_in_time_loses_no_call_and_no_link() {
     let ca = ca();
-    let first = ca.issue(1, &site(), Duration::from_secs(3)).unwrap();
+    let first = ca.issue(1, &site(), Duration::from_secs(2)).unwrap();
     let ends = first.expires();
     let a = start(config(first));
     let b = node(&ca, 2);
