@@ -1,0 +1,107 @@
+//! L4 listeners.
+
+use crate::support::*;
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use zonekeeper_core::model::Protocol;
+
+/// Reads to the end, then answers with what it got.
+fn echo_at_end() -> Server {
+    Server::with(any(), |mut stream, _| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        stream.write_all(&all).await.unwrap();
+    })
+}
+
+async fn refused(addr: SocketAddr) -> bool {
+    matches!(TcpStream::connect(addr).await, Err(e) if e.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[tokio::test]
+async fn each_direction_ends_by_itself() {
+    let backend = echo_at_end();
+    let world = World::tcp(&[backend.addr]);
+    let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+    let sent: Vec<u8> = (0..2_000_000u32).map(|i| i as u8).collect();
+    let (mut read, mut write) = stream.split();
+    write.write_all(&sent).await.unwrap();
+    write.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    read.read_to_end(&mut got).await.unwrap();
+    assert!(got == sent);
+    eventually("it is counted", async || world.proxy.counters().listeners[0].1.bytes_in == 2_000_000).await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard() {
+    let backend = Server::with(any(), |mut stream, _| async move {
+        stream.write_all(b"220 hello").await.unwrap();
+    });
+    let world = World::tcp(&[backend.addr]);
+    let mut text = String::new();
+    TcpStream::connect(world.addr("web")).await.unwrap().read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "220 hello");
+}
+
+#[tokio::test]
+async fn a_refused_backend_is_passed_over_and_a_reset_is_passed_on() {
+    let backend = Server::with(any(), |mut stream, _| async move {
+        let _ = stream.read(&mut [0; 1]).await;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let world = World::tcp(&[dead(), backend.addr]);
+    let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    let end = stream.read(&mut [0; 1]).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn an_empty_pool_refuses_connections_until_a_backend_is_healthy() {
+    let backend = echo_at_end();
+    let world = World::tcp(&[backend.addr]);
+    let addr = world.addr("web");
+    for _ in 0..3 {
+        assert!(TcpStream::connect(addr).await.is_ok());
+        let mut running = TcpStream::connect(addr).await.unwrap();
+        running.write_all(b"still ").await.unwrap();
+        eventually("it is relayed", async || world.proxy.counters().backends[0].2.active > 0).await;
+        world.health.set(&pool_id("web"), backend.addr, false);
+        eventually("connects are refused", async || refused(addr).await).await;
+        assert_eq!(world.addr("web"), addr, "the address stays ours");
+        world.health.set(&pool_id("web"), backend.addr, true);
+        eventually("it accepts again", async || TcpStream::connect(addr).await.is_ok()).await;
+        running.write_all(b"here").await.unwrap();
+        running.shutdown().await.unwrap();
+        let mut text = String::new();
+        running.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "still here", "what ran went on");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_backend_makes_its_listener_refuse_for_the_ejection() {
+    let at = dead();
+    let world = World::tcp(&[at]);
+    let addr = world.addr("web");
+    let mut cut = TcpStream::connect(addr).await.unwrap();
+    assert!(!matches!(cut.read(&mut [0; 1]).await, Ok(n) if n > 0));
+    eventually("connects are refused", async || refused(addr).await).await;
+    let _backend = Server::start_at("a", at);
+    eventually("it accepts again", async || TcpStream::connect(addr).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_quiet_connection_is_closed() {
+    let backend = echo_at_end();
+    let mut state = state(Protocol::Tcp, &[backend.addr]);
+    edit_listener(&mut state, |l| l.idle_timeout_ms = 200);
+    let world = World::start(state);
+    let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    assert!(!matches!(stream.read(&mut [0; 1]).await, Ok(n) if n > 0));
+}
