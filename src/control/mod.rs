@@ -14,6 +14,6 @@ mod lead;
 mod publish;
 mod report;
 
-pub(crate) use lead::{Lead, LocalDecision};
+pub(crate) use lead::Lead;
 pub(crate) use publish::{Intake, Publisher, publication};
 pub(crate) use report::{Reporter, Vitals, watch_timers};

@@ -43,22 +43,24 @@ pub(crate) async fn open(config: &NodeConfig, keys: &Credentials, start: Start) 
         let (dir, found, id) = (config.keys_dir.clone(), keys.node(), config.id);
         return Err(NodeError::Foreign { dir, found, id });
     }
-    let (dir, id, cluster) = (config.data_dir.clone(), config.id, keys.cluster());
-    let opened = tokio::task::spawn_blocking(move || Consensus::open(&dir, id, Some(cluster)))
-        .await
-        .map_err(|e| NodeError::Raft(std::io::Error::other(e)))??;
+    let (config, cluster) = (config.clone(), keys.cluster());
+    let opened = tokio::task::spawn_blocking(move || open_blocking(&config, cluster, start));
+    opened.await.map_err(|e| NodeError::Raft(std::io::Error::other(e)))?
+}
+
+fn open_blocking(config: &NodeConfig, cluster: u128, start: Start) -> Result<Opened, NodeError> {
+    let (dir, id) = (&config.data_dir, config.id);
+    let opened = Consensus::open(dir, id, Some(cluster))?;
     let fresh = opened.identity().is_none();
     match start {
-        Start::Again if fresh => return Err(NodeError::Empty { dir: config.data_dir.clone(), id }),
-        Start::New if !fresh => return Err(NodeError::NotEmpty(config.data_dir.clone())),
+        Start::Again if fresh => return Err(NodeError::Empty { dir: dir.clone(), id }),
+        Start::New if !fresh => return Err(NodeError::NotEmpty(dir.clone())),
         // a founding that was cut short may go on
-        Start::Bootstrap(_) if !opened.state().tokens.is_empty() => {
-            return Err(NodeError::NotEmpty(config.data_dir.clone()));
-        }
+        Start::Bootstrap(_) if !opened.state().tokens.is_empty() => return Err(NodeError::NotEmpty(dir.clone())),
         _ => {}
     }
     if fresh {
-        opened.claim(cluster).map_err(|e| NodeError::File(config.data_dir.clone(), e))?;
+        opened.claim(cluster).map_err(|e| NodeError::File(dir.clone(), e))?;
     }
     Ok(opened)
 }

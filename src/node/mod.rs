@@ -36,7 +36,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch::channel as watch_channel, task::JoinSet};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Role};
 use zonekeeper_core::{Published, entry::Duty};
@@ -83,8 +83,8 @@ impl Node {
         let lead = Arc::new(Lead::new(consensus.clone()));
         control_lane::attach(&peers, &consensus, &lead, &published, &config.keys_dir);
 
-        let (news, _) = watch::channel(published.load().generation);
-        let (report, reports) = watch::channel(Reporter::blank(config.id));
+        let (news, _) = watch_channel(published.load().generation);
+        let (report, reports) = watch_channel(Reporter::blank(config.id));
         let board = Arc::new(Board::default());
         let vitals = plane.vitals.clone();
         let streams = Streams::new(config.id, board.clone(), plane.health.clone());

@@ -70,7 +70,7 @@ async fn renew(peers: &Peers, keys: &Path, old: &Credentials, site: &SiteId) -> 
     // CAs that are trusted now stay trusted: one is replaced by hand, when every node has a certificate of the new one
     let fresh = fresh.trust(old.ca_pem()).map_err(|e| e.to_string())?;
     fresh.save(keys).map_err(|e| e.to_string())?;
-    peers.set_credentials(fresh.clone()).map_err(|e| e.to_string())?;
+    peers.set_credentials(&fresh).map_err(|e| e.to_string())?;
     Ok(fresh)
 }
 
