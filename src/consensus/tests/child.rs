@@ -61,10 +61,17 @@ impl Writer {
     }
 
     /// SIGKILL, and every line that was on its way.
-    pub(super) fn kill(mut self) -> impl Iterator<Item = String> {
+    pub(super) fn kill(&mut self) -> impl Iterator<Item = String> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.lines.into_iter()
+        self.lines.iter()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -8,12 +8,12 @@ fn a_hundred_kills_under_writes_lose_nothing_acknowledged() {
     let dir = TempDir::new().unwrap();
     let mut acked = 0;
     for round in 0..100u64 {
-        let writer = Writer::start("write_for_ever", dir.path(), &[]);
+        let mut writer = Writer::start("write_for_ever", dir.path(), &[]);
         let found =
             writer.next("FOUND").unwrap_or_else(|| panic!("round {round}: the store did not open again"));
         assert!(found >= acked, "round {round}: {acked} entries were acknowledged, {found} found");
         for _ in 0..(round * 7) % 40 + 1 {
-            acked = writer.next("ACKED").unwrap();
+            acked = writer.next("ACKED").unwrap_or_else(|| panic!("round {round}: the writer is stuck"));
         }
         for line in writer.kill() {
             if let Some(count) = line.strip_prefix("ACKED ").and_then(|n| n.parse().ok()) {
