@@ -2,6 +2,8 @@
 //!
 //! A peer that is not installed is `NOT RUN`, loudly, and fails where `CI` is set. The seed is printed; `ZK_SEED` sets it.
 
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
 mod common;
 
 use common::{Answer, Asker, Rr, query, read, wire};

@@ -1,5 +1,7 @@
 //! One test for each rule of the wire.
 
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
 mod common;
 
 use common::{Answer, Asker, query, read, wire, with_edns};

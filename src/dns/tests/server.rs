@@ -1,5 +1,7 @@
 //! The real sockets: UDP and TCP on one port, the address that was asked, limits, a change that is seen at once.
 
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
 mod common;
 
 use arc_swap::ArcSwap;
