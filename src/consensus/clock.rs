@@ -29,8 +29,7 @@ impl Clock {
     /// The time for an entry proposed now.
     pub(crate) fn stamp(&self) -> LogTime {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        let log = *self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.now(self.mono(), wall)
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).stamp(self.mono(), wall)
     }
 
     fn mono(&self) -> Mono {

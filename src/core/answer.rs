@@ -21,7 +21,7 @@ use crate::{
     model::Family,
     name::Name,
     state::State,
-    zone::{CutKind, Key, Node, RrView, Zone, rtype},
+    zone::{CutKind, Key, Node, Place, RrView, Zone, ZoneIndex, rtype},
 };
 use alloc::{sync::Arc, vec::Vec};
 use xxhash_rust::xxh3::xxh3_64;
@@ -41,6 +41,7 @@ pub struct DnsTable {
 #[derive(Debug, Clone)]
 pub struct ZoneTable {
     zone: Arc<Zone>,
+    index: Arc<ZoneIndex>,
     /// SOA for negative answers, its TTL the smaller of its own and its minimum (RFC 2308 §3).
     negative: Option<WireSet>,
     /// Has SOA and NS.
@@ -95,10 +96,17 @@ pub enum Found<'a> {
 }
 
 impl DnsTable {
-    /// Builds the table of a state. Costs what there are zones and services; the zones' records are shared.
+    /// Builds the table of a state. Costs what there are zones and services, and an index over the zones' names; the
+    /// records are shared.
     pub fn build(state: &State) -> DnsTable {
-        let mut zones: Vec<(u64, ZoneTable)> =
-            state.zones.values().map(|z| (xxh3_64(z.origin().wire()), ZoneTable::new(z.clone()))).collect();
+        DnsTable::default().rebuild(state)
+    }
+
+    /// Builds anew, but keeps the indices of zones.
+    fn rebuild(&self, state: &State) -> DnsTable {
+        let old = |z: &Zone| self.origin(z.origin().wire()).map(|i| &*self.zones[i].1);
+        let table = |z: &Arc<Zone>| (xxh3_64(z.origin().wire()), ZoneTable::new(z.clone(), old(z)));
+        let mut zones: Vec<(u64, ZoneTable)> = state.zones.values().map(table).collect();
         zones.sort_by(|a, b| (a.0, a.1.zone.origin()).cmp(&(b.0, b.1.zone.origin())));
         let mut table = DnsTable::default();
         for z in state.zones.keys() {
@@ -121,14 +129,14 @@ impl DnsTable {
     pub fn update(&self, state: &State, delta: &Delta) -> DnsTable {
         let known = |z: &Name| self.origin(z.wire()).is_some() == state.zones.contains_key(z);
         if delta.config || !delta.zones.iter().all(known) {
-            return DnsTable::build(state);
+            return self.rebuild(state);
         }
         let mut table = self.clone();
         for origin in &delta.zones {
             if let (Some(i), Some(zone)) = (self.origin(origin.wire()), state.zones.get(origin)) {
                 let slot = &mut Arc::make_mut(&mut table.zones)[i].1;
                 let services = slot.services.clone();
-                *slot = Arc::new(ZoneTable { services, ..ZoneTable::new(zone.clone()) });
+                *slot = Arc::new(ZoneTable { services, ..ZoneTable::new(zone.clone(), Some(slot)) });
             }
         }
         for (id, family) in &delta.services {
@@ -209,14 +217,24 @@ impl DnsTable {
 }
 
 impl ZoneTable {
-    fn new(zone: Arc<Zone>) -> ZoneTable {
+    /// A table without services; `old` is the one of an earlier version.
+    fn new(zone: Arc<Zone>, old: Option<&ZoneTable>) -> ZoneTable {
+        let index = match old {
+            Some(old) if Arc::ptr_eq(&old.zone, &zone) => old.index.clone(),
+            Some(old) => Arc::new(old.index.update(&zone)),
+            None => Arc::new(ZoneIndex::build(&zone)),
+        };
         let negative = zone.soa().map(|mut soa| {
             let minimum =
                 soa.rdata.first().and_then(|r| r.last_chunk::<4>()).map_or(0, |m| u32::from_be_bytes(*m));
             soa.ttl = soa.ttl.min(minimum);
             WireSet::of(&soa)
         });
-        ZoneTable { negative, ready: zone.validate().is_ok(), zone, services: Vec::new() }
+        ZoneTable { negative, ready: zone.validate().is_ok(), zone, index, services: Vec::new() }
+    }
+
+    fn place_of(&self, key: &Key) -> Place<'_> {
+        self.index.place_of(&self.zone, key)
     }
 
     /// The records.
@@ -256,7 +274,7 @@ impl ZoneTable {
     /// Answers a question: RFC 1034 §4.3.2 step 3 with RFC 4592 wildcards and RFC 6672 DNAME. `key` is the name asked
     /// for; after a wildcard it is the wildcard's.
     pub fn find<'a>(&'a self, key: &mut Key, qtype: u16) -> Found<'a> {
-        let place = self.zone.place_of(key);
+        let place = self.place_of(key);
         match place.cut {
             Some((labels, CutKind::Delegation, node)) if qtype == rtype::DS && labels == key.labels() => {
                 return node.set(rtype::DS).map_or(Found::NoData, Found::Set); // RFC 4035 §3.1.4.1: ours, not the child's
@@ -273,7 +291,7 @@ impl ZoneTable {
             return select(place.node, services, qtype);
         }
         key.set_wildcard(encloser);
-        let wild = self.zone.place_of(key);
+        let wild = self.place_of(key);
         let (services, near) = self.services_near(key);
         if wild.encloser.max(near) < key.labels() {
             return Found::NxDomain;
@@ -283,7 +301,7 @@ impl ZoneTable {
 
     /// An address RRset at a name or, glue, below a cut of this zone; services and wildcards included.
     pub fn address<'a>(&'a self, key: &mut Key, qtype: u16) -> Option<Found<'a>> {
-        let place = self.zone.place_of(key);
+        let place = self.place_of(key);
         if place.cut.is_some() {
             return place.node?.set(qtype).map(Found::Set);
         }

@@ -81,7 +81,12 @@ impl State {
         }
     }
 
-    fn command<'a>(&mut self, step: &mut Step<'a>, command: &'a Command, declared: bool) -> Result<(), Refusal> {
+    fn command<'a>(
+        &mut self,
+        step: &mut Step<'a>,
+        command: &'a Command,
+        declared: bool,
+    ) -> Result<(), Refusal> {
         match command {
             Command::Init(init) => self.init(init),
             Command::Tick => self.tick(step),
@@ -107,6 +112,7 @@ impl State {
         if init.cluster == 0 || !(1..=VERSION).contains(&init.version) {
             return Err("the first entry needs a cluster id and a version that this program knows".into());
         }
+        crate::members::check_timing(init.timing)?;
         self.cluster = init.cluster;
         self.cluster_version = init.version;
         self.timing = init.timing;
@@ -139,7 +145,8 @@ impl State {
         for row in rows {
             let (target, index) = (&row.target, self.generation.index);
             let service = self.services.get_mut(&target.service);
-            let Some(service) = service.filter(|s| s.spec.endpoint(&target.site, target.family).is_some()) else {
+            let Some(service) = service.filter(|s| s.spec.endpoint(&target.site, target.family).is_some())
+            else {
                 return Err(format!("service {} has no endpoint at {}", target.service, target.site));
             };
             row.check(&voting, service.spec.quorum).map_err(|why| format!("{}: {why}", target.service))?;
@@ -174,7 +181,8 @@ impl State {
     }
 
     fn commit(&mut self, step: &mut Step<'_>, id: u64, parts: u32, declared: bool) -> Result<(), Refusal> {
-        let stage = self.stages.remove(&id).ok_or_else(|| format!("there is no stage {id}; it may have expired"))?;
+        let stage =
+            self.stages.remove(&id).ok_or_else(|| format!("there is no stage {id}; it may have expired"))?;
         if stage.parts.len() != parts as usize {
             return Err(format!("stage {id} has {} of {parts} parts", stage.parts.len()));
         }
@@ -190,14 +198,20 @@ impl State {
             return Err("a backend can be drained or forced down, not forced up".into());
         }
         self.overrides.insert(o.scope.clone(), Arc::new(o.clone()));
-        if o.force == Force::Down
-            && let Some(service) = self.services.iter().find(|(id, s)| self.all_forbidden(id, s))
-        {
-            return Err(format!("service {} would be left without a site; force another one up first", service.0));
-        }
         step.why = format!("{} by {}: {}", o.force, o.author, o.reason);
         self.touch(step, &o.scope);
-        Ok(())
+        self.check_answerable(step)
+    }
+
+    /// An operator's word must not leave a service without any site, and with that its names without an answer.
+    pub(crate) fn check_answerable(&self, step: &Step<'_>) -> Result<(), Refusal> {
+        let touched = step.settle.iter().filter_map(|id| self.services.get_key_value(id));
+        match touched.filter(|(id, s)| self.all_forbidden(id, s)).map(|(id, _)| id).next() {
+            Some(id) => {
+                Err(format!("service {id} would be left with sites that are forced down; release one first"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn all_forbidden(&self, id: &ServiceId, service: &ServiceState) -> bool {
@@ -208,7 +222,7 @@ impl State {
         })
     }
 
-    fn check_scope(&self, scope: &Scope) -> Result<(), Refusal> {
+    pub(crate) fn check_scope(&self, scope: &Scope) -> Result<(), Refusal> {
         let known = match scope {
             Scope::Site(site) => self.sites.contains_key(site),
             Scope::ServiceSite(service, site) => {
@@ -225,7 +239,7 @@ impl State {
         let o = self.overrides.remove(scope).ok_or_else(|| format!("{scope} has no override"))?;
         step.why = format!("{} released by {}", o.force, step.cause);
         self.touch(step, scope);
-        Ok(())
+        self.check_answerable(step)
     }
 
     /// Marks what an override covers.
@@ -248,7 +262,12 @@ impl State {
         }
     }
 
-    fn move_service(&mut self, step: &mut Step<'_>, id: &ServiceId, to: Option<&SiteId>) -> Result<(), Refusal> {
+    fn move_service(
+        &mut self,
+        step: &mut Step<'_>,
+        id: &ServiceId,
+        to: Option<&SiteId>,
+    ) -> Result<(), Refusal> {
         let service = self.services.get(id).ok_or_else(|| format!("service {id} is not declared"))?.clone();
         if let Some(site) = to {
             if !service.spec.endpoints.contains_key(site) {
@@ -258,7 +277,9 @@ impl State {
                 let class = Lane::new(self, id, &service, family, self.time).class(site);
                 if service.spec.endpoint(site, family).is_some() && class > Class::Degraded {
                     let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
-                    return Err(format!("{site} is not usable for {family} ({class}); force it up first if you must"));
+                    return Err(format!(
+                        "{site} is not usable for {family} ({class}); force it up first if you must"
+                    ));
                 }
             }
         }
@@ -275,7 +296,12 @@ impl State {
         Ok(())
     }
 
-    fn set_automation(&mut self, step: &mut Step<'_>, id: Option<&ServiceId>, on: bool) -> Result<(), Refusal> {
+    fn set_automation(
+        &mut self,
+        step: &mut Step<'_>,
+        id: Option<&ServiceId>,
+        on: bool,
+    ) -> Result<(), Refusal> {
         let index = self.generation.index;
         match id {
             None => {
@@ -283,7 +309,8 @@ impl State {
                 step.settle.extend(self.services.keys().cloned());
             }
             Some(id) => {
-                let service = self.services.get_mut(id).ok_or_else(|| format!("service {id} is not declared"))?;
+                let service =
+                    self.services.get_mut(id).ok_or_else(|| format!("service {id} is not declared"))?;
                 Arc::make_mut(service).spec.automation = on;
                 step.settle.insert(id.clone());
             }
@@ -328,11 +355,13 @@ impl State {
         s.version = self.generation.index;
         if !same {
             self.decided(step, id, family, &service, &choice.sites, choice.basis);
-            if s.pinned.as_ref().is_some_and(|p| !choice.sites.contains(p)) {
+            let here = |p: &&SiteId| s.spec.endpoint(p, family).is_some();
+            if s.pinned.as_ref().filter(here).is_some_and(|p| !choice.sites.contains(p)) {
                 s.pinned = None; // the site an operator chose has failed: the rules decide again
             }
             let (epoch, since) = (self.generation, self.time);
-            s.assignment.insert(family, Assignment { epoch, since, sites: choice.sites, basis: choice.basis });
+            s.assignment
+                .insert(family, Assignment { epoch, since, sites: choice.sites, basis: choice.basis });
         }
         self.services.insert(id.clone(), next);
         step.delta.services.push((id.clone(), family));

@@ -65,7 +65,13 @@ pub struct Choice {
 
 impl<'a> Lane<'a> {
     /// The lane of a service at log time `now`.
-    pub fn new(state: &'a State, id: &'a ServiceId, service: &'a ServiceState, family: Family, now: LogTime) -> Self {
+    pub fn new(
+        state: &'a State,
+        id: &'a ServiceId,
+        service: &'a ServiceState,
+        family: Family,
+        now: LogTime,
+    ) -> Self {
         Lane { state, id, service, family, now }
     }
 
@@ -127,11 +133,11 @@ impl<'a> Lane<'a> {
         self.service.assignment.get(&self.family).map_or(&[], |a| &a.sites)
     }
 
-    /// Usable now. Without automation an observed failure does not make a site in use unusable.
+    /// Usable now. Without automation an observed failure does not make a site in use unusable, an operator's drain does.
     fn usable(&self, site: &SiteId) -> bool {
         match self.class(site) {
             Class::Up | Class::Degraded => true,
-            Class::Down => !self.automated() && self.current().contains(site),
+            Class::Down => !self.automated() && self.current().contains(site) && self.forced(site).is_none(),
             Class::Drained | Class::Forbidden => false,
         }
     }
@@ -164,7 +170,8 @@ impl<'a> Lane<'a> {
         }
         let current = current?;
         let earlier = candidates.iter().take_while(|s| **s != current);
-        let mut back = earlier.filter(|s| self.automated() && self.class(s) == Class::Up && self.held(s).is_none());
+        let mut back =
+            earlier.filter(|s| self.automated() && self.class(s) == Class::Up && self.held(s).is_none());
         Some(back.next().copied().unwrap_or(current).clone())
     }
 
@@ -173,9 +180,11 @@ impl<'a> Lane<'a> {
         let first = current.is_empty();
         let mut set: BTreeSet<&SiteId> = BTreeSet::new();
         for &site in candidates {
-            let wanted = matches!(hand, Hand::To(s) if s == site) || matches!(hand, Hand::Home) && self.usable(site);
+            let wanted =
+                matches!(hand, Hand::To(s) if s == site) || matches!(hand, Hand::Home) && self.usable(site);
             let stays = current.contains(site) && self.usable(site);
-            let comes = self.class(site) == Class::Up && self.held(site).is_none() && (self.automated() || first);
+            let comes =
+                self.class(site) == Class::Up && self.held(site).is_none() && (self.automated() || first);
             if wanted || stays || comes {
                 set.insert(site);
             }
@@ -187,11 +196,24 @@ impl<'a> Lane<'a> {
         candidates.iter().filter(|s| set.contains(*s)).map(|s| (*s).clone()).collect()
     }
 
-    /// The safety limit: automation removes no site when fewer than `min_answers` would be left; the least bad stay.
+    /// The safety limit: automation removes no site when fewer than `min_answers` would be left. A usable site takes the
+    /// place, inside its hold-down or not; after those the least bad stay.
     fn keep_minimum<'s>(&self, candidates: &[&'s SiteId], set: &mut BTreeSet<&'s SiteId>) {
         let minimum = self.service.spec.min_answers as usize;
-        let mut kept: Vec<&&SiteId> =
-            candidates.iter().filter(|s| self.current().contains(s) && self.class(s) == Class::Down).collect();
+        let leaves = candidates.iter().any(|s| self.current().contains(s) && self.class(s) == Class::Down);
+        let mut spare: Vec<&&SiteId> =
+            candidates.iter().filter(|s| !set.contains(*s) && self.usable(s)).collect();
+        spare.sort_by_key(|s| (self.class(s), self.held(s).is_some()));
+        for site in spare.into_iter().filter(|_| leaves && self.automated()) {
+            if set.len() >= minimum {
+                return;
+            }
+            set.insert(site);
+        }
+        let mut kept: Vec<&&SiteId> = candidates
+            .iter()
+            .filter(|s| self.current().contains(s) && self.class(s) == Class::Down)
+            .collect();
         // the one that failed last is most likely to be a false alarm
         kept.sort_by_key(|s| core::cmp::Reverse(self.health(s).and_then(|h| h.failed)));
         for site in kept {
@@ -208,7 +230,11 @@ impl<'a> Lane<'a> {
         }
         let of = |keep: &dyn Fn(&SiteId) -> bool| -> Vec<SiteId> {
             let all = candidates.iter().filter(|s| keep(s)).map(|s| (*s).clone());
-            if matches!(self.service.spec.policy, Policy::Failover(_)) { all.take(1).collect() } else { all.collect() }
+            if matches!(self.service.spec.policy, Policy::Failover(_)) {
+                all.take(1).collect()
+            } else {
+                all.collect()
+            }
         };
         let drained = of(&|s| self.class(s) == Class::Drained);
         if !drained.is_empty() {
@@ -227,10 +253,17 @@ impl<'a> Lane<'a> {
             let down = self.class(site) == Class::Down;
             return match down {
                 true if !self.automated() => Some("down, but automation is off".into()),
-                true if self.service.assignment.get(&self.family).is_some_and(|a| a.basis == Basis::LastSet) => {
+                true if self
+                    .service
+                    .assignment
+                    .get(&self.family)
+                    .is_some_and(|a| a.basis == Basis::LastSet) =>
+                {
                     Some("down, but no site is usable: the last set stays".into())
                 }
-                true => Some(format!("down, but kept by the safety limit of {}", self.service.spec.min_answers)),
+                true => {
+                    Some(format!("down, but kept by the safety limit of {}", self.service.spec.min_answers))
+                }
                 false => None,
             };
         }

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_an_envelope() {
         let record = encode(Kind::Vote, &(7u64, true));
-        assert_eq!(record, [0x5a, 0x4b, 1, 2, 2, 0, 0, 0, 7, 1, 0xfb, 0x9e, 0x94, 0x9d]);
+        assert_eq!(record, [0x5a, 0x4b, 1, 2, 2, 0, 0, 0, 7, 1, 0x51, 0xf0, 0x53, 0x3c]);
         assert_eq!(decode::<(u64, bool)>(Kind::Vote, &record, 16), Ok((7, true)));
     }
 

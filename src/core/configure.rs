@@ -36,6 +36,10 @@ impl State {
         }
         if checked {
             self.check_references()?;
+            let gone = |scope: &crate::entry::Scope| self.check_scope(scope).is_err();
+            let gone: Vec<_> = self.overrides.keys().filter(|s| gone(s)).cloned().collect();
+            gone.iter().for_each(|scope| drop(self.overrides.remove(scope)));
+            self.check_answerable(step)?;
         }
         for origin in &step.delta.zones {
             if let Some(zone) = self.zones.get(origin) {
@@ -109,7 +113,12 @@ impl State {
         Ok(())
     }
 
-    fn remove_records(&mut self, step: &mut Step<'_>, origin: &Name, keys: &[(Name, u16)]) -> Result<(), Refusal> {
+    fn remove_records(
+        &mut self,
+        step: &mut Step<'_>,
+        origin: &Name,
+        keys: &[(Name, u16)],
+    ) -> Result<(), Refusal> {
         let zone = self.zones.get_mut(origin).ok_or_else(|| format!("zone {origin} does not exist"))?;
         let zone = Arc::make_mut(zone);
         for (name, rtype) in keys {
@@ -156,7 +165,6 @@ impl State {
     fn remove_service(&mut self, step: &mut Step<'_>, id: &ServiceId) -> Result<(), Refusal> {
         let old = self.services.remove(id).ok_or_else(|| format!("service {id} does not exist"))?;
         self.names_changed(step, &old.spec.names);
-        self.overrides.retain(|scope, _| !matches!(scope, crate::entry::Scope::ServiceSite(s, _) if s == id));
         step.delta.services.extend(Family::ALL.map(|f| (id.clone(), f)));
         Ok(())
     }

@@ -71,7 +71,10 @@ impl Decider {
                 rows.extend(row);
             }
         }
-        self.pending.retain(|t, _| state.services.contains_key(&t.service));
+        let declared = |t: &Target| {
+            state.services.get(&t.service).is_some_and(|s| s.spec.endpoint(&t.site, t.family).is_some())
+        };
+        self.pending.retain(|t, _| declared(t));
         out.proposal = judge(state, rows).or_else(|| tick(state, log_now));
         for (id, service) in &state.services {
             for target in targets(id, service) {
@@ -101,7 +104,10 @@ impl Decider {
         if service.spec.check.is_some() {
             note_alarms(&target, &votes, needed, own.is_some(), voting.len(), notes);
         }
-        let verdict = Row::conclude(&votes, own, needed)?;
+        let Some(verdict) = Row::conclude(&votes, own, needed) else {
+            self.pending.remove(&target);
+            return None;
+        };
         let key = (target.site.clone(), target.family);
         let held = service.health.get(&key).map_or(Standing::Up, |h| h.standing);
         if verdict == held {
@@ -181,7 +187,11 @@ fn tick(state: &State, now: LogTime) -> Option<Proposal> {
             })
         })
     };
-    (expired || moves()).then(|| Proposal { reads: Vec::new(), cause: Cause::Automation, command: Command::Tick })
+    (expired || moves()).then(|| Proposal {
+        reads: Vec::new(),
+        cause: Cause::Automation,
+        command: Command::Tick,
+    })
 }
 
 /// The classes of all sites of a service's lane, for those who look.

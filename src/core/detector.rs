@@ -4,8 +4,9 @@
 //!   `fall` of them in a row are red.
 //! - **Unhealthy** (a wrong answer) is red after `fall` in a row at the usual interval.
 //! - **Silence** is the absence of a word and needs patience: red only when `fall` probes in a row went unanswered *and*
-//!   the last answer is older than the patience of the preset *and* older than the stream's own rhythm explains. The
-//!   rhythm is accrual in integers: mean plus seven mean deviations of the time between answers, which is what
+//!   they span the patience of the preset (counted from the first of them: a pause that begins right after an answer
+//!   is not charged for the interval before it) *and* the last answer is older than the stream's own rhythm explains.
+//!   The rhythm is accrual in integers: mean plus seven mean deviations of the time between answers, which is what
 //!   φ = 8 of Hayashibara's φ-accrual detector (2004) is for a normal distribution (5.6 σ, and σ ≈ 1.25 mean
 //!   deviations).
 //!
@@ -57,6 +58,8 @@ pub struct Detector {
     answers: u8,
     failures: u8,
     last_answer: Option<Mono>,
+    /// When the first of the failures in a row was seen.
+    failing_since: Mono,
     /// Time between answers and its mean deviation, in 1/8 milliseconds, smoothed by 1/8 (as RFC 6298 does for RTT).
     mean: u64,
     deviation: u64,
@@ -73,6 +76,7 @@ impl Detector {
             answers: 0,
             failures: 0,
             last_answer: None,
+            failing_since: now,
             mean: 0,
             deviation: 0,
         }
@@ -120,6 +124,9 @@ impl Detector {
 
     fn failed(&mut self, kind: Kind, now: Mono) {
         self.answers = 0;
+        if self.failures == 0 {
+            self.failing_since = now;
+        }
         self.failures = self.failures.saturating_add(1);
         let enough = self.failures >= self.thresholds.fall;
         let red = enough && (kind != Kind::Silent || self.silent_too_long(now));
@@ -132,8 +139,8 @@ impl Detector {
 
     fn silent_too_long(&self, now: Mono) -> bool {
         let rhythm = (self.mean + DEVIATIONS * self.deviation) / 8;
-        let quiet = now.since(self.last_answer.unwrap_or(self.since));
-        quiet >= self.thresholds.patience_ms.max(rhythm)
+        let quiet = now.since(self.last_answer.unwrap_or(self.failing_since));
+        now.since(self.failing_since) >= self.thresholds.patience_ms && quiet >= rhythm
     }
 
     /// The verdict at `now`.
@@ -210,12 +217,31 @@ mod tests {
     #[test]
     fn silence_needs_patience() {
         let mut d = steady();
-        for ms in [10_500, 11_000, 11_500, 11_999] {
+        for ms in [10_500, 11_000, 11_500, 12_000, 12_499] {
             d.observe(Observation::Silence, Mono(ms));
             assert_eq!(d.verdict(Mono(ms)).colour, Colour::Yellow, "at {ms}");
         }
-        d.observe(Observation::Silence, Mono(12_000));
-        assert_eq!(d.verdict(Mono(12_000)).colour, Colour::Red);
+        d.observe(Observation::Silence, Mono(12_500));
+        assert_eq!(d.verdict(Mono(12_500)).colour, Colour::Red);
+    }
+
+    #[test]
+    fn a_pause_shorter_than_the_patience_is_never_red_wherever_it_begins() {
+        // probes every 500 ms with a timeout of 500 ms, seen when they end; the answer takes 5 ms
+        for begins in 10_000..10_500 {
+            let (mut d, ends) = (steady(), begins + 1_999);
+            for sent in (10_000..13_500).step_by(500) {
+                let arrives = if (begins..ends).contains(&(sent + 2)) { ends } else { sent + 2 };
+                let answered = arrives + 3 < sent + 500;
+                let (seen, at) = if answered {
+                    (Observation::Answer, arrives + 3)
+                } else {
+                    (Observation::Silence, sent + 500)
+                };
+                d.observe(seen, Mono(at));
+                assert_ne!(d.verdict(Mono(at)).colour, Colour::Red, "pause from {begins}, probe of {sent}");
+            }
+        }
     }
 
     #[test]

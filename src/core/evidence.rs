@@ -163,14 +163,17 @@ impl Row {
         }
     }
 
-    /// Counts again, as `apply` does: the verdict must follow from votes of voting sites, one each, without the
-    /// suspect's own.
+    /// Counts again, as `apply` does: the verdict must follow from votes of all voting sites, one each, without
+    /// the suspect's own.
     pub fn check(&self, voting: &BTreeSet<SiteId>, quorum: Quorum) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         for (site, _) in &self.votes {
             if *site == self.target.site || !voting.contains(site) || !seen.insert(site) {
                 return Err(format!("evidence holds a vote of {site} that does not count"));
             }
+        }
+        if seen.len() != voting.iter().filter(|s| **s != self.target.site).count() {
+            return Err("evidence leaves out voting sites".into());
         }
         let needed = needed(voting, &self.target.site, quorum);
         let follows = Row::conclude(&self.votes, self.own, needed);
@@ -190,7 +193,9 @@ impl Row {
         let reds: Vec<String> = self
             .votes
             .iter()
-            .filter_map(|(s, v)| if let Vote::Red(kind) = v { Some(format!("{kind} from {s}")) } else { None })
+            .filter_map(
+                |(s, v)| if let Vote::Red(kind) = v { Some(format!("{kind} from {s}")) } else { None },
+            )
             .collect();
         match reds.is_empty() {
             true => format!("{site}{family} {}: reached from {}", self.verdict, self.greens().join(", ")),
@@ -242,7 +247,10 @@ impl Evidence {
     pub fn votes(&self, state: &State, target: &Target, now: Mono) -> (Vec<(SiteId, Vote)>, Option<Kind>) {
         let voting = state.voting_sites();
         let votes = voting.iter().filter(|s| ***s != target.site);
-        (votes.map(|s| ((*s).clone(), self.vote(state, s, target, now))).collect(), self.own(state, target, now))
+        (
+            votes.map(|s| ((*s).clone(), self.vote(state, s, target, now))).collect(),
+            self.own(state, target, now),
+        )
     }
 
     /// One site, one vote, however many nodes it has: green when one of them gets through, red when all of them that

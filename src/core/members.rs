@@ -14,16 +14,16 @@ pub(crate) const MAX_MEMBERS: usize = 512;
 pub(crate) const MAX_TOKENS: usize = 1000;
 
 impl State {
-    pub(crate) fn membership_command(&mut self, step: &mut Step<'_>, command: &Command) -> Result<(), Refusal> {
+    pub(crate) fn membership_command(
+        &mut self,
+        step: &mut Step<'_>,
+        command: &Command,
+    ) -> Result<(), Refusal> {
         match command {
             Command::PutMember(id, member) => self.put_member(step, *id, member),
             Command::RemoveMember(id) => self.remove_member(step, *id),
             Command::SetTiming(timing) => {
-                if let Timing::Heartbeat { ms } = timing
-                    && !(50..=5000).contains(ms)
-                {
-                    return Err(format!("a heartbeat of {ms} ms is out of range; use 50 to 5000"));
-                }
+                check_timing(*timing)?;
                 self.timing = *timing;
                 step.delta.members = true;
                 Ok(())
@@ -63,7 +63,9 @@ impl State {
 
     fn put_member(&mut self, step: &mut Step<'_>, id: NodeId, member: &Member) -> Result<(), Refusal> {
         if self.retired.contains(&id) {
-            return Err(format!("node id {id} was used before; take a new one (a used id can break the quorum)"));
+            return Err(format!(
+                "node id {id} was used before; take a new one (a used id can break the quorum)"
+            ));
         }
         if !self.members.contains_key(&id) {
             bounded(self.members.len(), MAX_MEMBERS, "members")?;
@@ -93,7 +95,8 @@ impl State {
         if self.retired.contains(&node) || self.members.contains_key(&node) {
             return Err(format!("node id {node} is taken or was used before; take a new one"));
         }
-        let join = self.joins.get(hash).ok_or("the join token is unknown or was used already; make a new one")?;
+        let join =
+            self.joins.get(hash).ok_or("the join token is unknown or was used already; make a new one")?;
         if join.expires <= self.time {
             return Err("the join token has expired; make a new one".into());
         }
@@ -110,6 +113,15 @@ impl State {
         }
         self.cluster_version = to;
         Ok(())
+    }
+}
+
+pub(crate) fn check_timing(timing: Timing) -> Result<(), Refusal> {
+    match timing {
+        Timing::Heartbeat { ms } if !(50..=5000).contains(&ms) => {
+            Err(format!("a heartbeat of {ms} ms is out of range; use 50 to 5000"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -302,7 +302,9 @@ fn host_matches(pattern: &str, host: &str) -> bool {
         None => pattern.eq_ignore_ascii_case(host),
         Some(suffix) => {
             let (host, suffix) = (host.as_bytes(), suffix.as_bytes());
-            host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+            host.len() > suffix.len()
+                && !host.starts_with(b".")
+                && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
         }
     }
 }
@@ -325,3 +327,7 @@ fn cookie_matches(field: &[u8], name: &[u8], want: &[u8]) -> bool {
         }
     })
 }
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -33,12 +33,17 @@ impl LogTime {
     }
 }
 
-/// Log time as a leader counts it: the last entry's time plus what the monotonic clock counted since that entry was
-/// applied here, slewed slowly towards the wall clock.
+/// Log time as a leader counts it: the newest time that it stamped or applied, plus what the monotonic clock counted
+/// since it did so, slewed slowly towards the wall clock.
+///
+/// Its own entries count from the stamp and not from their return: counted from there, log time would lose a commit's
+/// latency with each entry and stand still under a steady load.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogClock {
     last: LogTime,
-    applied_at: Mono,
+    at: Mono,
+    /// Up to here the slew was granted.
+    slewed_at: Mono,
 }
 
 impl LogClock {
@@ -47,9 +52,24 @@ impl LogClock {
 
     /// An entry with this time was applied at this moment.
     pub fn applied(&mut self, time: LogTime, at: Mono) {
-        if time >= self.last {
-            *self = LogClock { last: time, applied_at: at };
+        if time > self.last {
+            *self = LogClock { last: time, at, slewed_at: at };
         }
+    }
+
+    /// The time for an entry that is proposed now.
+    pub fn stamp(&mut self, now: Mono, wall_ms: u64) -> LogTime {
+        let slews = self.slew(now) > 0 || self.last == LogTime(0);
+        self.last = self.now(now, wall_ms);
+        self.at = now;
+        if slews {
+            self.slewed_at = now;
+        }
+        self.last
+    }
+
+    fn slew(&self, now: Mono) -> u64 {
+        now.since(self.slewed_at) * Self::SLEW_PER_MILLE / 1000
     }
 
     /// The log time at `now`, where the wall clock shows `wall_ms` since the Unix epoch.
@@ -57,10 +77,9 @@ impl LogClock {
         if self.last == LogTime(0) {
             return LogTime(wall_ms); // the first entry of a log sets its origin
         }
-        let elapsed = now.since(self.applied_at);
-        let plain = self.last.plus(elapsed);
-        let slew = elapsed * Self::SLEW_PER_MILLE / 1000;
-        LogTime(wall_ms.clamp(plain.0.saturating_sub(slew), plain.0.saturating_add(slew)))
+        let plain = self.last.plus(now.since(self.at));
+        let slew = self.slew(now);
+        LogTime(wall_ms.clamp(plain.0.saturating_sub(slew).max(self.last.0), plain.0.saturating_add(slew)))
     }
 }
 
@@ -76,6 +95,20 @@ mod tests {
         assert_eq!(clock.now(Mono(10_010), 1_000_000 + 10_000 + 3_600_000), LogTime(1_010_050));
         assert_eq!(clock.now(Mono(10_010), 0), LogTime(1_009_950));
         assert_eq!(clock.now(Mono(10_010), 1_010_001), LogTime(1_010_001));
+    }
+
+    #[test]
+    fn a_steady_load_neither_stops_log_time_nor_its_slew() {
+        let (mut clock, wall) = (LogClock::default(), |ms: u64| 1_000_000 + ms);
+        clock.stamp(Mono(0), wall(0));
+        for ms in (100..=100_000).step_by(100) {
+            clock.applied(clock.last, Mono(ms)); // each entry comes back after 100 ms, when the next one goes out
+            assert_eq!(clock.stamp(Mono(ms), wall(ms)), LogTime(wall(ms)));
+        }
+        for ms in (100_100..=200_000).step_by(100) {
+            clock.stamp(Mono(ms), wall(ms) + 3_600_000);
+        }
+        assert_eq!(clock.last, LogTime(wall(200_000) + 500), "5 in 1000 of 100 s");
     }
 
     #[test]

@@ -6,12 +6,14 @@
 //! costs what changed and the chunks' borders, which depend on history, do not matter.
 
 mod chunk;
+mod index;
 mod key;
 mod lookup;
 mod rrset;
 mod store;
 
 pub use chunk::{Node, Record, Records, RrView};
+pub use index::ZoneIndex;
 pub use key::Key;
 pub use lookup::{CutKind, Place};
 pub use rrset::{RrSet, ZoneError, rdata_target, rtype};

@@ -20,8 +20,8 @@ pub type Ballot = (Leader, bool);
 struct Disk {
     ballot: Option<Ballot>,
     log: BTreeMap<u64, Leader>,
-    purged: u64,
-    committed: u64,
+    purged: Option<u64>,
+    committed: Option<u64>,
 }
 
 /// All nodes' disks, and what they must agree on.
@@ -64,7 +64,7 @@ impl Persisted {
         }
         if let Some(other) = self.committed.get(&index).filter(|l| **l != leader) {
             let disk = self.disks.get(&node);
-            if disk.is_some_and(|d| d.committed >= index) {
+            if disk.is_some_and(|d| d.committed >= Some(index)) {
                 return bad(format!("node {node} overwrites the entry at {index}, committed by {other:?}"));
             }
         }
@@ -78,27 +78,24 @@ impl Persisted {
         Ok(())
     }
 
-    /// Entries behind `after` were acknowledged as removed.
-    pub fn truncated(&mut self, node: NodeId, after: u64) -> Result<(), Violation> {
+    /// Entries from `first` on were acknowledged as removed.
+    pub fn truncated(&mut self, node: NodeId, first: u64) -> Result<(), Violation> {
         let disk = self.disks.entry(node).or_default();
-        disk.log.split_off(&(after + 1));
-        if after < disk.committed {
-            return bad(format!(
-                "node {node} cuts its log after {after}, but knows {} as committed",
-                disk.committed
-            ));
+        disk.log.split_off(&first);
+        match disk.committed.filter(|c| first <= *c) {
+            Some(c) => bad(format!("node {node} cuts its log from {first} on, but knows {c} as committed")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Entries up to `index` were removed, because a snapshot holds them.
-    pub fn purged(&mut self, node: NodeId, index: u64, snapshot: u64) -> Result<(), Violation> {
+    pub fn purged(&mut self, node: NodeId, index: u64, snapshot: Option<u64>) -> Result<(), Violation> {
         let disk = self.disks.entry(node).or_default();
         disk.log = disk.log.split_off(&(index + 1));
-        disk.purged = disk.purged.max(index);
-        if index > snapshot {
+        disk.purged = disk.purged.max(Some(index));
+        if Some(index) > snapshot {
             return bad(format!(
-                "node {node} removes its log up to {index}, its snapshot ends at {snapshot}"
+                "node {node} removes its log up to {index}, its snapshot ends at {snapshot:?}"
             ));
         }
         Ok(())
@@ -113,7 +110,7 @@ impl Persisted {
             ));
         }
         let disk = self.disks.entry(node).or_default();
-        disk.committed = disk.committed.max(index);
+        disk.committed = disk.committed.max(Some(index));
         Ok(())
     }
 
@@ -128,14 +125,13 @@ impl Persisted {
         }
     }
 
-    /// A node opened its disk again and found this. The log is held from `first` to `last`; what lies before is in a
-    /// snapshot.
+    /// A node opened its disk again and found this; what lies before its log is in the snapshot.
     pub fn opened(
         &mut self,
         node: NodeId,
         ballot: Option<Ballot>,
         log: impl Fn(u64) -> Option<Leader>,
-        snapshot: u64,
+        snapshot: Option<u64>,
     ) -> Result<(), Violation> {
         let disk = self.disks.entry(node).or_default();
         if disk.ballot > ballot {
@@ -143,12 +139,14 @@ impl Persisted {
         }
         if disk.purged > snapshot {
             return bad(format!(
-                "node {node} has neither log nor snapshot between {snapshot} and {}",
+                "node {node} has neither log nor snapshot between {snapshot:?} and {:?}",
                 disk.purged
             ));
         }
-        let lost =
-            disk.log.iter().find(|(index, leader)| **index > snapshot && log(**index) != Some(**leader));
+        let lost = disk
+            .log
+            .iter()
+            .find(|(index, leader)| Some(**index) > snapshot && log(**index) != Some(**leader));
         match lost {
             Some((index, leader)) => bad(format!("node {node} lost the entry at {index} of {leader:?}")),
             None => Ok(()),
@@ -181,9 +179,9 @@ mod tests {
         assert_eq!(p.voted(1, (L2, false)), Ok(()));
         assert_eq!(p.voted(1, (L2, true)), Ok(()));
         assert!(is_bad(p.voted(1, (L1, true))));
-        assert!(is_bad(p.opened(1, Some((L2, false)), |_| None, 0)));
-        assert!(is_bad(p.opened(1, None, |_| None, 0)));
-        assert_eq!(p.opened(1, Some((L2, true)), |_| None, 0), Ok(()));
+        assert!(is_bad(p.opened(1, Some((L2, false)), |_| None, None)));
+        assert!(is_bad(p.opened(1, None, |_| None, None)));
+        assert_eq!(p.opened(1, Some((L2, true)), |_| None, None), Ok(()));
     }
 
     #[test]
@@ -200,8 +198,8 @@ mod tests {
         assert_eq!(p.applied(1, 2, L1), Ok(()));
         assert!(is_bad(p.appended(1, 2, L2, 7)));
         assert!(is_bad(p.applied(2, 2, L2)));
-        assert_eq!(p.truncated(1, 2), Ok(()));
-        assert!(is_bad(p.truncated(1, 1)));
+        assert_eq!(p.truncated(1, 3), Ok(()));
+        assert!(is_bad(p.truncated(1, 2)));
     }
 
     #[test]
@@ -216,10 +214,10 @@ mod tests {
     fn a_crash_takes_nothing_that_was_acknowledged() {
         let mut p = three_entries(1);
         let log = |i| (i <= 2).then_some(L1);
-        assert!(is_bad(p.opened(1, None, log, 0)));
-        assert_eq!(p.opened(1, None, log, 3), Ok(()), "the snapshot holds it");
-        assert_eq!(p.purged(1, 2, 2), Ok(()));
-        assert!(is_bad(p.purged(1, 3, 2)));
-        assert!(is_bad(p.opened(1, None, |_| Some(L1), 1)), "purged, and the snapshot is older");
+        assert!(is_bad(p.opened(1, None, log, None)));
+        assert_eq!(p.opened(1, None, log, Some(3)), Ok(()), "the snapshot holds it");
+        assert_eq!(p.purged(1, 2, Some(2)), Ok(()));
+        assert!(is_bad(p.purged(1, 3, Some(2))));
+        assert!(is_bad(p.opened(1, None, |_| Some(L1), Some(1))), "purged, and the snapshot is older");
     }
 }

@@ -35,7 +35,7 @@ impl Zone {
             Ok(i) => (Some(self.chunks[at].node(i)), key.labels()),
             Err(i) => (None, self.encloser(key, at, i)),
         };
-        let cut = if self.cuts == 0 { None } else { self.cut(key, encloser, node) };
+        let cut = if self.cuts == 0 { None } else { cut(key, encloser, node, |prefix| self.find(prefix)) };
         Place { node, encloser, cut }
     }
 
@@ -53,24 +53,25 @@ impl Zone {
             if i < chunk.len() { Some(chunk.node(i)) } else { self.chunks.get(at + 1).map(|c| c.node(0)) };
         [before, after].into_iter().flatten().map(|n| key.common_labels(n.key())).max().unwrap_or(0)
     }
+}
 
-    fn cut<'a>(
-        &'a self,
-        key: &Key,
-        encloser: usize,
-        node: Option<Node<'a>>,
-    ) -> Option<(usize, CutKind, Node<'a>)> {
-        for labels in 0..=encloser {
-            let own = labels == key.labels();
-            let here = if own { node } else { self.find(key.prefix(labels)) };
-            let Some(here) = here else { continue };
-            if labels > 0 && here.set(rtype::NS).is_some() {
-                return Some((labels, CutKind::Delegation, here));
-            }
-            if !own && here.set(rtype::DNAME).is_some() {
-                return Some((labels, CutKind::Dname, here));
-            }
+/// The topmost cut among a name's ancestors and, for a delegation, the name itself.
+pub(super) fn cut<'a>(
+    key: &Key,
+    encloser: usize,
+    node: Option<Node<'a>>,
+    find: impl Fn(&[u8]) -> Option<Node<'a>>,
+) -> Option<(usize, CutKind, Node<'a>)> {
+    for labels in 0..=encloser {
+        let own = labels == key.labels();
+        let here = if own { node } else { find(key.prefix(labels)) };
+        let Some(here) = here else { continue };
+        if labels > 0 && here.set(rtype::NS).is_some() {
+            return Some((labels, CutKind::Delegation, here));
         }
-        None
+        if !own && here.set(rtype::DNAME).is_some() {
+            return Some((labels, CutKind::Dname, here));
+        }
     }
+    None
 }

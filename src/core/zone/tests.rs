@@ -196,16 +196,39 @@ fn a_stored_zone_comes_back_and_a_damaged_one_is_refused() {
     assert!(accepted < stored.len());
 }
 
+/// The index finds what the search finds, for names that exist, their ancestors, and others.
+fn check_index(index: &ZoneIndex, z: &Zone, labels: &[String]) {
+    for label in labels {
+        for owner in
+            [format!("{label}.example."), format!("q.{label}.example."), format!("{label}0.example.")]
+        {
+            let key = Key::within(&name(&owner), z.origin()).unwrap();
+            let (fast, slow) = (index.place_of(z, &key), z.place_of(&key));
+            assert_eq!((fast.node, fast.encloser, fast.cut), (slow.node, slow.encloser, slow.cut), "{owner}");
+        }
+    }
+    for owner in ["example.", "x.example.", "y.x.example.", "x.y.example."] {
+        let key = Key::within(&name(owner), z.origin()).unwrap();
+        assert_eq!(index.place_of(z, &key).encloser, z.place_of(&key).encloser, "{owner}");
+    }
+}
+
 /// What a zone is, told plainly: a map.
 #[derive(Default)]
 struct Model(BTreeMap<(Name, u16), RrSet>);
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_zone_is_a_map_with_a_hash_that_ignores_history(edits in prop::collection::vec((0u32..400, 0u8..4, any::<bool>()), 1..900)) {
         let (mut z, mut model) = (Zone::new(name("example."), ZoneOwner::Api), Model::default());
+        let mut index = ZoneIndex::build(&z);
         let labels: Vec<String> = (0..400u32).map(|i| format!("{}{}", "x.y.".repeat((i % 3) as usize), i)).collect();
-        for (i, value, put) in edits {
+        for (n, (i, value, put)) in edits.into_iter().enumerate() {
+            if n % 97 == 0 {
+                index = index.update(&z);
+            }
             let owner = format!("{}.example.", labels[i as usize]);
             let rtype = if value % 2 == 0 { rtype::A } else { rtype::NS };
             let s = if rtype == rtype::A { set(&owner, rtype, 1, &[&[value; 4]]) } else { ns(&owner) };
@@ -218,6 +241,8 @@ proptest! {
         }
         prop_assert_eq!(z.iter().collect::<Vec<_>>(), model.0.values().cloned().collect::<Vec<_>>());
         prop_assert_eq!(z.len(), model.0.len());
+        check_index(&index.update(&z), &z, &labels);
+        check_index(&ZoneIndex::build(&z), &z, &labels);
         prop_assert_eq!(z.cuts, model.0.keys().filter(|k| k.1 == rtype::NS).count());
         let mut other = Zone::new(name("example."), ZoneOwner::Api);
         for s in model.0.values().rev() {

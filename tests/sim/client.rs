@@ -1,0 +1,135 @@
+//! Operators: record edits with values of their own, overrides, moves, automation, declarations.
+
+use crate::{
+    cluster::{SERVICES, declare, name, record, service, site, zone},
+    node::Node,
+    world::World,
+};
+use openraft::{AsyncRuntime, async_runtime::WatchReceiver};
+use openraft_rt_sim::SimRuntime;
+use std::{sync::Arc, time::Duration};
+use zonekeeper_core::{
+    Command, Outcome, Proposal,
+    entry::{Force, Override, Scope},
+    model::Change,
+};
+
+/// An operator waits so long for an answer; after it the command's fate is unknown.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl World {
+    /// One command through whoever leads; none when its fate is unknown. `author` makes it findable.
+    pub async fn submit(self: &Arc<World>, author: &str, command: Command) -> Option<(u64, Outcome)> {
+        self.sleep(self.draw(|r| r.range(1, 10))).await;
+        let node = self.leader()?;
+        let proposal = Proposal::by(author, command);
+        // The program goes on with what it was asked, whether or not the operator still listens.
+        let (boot, world) = (node.boot, self.clone());
+        let done = SimRuntime::spawn(async move {
+            let done = node.propose(proposal).await;
+            world.gate(node.id).await;
+            done.filter(|_| world.boot(node.id) == boot)
+        });
+        SimRuntime::timeout(PATIENCE, done).await.ok()?.ok()?
+    }
+
+    /// Who leads, as a node that runs sees it.
+    pub fn leader(&self) -> Option<Arc<Node>> {
+        let running = self.all_running();
+        let asked = running.get(self.draw(|r| r.below(running.len() as u64)) as usize)?;
+        let leader = asked.raft.metrics().borrow_watched().current_leader?;
+        self.running(leader)
+    }
+
+    /// Submits until it is applied, for a minute at most.
+    pub async fn insist(self: &Arc<World>, author: &str, command: Command) -> Option<u64> {
+        let until = self.now() + 60_000;
+        while self.now() < until {
+            match self.submit(author, command.clone()).await {
+                Some((index, Outcome::Applied(_))) => return Some(index),
+                // it was applied before, and the answer was lost
+                Some((index, Outcome::Refused(why))) => {
+                    self.note(|| format!("{author} refused: {why}"));
+                    return Some(index);
+                }
+                _ => self.sleep(50).await,
+            }
+        }
+        None
+    }
+
+    /// A record edit with a value that no other has; remembered when it is acknowledged.
+    pub async fn edit(self: &Arc<World>, number: u64) -> bool {
+        let text = format!("w{number}");
+        let set = record(
+            name(&format!("{text}.example.com.")),
+            16,
+            &[&[text.len() as u8], text.as_bytes()].concat(),
+        );
+        let change = Change::PutRecords(zone(), vec![set.clone()]);
+        let done = self.submit(&text, Command::Configure(vec![change])).await;
+        let Some((index, Outcome::Applied(_))) = done else { return false };
+        self.note(|| format!("{text} acknowledged at {index}"));
+        self.checks().acknowledged.acknowledge(index, zone(), set);
+        true
+    }
+}
+
+/// Operators at work until the time has come.
+pub async fn operate(world: Arc<World>, until: u64) {
+    let mut number = 0;
+    while world.now() < until {
+        number += 1;
+        world.sleep(world.draw(|r| r.exponential(400))).await;
+        if world.setup.quiet || world.draw(|r| r.chance(600)) {
+            world.edit(number).await;
+        } else {
+            let command = command(&world, number);
+            world.submit(&format!("op{number}"), command).await;
+        }
+    }
+}
+
+/// Any command of an operator.
+fn command(world: &World, number: u64) -> Command {
+    let now = world.all_running().first().map(|n| n.machine.log_time()).unwrap_or_default();
+    let (of, at, which, expires) = world.draw(|r| {
+        let nodes: Vec<u64> = world.nodes().collect();
+        let expires = r.chance(700).then(|| now.plus(r.range(500, 8_000)));
+        (service(r.pick::<&str>(&SERVICES)), site(*r.pick(&nodes)), r.below(100), expires)
+    });
+    let scope =
+        if which % 2 == 0 { Scope::Site(at.clone()) } else { Scope::ServiceSite(of.clone(), at.clone()) };
+    let force = |force| {
+        let (author, reason) = (format!("op{number}"), "simulation".into());
+        Command::Override(Override { scope: scope.clone(), force, author, reason, expires })
+    };
+    match which {
+        0..25 => force(Force::Drain),
+        25..35 => force(Force::Up),
+        35..45 => force(Force::Down),
+        45..65 => Command::Release(scope),
+        65..75 => Command::Move { service: of, to: Some(at) },
+        75..80 => Command::Move { service: of, to: None },
+        80..84 => Command::Automation { service: None, on: false },
+        84..88 => Command::Automation { service: None, on: true },
+        88..94 => Command::Automation { service: Some(of), on: which % 2 == 0 },
+        _ => {
+            let spec = declare(world, of.as_str(), 30 + number as u32 % 30);
+            Command::Configure(vec![Change::PutService(of, Box::new(spec))])
+        }
+    }
+}
+
+/// Everything that operators did is taken back.
+pub async fn tidy(world: &Arc<World>) {
+    world.insist("tidy", Command::Automation { service: None, on: true }).await;
+    for which in SERVICES {
+        let again = Change::PutService(service(which), Box::new(declare(world, which, 30)));
+        world.insist("tidy", Command::Configure(vec![again])).await;
+    }
+    let Some(node) = world.leader() else { return };
+    for scope in node.machine.state().overrides.keys().cloned().collect::<Vec<_>>() {
+        world.insist("tidy", Command::Release(scope)).await;
+    }
+}

@@ -1,0 +1,175 @@
+//! Faults, drawn from the seed. Each one ends by itself; [`heal`] ends them all.
+
+use crate::{cluster::SERVICES, network::Loss, world::World};
+use openraft::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+use std::sync::Arc;
+use zonekeeper_core::{detector::Observation, id::NodeId};
+
+/// Pauses of a quiet run are shorter than what `balanced` tolerates.
+const SHORT_PAUSE_MS: u64 = crate::watch::PATIENCE_MS - 50;
+
+/// One fault.
+#[derive(Debug, Clone)]
+enum Fault {
+    /// Kills a program; dark: with its host.
+    Crash(NodeId, bool),
+    /// Kills all programs at once.
+    CrashAll,
+    /// Cuts these directions.
+    Cut(Vec<(NodeId, NodeId)>),
+    /// Bursty loss on all links.
+    Lossy(Loss),
+    /// A program stands still.
+    Stall(NodeId),
+    /// A disk is slow.
+    SlowDisk(NodeId, u64),
+    /// A wall clock jumps, in milliseconds.
+    Jump(NodeId, i64),
+    /// An endpoint does not answer as it should.
+    Broken(String, NodeId, Observation),
+    /// A site's backends are dead.
+    Emptied(String, NodeId),
+    /// A client path is cut for one observer.
+    Blind(NodeId, NodeId),
+}
+
+/// Faults until the time has come.
+pub async fn inflict(world: Arc<World>, until: u64) {
+    let pause = if world.setup.quiet { 3_000 } else { 1_500 };
+    while world.now() < until {
+        world.sleep(world.draw(|r| r.exponential(pause))).await;
+        let (fault, lasts) = if world.setup.quiet { quiet(&world) } else { any(&world) };
+        world.note(|| format!("fault for {lasts}: {fault:?}"));
+        begin(&world, &fault, lasts);
+        let world = world.clone();
+        drop(SimRuntime::spawn(async move {
+            world.sleep(lasts).await;
+            end(&world, &fault).await;
+        }));
+    }
+}
+
+fn quiet(world: &World) -> (Fault, u64) {
+    let nodes: Vec<NodeId> = world.nodes().collect();
+    world.draw(|r| match r.below(3) {
+        0 => (Fault::Lossy(Loss::bursty(r)), r.range(5_000, 20_000)),
+        1 => (Fault::Stall(*r.pick(&nodes)), r.range(20, SHORT_PAUSE_MS)),
+        _ => (
+            Fault::Jump(*r.pick(&nodes), if r.chance(500) { 3_600_000 } else { -3_600_000 }),
+            r.range(1_000, 9_000),
+        ),
+    })
+}
+
+fn any(world: &World) -> (Fault, u64) {
+    let nodes: Vec<NodeId> = world.nodes().collect();
+    world.draw(|r| {
+        let (a, b) = (*r.pick(&nodes), *r.pick(&nodes));
+        let which = r.pick::<&str>(&SERVICES).to_string();
+        let lasts = r.exponential(4_000).min(15_000);
+        let fault = match r.below(100) {
+            0..14 => Fault::Crash(a, r.chance(500)),
+            14..16 => Fault::CrashAll,
+            16..24 => Fault::Cut(split(&nodes, r.range(1, nodes.len() as u64 - 1))),
+            24..30 => Fault::Cut(nodes.iter().filter(|n| **n != a).map(|n| (a, *n)).collect()), // is not heard
+            30..36 => Fault::Cut(nodes.iter().filter(|n| **n != a).map(|n| (*n, a)).collect()), // does not hear
+            36..44 => Fault::Cut(vec![(a, b), (b, a)]),
+            44..48 => Fault::Cut(bridge(&nodes, a)),
+            48..58 => Fault::Lossy(Loss::bursty(r)),
+            58..68 => Fault::Stall(a),
+            68..73 => Fault::SlowDisk(a, r.range(50, 900)),
+            73..80 => Fault::Jump(a, if r.chance(500) { 3_600_000 } else { -3_600_000 }),
+            80..90 => {
+                let seen = *r.pick(&[Observation::Refused, Observation::Silence, Observation::Wrong]);
+                Fault::Broken(which, a, seen)
+            }
+            90..96 => Fault::Emptied(which, a),
+            _ => Fault::Blind(a, b),
+        };
+        (fault, lasts)
+    })
+}
+
+/// The first `n` cannot talk to the rest.
+fn split(nodes: &[NodeId], n: u64) -> Vec<(NodeId, NodeId)> {
+    let (left, right) = nodes.split_at(n as usize);
+    left.iter().flat_map(|a| right.iter().flat_map(move |b| [(*a, *b), (*b, *a)])).collect()
+}
+
+/// Two halves that only one node connects.
+fn bridge(nodes: &[NodeId], over: NodeId) -> Vec<(NodeId, NodeId)> {
+    let rest: Vec<NodeId> = nodes.iter().copied().filter(|n| *n != over).collect();
+    split(&rest, rest.len() as u64 / 2)
+}
+
+fn begin(world: &Arc<World>, fault: &Fault, lasts: u64) {
+    let now = world.now();
+    match fault {
+        Fault::Crash(node, dark) => world.kill(*node, *dark),
+        Fault::CrashAll => world.nodes().for_each(|n| world.kill(n, true)),
+        Fault::Cut(pairs) => pairs.iter().for_each(|(a, b)| world.outside().links.cut(*a, *b)),
+        Fault::Lossy(loss) => world.outside().links.loss = Some(*loss),
+        Fault::Stall(node) => host(world, *node, |h| h.stalled_until = now + lasts),
+        Fault::SlowDisk(node, ms) => host(world, *node, |h| h.fsync_ms = *ms),
+        Fault::Jump(node, ms) => host(world, *node, |h| h.wall_offset += ms),
+        Fault::Broken(service, node, seen) => {
+            world.outside().broken.insert((service.clone(), *node), *seen);
+        }
+        Fault::Emptied(service, node) => {
+            world.outside().emptied.insert((service.clone(), *node));
+        }
+        Fault::Blind(observer, node) => {
+            world.outside().blind.insert((*observer, *node));
+        }
+    }
+}
+
+async fn end(world: &Arc<World>, fault: &Fault) {
+    match fault {
+        Fault::Crash(node, _) => world.start(*node).await,
+        Fault::CrashAll => {
+            for node in world.nodes() {
+                world.start(node).await;
+            }
+        }
+        Fault::Cut(pairs) => pairs.iter().for_each(|(a, b)| world.outside().links.mend(*a, *b)),
+        Fault::Lossy(_) => world.outside().links.loss = None,
+        Fault::Stall(_) => {}
+        Fault::SlowDisk(node, _) => host(world, *node, |h| h.fsync_ms = 4),
+        Fault::Jump(node, ms) => host(world, *node, |h| h.wall_offset -= ms),
+        Fault::Broken(service, node, _) => {
+            world.outside().broken.remove(&(service.clone(), *node));
+        }
+        Fault::Emptied(service, node) => {
+            world.outside().emptied.remove(&(service.clone(), *node));
+        }
+        Fault::Blind(observer, node) => {
+            world.outside().blind.remove(&(*observer, *node));
+        }
+    }
+}
+
+fn host(world: &World, node: NodeId, f: impl FnOnce(&mut crate::world::Host)) {
+    if let Some(host) = world.outside().hosts.get_mut(&node) {
+        f(host);
+    }
+}
+
+/// Everything works again: all programs run, all links, disks, sites and paths are whole.
+pub async fn heal(world: &Arc<World>) {
+    {
+        let outside = &mut *world.outside();
+        outside.links.heal();
+        outside.broken.clear();
+        outside.emptied.clear();
+        outside.blind.clear();
+        for host in outside.hosts.values_mut() {
+            (host.stalled_until, host.fsync_ms) = (0, 4);
+        }
+    }
+    for node in world.nodes() {
+        world.start(node).await;
+    }
+    world.note(|| "healed".into());
+}

@@ -1,0 +1,221 @@
+//! One program: the loop of production (`control`, `probe`) on simulated time.
+//!
+//! Streams observe, verdicts go into the node's report, the report goes to every voter on change and as a refresh, and
+//! the leader decides on each report and every 100 ms, with one proposal of automation under way at a time.
+
+use crate::{machine::Machine, types::Raft, world::World};
+use openraft::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use zonekeeper_core::{
+    Entry, Outcome, Proposal,
+    decide::Decider,
+    detector::{Detector, Fitness},
+    evidence::{Colour, Evidence, Report, SelfReport, Target},
+    id::NodeId,
+};
+
+/// From one look at the evidence to the next.
+const TICK_MS: u64 = 100;
+/// Signs of sickness count for so long.
+const SICK_MS: u64 = 2_000;
+/// A proposal that is not through after this is decided anew.
+const PROPOSE: Duration = Duration::from_secs(3);
+
+/// What a program knows beside its state.
+#[derive(Default)]
+pub struct Brain {
+    /// Client path.
+    pub endpoints: BTreeMap<Target, Detector>,
+    /// Node path.
+    pub peers: BTreeMap<NodeId, Detector>,
+    evidence: Evidence,
+    decider: Decider,
+    proposing: bool,
+    seq: u64,
+    lag_ms: (u64, u64),
+    fsync_ms: (u64, u64),
+    term: u64,
+}
+
+/// A running program.
+pub struct Node {
+    /// The world.
+    pub world: Arc<World>,
+    /// Its id; its site is `s` and this number.
+    pub id: NodeId,
+    /// Which start of the node this is.
+    pub boot: u64,
+    /// Raft.
+    pub raft: Raft,
+    /// The state.
+    pub machine: Machine,
+    /// The rest.
+    pub brain: Mutex<Brain>,
+}
+
+impl Node {
+    /// The rest.
+    pub fn brain(&self) -> MutexGuard<'_, Brain> {
+        self.brain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Still the program that runs on its host.
+    pub fn alive(&self) -> bool {
+        self.world.boot(self.id) == self.boot
+    }
+
+    /// An fsync took so long.
+    pub fn fsync_took(&self, ms: u64) {
+        let now = self.world.now();
+        remember(&mut self.brain().fsync_ms, ms, now);
+    }
+
+    /// The loop: reports and decisions.
+    pub async fn run(self: Arc<Self>) {
+        let mut due = self.world.now();
+        while self.alive() {
+            due += TICK_MS;
+            self.world.sleep(due.saturating_sub(self.world.now())).await;
+            self.world.gate(self.id).await;
+            let now = self.world.now();
+            remember(&mut self.brain().lag_ms, now.saturating_sub(due), now);
+            due = now;
+            self.watch_raft();
+            self.report_self();
+            self.decide();
+        }
+    }
+
+    /// What this node sees at the moment.
+    pub fn report(&self) -> Report {
+        let (now, mono) = (self.world.now(), self.machine.mono());
+        let wall = self.world.wall(self.id);
+        let own = self.own();
+        let brain = &mut *self.brain();
+        brain.seq = (brain.seq + 1).max(wall);
+        let nodes: Vec<_> = brain.peers.iter().map(|(n, d)| (*n, d.verdict(mono))).collect();
+        let fresh = |(at, ms): (u64, u64)| if now.saturating_sub(at) <= SICK_MS { ms } else { 0 };
+        let fitness = Fitness {
+            peers_missing: nodes.iter().filter(|(_, v)| v.colour == Colour::Red).count(),
+            peers: nodes.len(),
+            timer_lag_ms: fresh(brain.lag_ms),
+            fsync_ms: fresh(brain.fsync_ms),
+        };
+        let endpoints = brain.endpoints.iter().map(|(t, d)| (t.clone(), d.verdict(mono))).collect();
+        Report { node: self.id, seq: brain.seq, abstains: fitness.abstains(), endpoints, nodes, own }
+    }
+
+    /// What the site says of itself.
+    fn own(&self) -> Vec<SelfReport> {
+        let outside = self.world.outside();
+        let state = self.machine.state();
+        let of = |id: &zonekeeper_core::id::ServiceId| {
+            let dead = outside.emptied.contains(&(id.to_string(), self.id));
+            SelfReport {
+                service: id.clone(),
+                healthy: if dead { 0 } else { 2 },
+                backends: 2,
+                draining: false,
+            }
+        };
+        state.services.keys().map(of).collect()
+    }
+
+    /// A verdict has changed: the report goes to every voter at once.
+    pub fn news(self: &Arc<Self>) {
+        self.report_self();
+        let report = self.report();
+        for to in self.world.nodes().filter(|n| *n != self.id) {
+            let (node, report) = (self.clone(), report.clone());
+            drop(SimRuntime::spawn(async move {
+                let send = |peer: Arc<Node>| async move { Some(peer.receive(report)) };
+                let _ = node.world.call(node.id, to, Duration::from_secs(1), send).await; // the refresh follows
+            }));
+        }
+        self.decide();
+    }
+
+    fn report_self(self: &Arc<Self>) {
+        let (report, mono) = (self.report(), self.machine.mono());
+        self.brain().evidence.receive(report, mono);
+    }
+
+    /// A report came in.
+    pub fn receive(self: &Arc<Self>, report: Report) {
+        let mono = self.machine.mono();
+        if self.brain().evidence.receive(report, mono) {
+            self.decide();
+        }
+    }
+
+    /// The leader's part.
+    fn decide(self: &Arc<Self>) {
+        if !self.raft.is_leader() || !self.alive() {
+            self.brain().decider = Decider::default();
+            return;
+        }
+        let (state, mono, log_now) = (self.machine.state(), self.machine.mono(), self.machine.log_time());
+        let brain = &mut *self.brain();
+        if brain.proposing {
+            return;
+        }
+        brain.evidence.retain(|node| state.members.contains_key(&node));
+        let Some(proposal) = brain.decider.decide(&state, &brain.evidence, mono, log_now).proposal else {
+            return;
+        };
+        brain.proposing = true;
+        let node = self.clone();
+        drop(SimRuntime::spawn(async move {
+            let done = SimRuntime::timeout(PROPOSE, node.propose(proposal)).await;
+            node.brain().proposing = false;
+            if matches!(done, Ok(Some(_))) {
+                node.decide(); // what is left is decided at once; after a failure the tick is soon enough
+            }
+        }));
+    }
+
+    /// Proposes on this node; none when it is not known what became of it.
+    pub async fn propose(&self, proposal: Proposal) -> Option<(u64, Outcome)> {
+        self.world.gate(self.id).await;
+        let entry = Entry { time: self.machine.stamp(), proposal };
+        let done = self.raft.client_write(entry).await.ok()?;
+        Some((done.log_id.index, done.data))
+    }
+
+    /// Shows a new leadership, and a Raft that stopped, to the checkers.
+    fn watch_raft(&self) {
+        use openraft::async_runtime::WatchReceiver;
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if let Err(fatal) = &metrics.running_state
+            && self.alive()
+        {
+            let text = format!("raft of node {} stopped: {fatal}", self.id);
+            self.world.found(Err(zonekeeper_core::invariant::Violation::of(9, text)));
+        }
+        let term = metrics.current_term;
+        if !self.raft.is_leader() || self.brain().term == term {
+            return;
+        }
+        self.brain().term = term;
+        let last = metrics.last_log_index.unwrap_or(0);
+        self.world.note(|| format!("n{} leads in term {term}, log to {last}", self.id));
+        let seen = {
+            let mut checks = self.world.checks();
+            checks.term = checks.term.max(term);
+            checks.raft.leads(self.id, (term, self.id), last)
+        };
+        self.world.found(seen);
+    }
+}
+
+/// The worst of the last time, with when it was seen.
+fn remember(worst: &mut (u64, u64), ms: u64, now: u64) {
+    if ms >= worst.1 || now.saturating_sub(worst.0) > SICK_MS {
+        *worst = (now, ms);
+    }
+}

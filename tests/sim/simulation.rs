@@ -1,0 +1,130 @@
+//! The simulation's suite: 200 seeds, replays, planted bugs. See the library for how to replay a seed.
+
+use std::{
+    env,
+    process::{Child, Command, Stdio},
+};
+use zonekeeper_sim::{
+    bug::Bug,
+    run::{Report, run},
+    world::Setup,
+};
+
+fn var(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// What follows from a seed: every third run has five nodes, every fourth is quiet.
+fn setup(seed: u64) -> Setup {
+    let nodes = if seed % 3 == 2 { 5 } else { 3 };
+    Setup { seed, nodes, quiet: seed % 4 == 3, bug: None, verbose: false }
+}
+
+fn child(seed: u64) -> Child {
+    let exe = env::current_exe().expect("this test's program");
+    let mut command = Command::new(exe);
+    command
+        .args(["--exact", "replay", "--nocapture"])
+        .env("SIM_SEED", seed.to_string())
+        .env("SIM_TRACE", "0");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process for one seed")
+}
+
+fn outcome(child: Child) -> (bool, String) {
+    let out = child.wait_with_output().expect("the process ends");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.success(), text)
+}
+
+/// `SIM_SEED=17 cargo test -p zonekeeper-sim -- --exact replay --nocapture` prints the trace of a seed.
+#[test]
+fn replay() {
+    let Some(seed) = var("SIM_SEED") else { return };
+    let mut setup = setup(seed);
+    setup.nodes = var("SIM_NODES").unwrap_or(setup.nodes);
+    setup.quiet = var("SIM_QUIET").map_or(setup.quiet, |q| q == 1);
+    setup.verbose = var("SIM_TRACE") != Some(0);
+    setup.bug =
+        env::var("SIM_BUG").ok().and_then(|b| Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == b));
+    let report = run(setup);
+    println!("RESULT {report}");
+    assert!(report.violations.is_empty());
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    let (first, seeds) = (var("SIM_FIRST").unwrap_or(1), var("SIM_SEEDS").unwrap_or(200));
+    let (mut running, mut failed) = (Vec::new(), Vec::new());
+    let finish = |(seed, child): (u64, Child), failed: &mut Vec<String>| {
+        let (good, text) = outcome(child);
+        let line = text.lines().find(|l| l.starts_with("RESULT")).unwrap_or("no result").to_string();
+        println!("{line}");
+        if !good {
+            failed.push(format!("seed {seed}:\n{text}"));
+        }
+    };
+    for seed in first..first + seeds {
+        running.push((seed, child(seed)));
+        if running.len() == 2 {
+            finish(running.remove(0), &mut failed);
+        }
+    }
+    running.into_iter().for_each(|r| finish(r, &mut failed));
+    assert!(failed.is_empty(), "{} of {seeds} seeds failed\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_in_two_processes() {
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    for seed in [5, 6, 7] {
+        let result = |c| outcome(c).1.lines().find(|l| l.starts_with("RESULT")).map(String::from);
+        let (a, b) = (child(seed), child(seed));
+        let (a, b) = (result(a), result(b));
+        assert!(a.is_some());
+        assert_eq!(a, b);
+    }
+}
+
+/// Runs seeds with a planted bug until its checker sees it.
+fn caught(bug: Bug) {
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    let mut seen: Vec<Report> = Vec::new();
+    for seed in 1..=12 {
+        let quiet = bug == Bug::Impatience;
+        let report = run(Setup { seed, nodes: 3, quiet, bug: Some(bug), verbose: false });
+        if report.violations.iter().any(|(_, v)| v.invariant == bug.breaks()) {
+            return;
+        }
+        seen.push(report);
+    }
+    let seen: Vec<String> = seen.iter().map(Report::to_string).collect();
+    panic!("{bug:?} does not show up as invariant {}:\n{}", bug.breaks(), seen.join("\n"));
+}
+
+macro_rules! planted {
+    ($($name:ident: $bug:ident,)*) => {
+        $(#[test]
+        fn $name() {
+            caught(Bug::$bug);
+        })*
+    };
+}
+
+planted! {
+    a_reused_epoch_is_caught: ReusedEpoch,
+    a_divergent_apply_is_caught: DivergentApply,
+    a_dropped_entry_is_caught: DroppedEntry,
+    unchecked_evidence_is_caught: UncheckedEvidence,
+    an_empty_answer_is_caught: EmptyAnswer,
+    an_ignored_hold_down_is_caught: NoHoldDown,
+    a_missing_fsync_is_caught: NoFsync,
+    a_forgotten_vote_is_caught: ForgottenVote,
+    impatience_is_caught: Impatience,
+}
