@@ -152,7 +152,7 @@ fn by_response_time(pool: &LivePool, may: &dyn Fn(usize) -> bool) -> Best {
     }
 }
 
-/// The median of what was measured, where one that is new begins; of the first few in a large pool.
+/// The (lower) median of what was measured, where one that is new begins; of the first few in a large pool.
 fn median(pool: &LivePool, may: &dyn Fn(usize) -> bool) -> f64 {
     let mut values = [0.0f64; FULL_SCAN];
     let mut n = 0;
@@ -164,7 +164,7 @@ fn median(pool: &LivePool, may: &dyn Fn(usize) -> bool) -> f64 {
         }
     }
     values[..n].sort_unstable_by(f64::total_cmp);
-    values[..n].get(n / 2).copied().unwrap_or_default()
+    values[..n].get(n.saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
 /// xorshift64: cheap, per thread, and good enough to pick two of many.

@@ -28,6 +28,11 @@ fn unpack(packed: u64) -> (f64, u64) {
     (f64::from(f32::from_bits((packed >> 32) as u32)), packed & 0xffff_ffff)
 }
 
+/// Microseconds from `at` to `now_ms`, both on a clock of 32 bits; 0 when another thread's clock was read later.
+fn age_us(now_ms: u64, at: u64) -> f64 {
+    f64::from((now_ms as u32).wrapping_sub(at as u32).cast_signed().max(0)) * 1000.0
+}
+
 impl Latency {
     /// A request goes out at `now_us`.
     pub(crate) fn begin(&self, now_us: u64) {
@@ -58,7 +63,7 @@ impl Latency {
         let now_ms = (now_us / 1000) & 0xffff_ffff;
         let next = |packed: u64| {
             let (old, at) = unpack(packed);
-            let age_us = now_ms.wrapping_sub(at) as u32 as f64 * 1000.0;
+            let age_us = age_us(now_ms, at);
             let decay = 1.0 - (-age_us / TAU_US).exp();
             let alpha = if packed == 0 { 1.0 } else { decay.max(if value > old { RISE } else { 0.01 }) };
             let new = old + alpha * (value - old);
@@ -77,7 +82,7 @@ impl Latency {
     pub(crate) fn expected_us(&self, now_us: u64, median: f64) -> f64 {
         let packed = self.packed.load(Relaxed);
         let (value, at) = unpack(packed);
-        let age = ((now_us / 1000) & 0xffff_ffff).wrapping_sub(at) as u32 as f64 * 1000.0;
+        let age = age_us((now_us / 1000) & 0xffff_ffff, at);
         let drawn = if packed == 0 { median } else { median + (value - median) / (1.0 + age / TAU_US) };
         let quiet = match self.waiting.load(Relaxed) {
             0 => 0.0,
@@ -105,6 +110,13 @@ mod tests {
             bad.penalise(i * 1000, 50);
         }
         assert!(bad.value_us() > 50.0 * ok.value_us());
+    }
+
+    #[test]
+    fn a_clock_that_another_thread_read_earlier_does_not_age_a_value() {
+        let fast = Latency::default();
+        fast.record(10_000, 500);
+        assert!(fast.expected_us(8_000, 5e6) < 600.0);
     }
 
     #[test]

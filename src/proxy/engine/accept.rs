@@ -76,8 +76,10 @@ async fn accept(
             Err(_) => {}
         }
     }
-    let drain = *state.borrow() != Listening::Refuse;
-    while drain {
+    if *state.borrow() == Listening::Refuse {
+        return;
+    }
+    loop {
         let mut accept = pin!(socket.accept());
         let now = poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await;
         let Poll::Ready(Ok((stream, peer))) = now else { break };

@@ -25,8 +25,6 @@ pub struct Request<'h, 'b> {
     pub framing: Framing,
     /// The client would send another request on this connection (RFC 9112 §9.3).
     pub keep_alive: bool,
-    /// It waits for 100 (Continue).
-    pub expects_continue: bool,
     /// The protocol that it wants to change to; never HTTP/2 in clear.
     pub upgrade: Option<&'b [u8]>,
 }
@@ -50,7 +48,7 @@ impl<'h, 'b> Request<'h, 'b> {
         match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut raw, head, room) {
             Ok(httparse::Status::Complete(n)) if n == head.len() => {}
             Ok(_) => return Err(Answer::Malformed("the head does not end where its empty line is")),
-            Err(e) => return Err(refusal(e)),
+            Err(e) => return Err(refusal(e, head)),
         }
         let (Some(method), Some(target), Some(minor)) = (raw.method, raw.path, raw.version) else {
             return Err(Answer::Malformed("the request line is not complete"));
@@ -67,7 +65,6 @@ impl<'h, 'b> Request<'h, 'b> {
             fields: raw.headers,
             framing: Framing::None,
             keep_alive: minor == 1,
-            expects_continue: false,
             upgrade: None,
         };
         request.read_fields(authority)?;
@@ -80,26 +77,24 @@ impl<'h, 'b> Request<'h, 'b> {
     }
 
     fn read_fields(&mut self, authority: Option<&'b str>) -> Result<(), Answer> {
-        let (mut framing, mut host, mut wants_upgrade) = (FramingFields::default(), None, false);
+        let (mut framing, mut hosts, mut host, mut wants_upgrade) =
+            (FramingFields::default(), 0, None, false);
+        let (mut expects_other, mut closes) = (false, false);
         for field in self.fields {
             let name = field.name;
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
-                    if host.replace(field.value).is_some() {
-                        return Err(Answer::Malformed("host is repeated")); // RFC 9112 §3.2
-                    }
+                    hosts += 1;
+                    host = Some(field.value);
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
-                    if !field.value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(Answer::Expectation);
-                    }
-                    self.expects_continue = self.minor == 1;
+                    expects_other |= !field.value.eq_ignore_ascii_case(b"100-continue");
                 }
                 7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade = Some(field.value),
                 10 if name.eq_ignore_ascii_case("connection") => {
                     for token in list(field.value) {
                         match token {
-                            t if t.eq_ignore_ascii_case(b"close") => self.keep_alive = false,
+                            t if t.eq_ignore_ascii_case(b"close") => closes = true,
                             t if t.eq_ignore_ascii_case(b"upgrade") => wants_upgrade = true,
                             t if t.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive |= self.minor == 0,
                             _ => {}
@@ -112,6 +107,13 @@ impl<'h, 'b> Request<'h, 'b> {
                 }
                 _ => {}
             }
+        }
+        self.keep_alive &= !closes;
+        if expects_other {
+            return Err(Answer::Expectation);
+        }
+        if hosts > 1 {
+            return Err(Answer::Malformed("host is repeated")); // RFC 9112 §3.2
         }
         framing.check(self.minor).map_err(Answer::Malformed)?;
         self.framing = match framing.length {
@@ -174,16 +176,24 @@ fn judge_host<'b>(authority: Option<&'b str>, host: Option<&'b [u8]>, minor: u8)
     Ok(host)
 }
 
-fn refusal(error: Error) -> Answer {
+/// The request line has three parts, and the last is the name of a version.
+fn names_version(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut parts = line.split(|b| *b == b' ');
+    let version = parts.nth(2).and_then(|v| v.strip_prefix(b"HTTP/")).unwrap_or_default();
+    parts.next().is_none() && matches!(version, [a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit())
+}
+
+fn refusal(error: Error, head: &[u8]) -> Answer {
     match error {
         Error::TooManyHeaders => Answer::HeadTooLarge,
-        Error::Version => Answer::Version,
+        Error::Version if names_version(head) => Answer::Version,
         Error::HeaderName => {
             Answer::Malformed("a header name is not valid, or white space stands before its colon")
         }
         Error::HeaderValue => Answer::Malformed("a header value is not valid"),
         Error::NewLine => Answer::Malformed("a line of the head does not end in CR LF"),
-        Error::Status | Error::Token => Answer::Malformed("the request line is not valid"),
+        Error::Status | Error::Token | Error::Version => Answer::Malformed("the request line is not valid"),
     }
 }
 

@@ -31,6 +31,9 @@ impl Scanner {
                 // RFC 9112 §2.2: a bare CR is invalid, and a bare LF would be a line end to some and not to others.
                 b'\r' => match buf.get(i + 1) {
                     None => break,
+                    Some(b'\n') if i == self.line && i + 2 > MAX_HEAD => {
+                        return Scan::Bad(Answer::HeadTooLarge);
+                    }
                     Some(b'\n') if i == self.line => return Scan::Head(i + 2),
                     Some(b'\n') => {
                         i += 2;
@@ -83,5 +86,7 @@ mod tests {
         assert_eq!(Scanner::default().scan(&long), Scan::Bad(Answer::TargetTooLong));
         let fields = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &long].concat();
         assert_eq!(Scanner::default().scan(&fields), Scan::Bad(Answer::HeadTooLarge));
+        let ended = [fields.as_slice(), b"\r\n\r\n"].concat();
+        assert_eq!(Scanner::default().scan(&ended), Scan::Bad(Answer::HeadTooLarge));
     }
 }

@@ -81,7 +81,9 @@ async fn a_taken_port_is_an_error_at_the_start_and_a_problem_later() {
     let mut broken = state(Protocol::Http, &[a.addr]);
     broken.listeners.insert(listener_id("taken"), Arc::new(wanted.clone()));
     match World::try_start(broken, 1) {
-        Err(BindError::Listen { listener, addr: at, .. }) => assert_eq!((listener.as_str(), at), ("taken", addr)),
+        Err(BindError::Listen { listener, addr: at, .. }) => {
+            assert_eq!((listener.as_str(), at), ("taken", addr))
+        }
         other => panic!("{:?}", other.err()),
     }
     let mut world = World::http(&[a.addr]);
@@ -108,7 +110,8 @@ fn write_certificate(folder: &Path) -> (TlsFiles, RootCertStore) {
 
 async fn tls(world: &World, roots: RootCertStore) -> tokio_rustls::client::TlsStream<TcpStream> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let stream = TcpStream::connect(world.addr("web")).await.unwrap();
@@ -127,7 +130,10 @@ async fn tls_is_terminated_for_both_protocols_and_certificates_are_read_again() 
         let world = World::start(start);
         let mut stream = tls(&world, roots).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"http/1.1".as_slice()));
-        stream.write_all(b"GET /large HTTP/1.1\r\nHost: w.example\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /large HTTP/1.1\r\nHost: w.example\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         stream.flush().await.unwrap();
         let mut got = vec![0; 3_000_000];
         stream.read_exact(&mut got).await.unwrap();
@@ -135,7 +141,8 @@ async fn tls_is_terminated_for_both_protocols_and_certificates_are_read_again() 
         let (_, roots) = write_certificate(folder.path());
         eventually("the new certificate is served", async || {
             let provider = Arc::new(aws_lc_rs::default_provider());
-            let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+            let builder =
+                ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
             let config = builder.with_root_certificates(roots.clone()).with_no_client_auth();
             let stream = TcpStream::connect(world.addr("web")).await.unwrap();
             let name = ServerName::try_from("w.example").unwrap();

@@ -140,7 +140,9 @@ async fn an_upgrade_becomes_a_tunnel_with_half_close() {
     });
     let world = World::http(&[backend.addr]);
     let mut client = world.client().await;
-    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly").await;
+    client
+        .send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+        .await;
     let answer = client.answer(false).await;
     assert_eq!((answer.status, field(&answer.head, "upgrade")), (101, Some("websocket")));
     client.send(" and late").await;
@@ -154,7 +156,8 @@ async fn an_upgrade_becomes_a_tunnel_with_half_close() {
 async fn a_switch_that_nobody_asked_for_is_a_bad_gateway() {
     let backend = Server::with(any(), |mut stream, _| async move {
         read_request(&mut stream, &mut Vec::new()).await;
-        let _ = stream.write_all(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").await;
+        let _ =
+            stream.write_all(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").await;
         let _ = stream.read(&mut [0; 9]).await;
     });
     assert_eq!(World::http(&[backend.addr]).ask(GET).await.status, 502);
@@ -238,7 +241,11 @@ async fn limits_are_answered_with_their_status() {
         (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}{long}{long}{long}\r\n\r\n"), 431),
         (format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), 431),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n".into(), 413),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello hello\r\n0\r\n\r\n".into(), 413),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello hello\r\n0\r\n\r\n"
+                .into(),
+            413,
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n0123456789".into(), 200),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".into(), 501),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), 505),

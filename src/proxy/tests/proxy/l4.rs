@@ -62,24 +62,28 @@ async fn a_refused_backend_is_passed_over_and_a_reset_is_passed_on() {
 
 #[tokio::test]
 async fn an_empty_pool_refuses_connections_until_a_backend_is_healthy() {
-    let backend = echo_at_end();
+    let backend = Server::with(any(), |mut stream, _| async move {
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
     let world = World::tcp(&[backend.addr]);
     let addr = world.addr("web");
     for _ in 0..3 {
-        assert!(TcpStream::connect(addr).await.is_ok());
         let mut running = TcpStream::connect(addr).await.unwrap();
-        running.write_all(b"still ").await.unwrap();
-        eventually("it is relayed", async || world.proxy.counters().backends[0].2.active > 0).await;
+        let mut echo = async |text: &[u8]| {
+            running.write_all(text).await.unwrap();
+            let mut got = vec![0; text.len()];
+            running.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, text);
+        };
+        echo(b"it runs").await;
         world.health.set(&pool_id("web"), backend.addr, false);
         eventually("connects are refused", async || refused(addr).await).await;
         assert_eq!(world.addr("web"), addr, "the address stays ours");
+        echo(b"what ran goes on").await;
         world.health.set(&pool_id("web"), backend.addr, true);
         eventually("it accepts again", async || TcpStream::connect(addr).await.is_ok()).await;
-        running.write_all(b"here").await.unwrap();
-        running.shutdown().await.unwrap();
-        let mut text = String::new();
-        running.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "still here", "what ran went on");
+        echo(b"and on").await;
     }
 }
 
@@ -88,8 +92,9 @@ async fn a_dead_backend_makes_its_listener_refuse_for_the_ejection() {
     let at = dead();
     let world = World::tcp(&[at]);
     let addr = world.addr("web");
-    let mut cut = TcpStream::connect(addr).await.unwrap();
-    assert!(!matches!(cut.read(&mut [0; 1]).await, Ok(n) if n > 0));
+    if let Ok(mut cut) = TcpStream::connect(addr).await {
+        assert!(!matches!(cut.read(&mut [0; 1]).await, Ok(n) if n > 0));
+    }
     eventually("connects are refused", async || refused(addr).await).await;
     let _backend = Server::start_at("a", at);
     eventually("it accepts again", async || TcpStream::connect(addr).await.is_ok()).await;

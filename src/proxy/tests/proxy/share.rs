@@ -77,7 +77,11 @@ async fn a_backend_that_fails_fast_does_not_look_fast() {
     edit_pool(&mut state, |p| p.balance = Balance::ResponseTime);
     let world = World::start(state);
     let got = shares(&world, 2, 100).await;
-    assert!(got.get("bad").copied().unwrap_or_default() <= 10, "{got:?}");
+    assert!(
+        got.get("bad").copied().unwrap_or_default() <= 10,
+        "{got:?} {:?}",
+        (world.proxy.counters(), world.health.all())
+    );
 }
 
 #[tokio::test]
@@ -88,7 +92,13 @@ async fn a_drained_backend_finishes_what_it_has_and_gets_nothing_new() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     eventually("the first backend has the request", async || old.count() == 1).await;
     let scope = Scope::Backend(pool_id("web"), old.addr);
-    let drain = Override { scope: scope.clone(), force: Force::Drain, author: "me".into(), reason: "test".into(), expires: None };
+    let drain = Override {
+        scope: scope.clone(),
+        force: Force::Drain,
+        author: "me".into(),
+        reason: "test".into(),
+        expires: None,
+    };
     world.change(|s| drop(s.overrides.insert(scope, Arc::new(drain))));
     assert_eq!(client.answer(false).await.text(), "slow");
     eventually("the drain is in force", async || {

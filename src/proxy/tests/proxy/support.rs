@@ -170,7 +170,12 @@ impl Drop for Server {
 pub fn bind(addr: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
-    socket.bind(addr).unwrap();
+    for _ in 0..1000 {
+        match socket.bind(addr) {
+            Ok(()) => break, // the one that had it before may not be gone yet
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
     socket.listen(1024).unwrap()
 }
 
@@ -301,8 +306,10 @@ fn respond(head: &str, body: Vec<u8>) -> Vec<u8> {
     let with = |fields: String, body: &[u8]| [fields.as_bytes(), body].concat();
     match path {
         "/chunked" => {
-            let chunks: Vec<u8> =
-                body.chunks(7).flat_map(|c| [format!("{:x}\r\n", c.len()).as_bytes(), c, b"\r\n"].concat()).collect();
+            let chunks: Vec<u8> = body
+                .chunks(7)
+                .flat_map(|c| [format!("{:x}\r\n", c.len()).as_bytes(), c, b"\r\n"].concat())
+                .collect();
             let end = [chunks.as_slice(), b"0\r\nX-Trailer: 1\r\n\r\n"].concat();
             with("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".into(), &end)
         }
@@ -313,7 +320,13 @@ fn respond(head: &str, body: Vec<u8>) -> Vec<u8> {
         "/large" => with("HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n".into(), &vec![b'x'; 3_000_000]),
         _ => {
             let shown: &[u8] = if method == "HEAD" { &[] } else { &body };
-            with(format!("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\r\n", body.len()), shown)
+            with(
+                format!(
+                    "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                ),
+                shown,
+            )
         }
     }
 }
@@ -352,8 +365,9 @@ impl Client {
         Client { stream, pending: Vec::new() }
     }
 
+    /// Sends; that nobody takes it is seen in the answer.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).await.unwrap();
+        let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
     /// Reads more; false at the end, orderly or not.
