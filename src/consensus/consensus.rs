@@ -57,8 +57,8 @@ impl Opened {
     }
 
     /// Writes down, durably and for ever, whose data this is. Called once, by the first start of a node.
-    pub fn claim(&self, cluster: u128) -> io::Result<Identity> {
-        self.store.claim(cluster, self.node)
+    pub async fn claim(&self, cluster: u128) -> io::Result<Identity> {
+        self.store.claim(cluster, self.node).await
     }
 
     /// Starts Raft. `sink` hears of every applied batch from now on; `timing` is [`State::timing`] of the opened

@@ -75,8 +75,8 @@ impl Store {
         self.shared.writer.failed()
     }
 
-    /// Writes the identity of a directory that has none. Blocking.
-    pub(crate) fn claim(&self, cluster: u128, node: NodeId) -> io::Result<Identity> {
+    /// Writes the identity of a directory that has none.
+    pub(crate) async fn claim(&self, cluster: u128, node: NodeId) -> io::Result<Identity> {
         if let Some(identity) = self.identity() {
             return match (identity.cluster, identity.node) == (cluster, node) {
                 true => Ok(identity),
@@ -86,12 +86,7 @@ impl Store {
         let mut uuid = [0; 16];
         getrandom::fill(&mut uuid).map_err(|error| io::Error::other(error.to_string()))?;
         let identity = Identity { cluster, node, uuid: u128::from_le_bytes(uuid) };
-        let (done, wait) = std::sync::mpsc::sync_channel(1);
-        let ack = Box::new(move |result| drop(done.send(result)));
-        self.shared
-            .writer
-            .send_blocking(Op::synced(meta(Kind::Identity, records::identity(&identity)), ack))?;
-        wait.recv().map_err(|_| writer::gone())??;
+        self.write(meta(Kind::Identity, records::identity(&identity))).await?;
         self.view_mut().identity = Some(identity);
         Ok(identity)
     }

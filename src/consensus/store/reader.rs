@@ -18,12 +18,13 @@ impl Store {
         let mut entries = Vec::new();
         if !old.is_empty() {
             let store = self.clone();
-            let wanted = old.end - old.start;
             // sled may touch the disk, so it stays off the runtime's threads.
             let read = tokio::task::spawn_blocking(move || store.read_stored(old, limit)).await;
-            (entries, room) = read.map_err(io::Error::other)??;
-            if (entries.len() as u64) < wanted {
-                return Ok(entries);
+            let (stored, left) = read.map_err(io::Error::other)??;
+            entries = stored;
+            match left {
+                Some(left) => room = left,
+                None => return Ok(entries),
             }
         }
         for (entry, size) in new {
@@ -36,7 +37,8 @@ impl Store {
         Ok(entries)
     }
 
-    fn read_stored(&self, range: Range<u64>, limit: usize) -> io::Result<(Vec<LogEntry>, usize)> {
+    /// Entries of `range` that sled has, and how many bytes are left of `limit`; none when it cut them short.
+    fn read_stored(&self, range: Range<u64>, limit: usize) -> io::Result<(Vec<LogEntry>, Option<usize>)> {
         let mut room = limit;
         let mut entries = Vec::new();
         let mut take = |entries: &mut Vec<LogEntry>, (index, record): (u64, Vec<u8>)| {
@@ -56,13 +58,14 @@ impl Store {
             if let Some(record) = joiner.push(index, &piece)
                 && !take(&mut entries, record)?
             {
-                return Ok((entries, room));
+                return Ok((entries, None));
             }
         }
-        if let Some(record) = joiner.finish() {
-            take(&mut entries, record)?;
-        }
-        Ok((entries, room))
+        let whole = match joiner.finish() {
+            Some(record) => take(&mut entries, record)?,
+            None => true,
+        };
+        Ok((entries, whole.then_some(room)))
     }
 }
 

@@ -64,7 +64,10 @@ impl View {
         for (_, size) in self.tail.split_off(&first).values() {
             self.tail_bytes -= size;
         }
-        self.last = last.max(self.purged);
+        // Only ever shorter: a cut behind the end removes nothing.
+        if first <= end {
+            self.last = last.max(self.purged);
+        }
         (first <= end).then_some(first..=end)
     }
 

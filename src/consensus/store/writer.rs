@@ -86,9 +86,6 @@ impl Writer {
         self.ops.as_ref().ok_or_else(gone)?.send(op).await.map_err(|_| gone())
     }
 
-    pub(super) fn send_blocking(&self, op: Op) -> io::Result<()> {
-        self.ops.as_ref().ok_or_else(gone)?.blocking_send(op).map_err(|_| gone())
-    }
 }
 
 impl Drop for Writer {

@@ -1,1 +1,308 @@
-//! Three nodes in one process.
+//! Nodes with real stores and real mutual TLS on loopback, in one process.
+
+use super::support::PATIENCE;
+use crate::{Applied, Consensus, ProposeError, Role, Sink};
+use openraft::raft::trigger::Trigger;
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tempfile::TempDir;
+use zonekeeper_core::{
+    Command, Outcome, Proposal,
+    entry::{Duty, Init, Member, Timing},
+    id::NodeId,
+};
+use zonekeeper_peer::{Lane, PeerConfig, Peers, keys::Ca};
+
+const CLUSTER: u128 = 0x5a;
+
+/// What a node's sink heard.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Applied>>);
+
+impl Sink for Heard {
+    fn applied(&self, batch: Applied) {
+        self.0.lock().unwrap().push(batch);
+    }
+}
+
+struct Running {
+    consensus: Consensus,
+    peers: Arc<Peers>,
+    heard: Arc<Heard>,
+    /// State and index as they were before Raft ran.
+    opened: (u128, u64),
+}
+
+struct Cluster {
+    base: TempDir,
+    ca: Ca,
+    addrs: BTreeMap<NodeId, SocketAddr>,
+    nodes: BTreeMap<NodeId, Running>,
+}
+
+fn write(author: &str) -> Proposal {
+    Proposal::by(author, Command::Tick)
+}
+
+fn init(timing: Timing) -> Proposal {
+    Proposal::by("test", Command::Init(Init { cluster: CLUSTER, version: 1, timing }))
+}
+
+impl Cluster {
+    /// Node 1 alone, leading, with its first entry; then the others as voters.
+    async fn of(voters: u64) -> Cluster {
+        let listeners: BTreeMap<_, _> =
+            (1..=voters).map(|node| (node, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+        let addrs = listeners.iter().map(|(node, l)| (*node, l.local_addr().unwrap())).collect();
+        let mut cluster =
+            Cluster { base: TempDir::new().unwrap(), ca: Ca::create(CLUSTER).unwrap(), addrs, nodes: BTreeMap::new() };
+        for (node, listener) in listeners {
+            cluster.start_on(node, listener).await;
+        }
+        let first = cluster.node(1);
+        let member =
+            Member { site: "a".parse().unwrap(), duty: Duty::Full, peer: cluster.addrs[&1], admin: None };
+        first.bootstrap(&member, PATIENCE).await.unwrap();
+        let (_, outcome) = first.propose(init(Timing::Lan)).await.unwrap();
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+        for node in 2..=voters {
+            first.add_learner(node, cluster.addrs[&node], PATIENCE).await.unwrap();
+            first.promote(node, PATIENCE).await.unwrap();
+        }
+        cluster
+    }
+
+    async fn start(&mut self, node: NodeId) {
+        let listener = TcpListener::bind(self.addrs[&node]).unwrap();
+        self.start_on(node, listener).await;
+    }
+
+    async fn start_on(&mut self, node: NodeId, listener: TcpListener) {
+        let credentials = self.ca.issue(node, &"a".parse().unwrap(), Duration::from_secs(3600)).unwrap();
+        let peers = Arc::new(Peers::start(PeerConfig::new(credentials, Some(listener))).unwrap());
+        peers.set_peers(self.addrs.clone());
+        let opened = Consensus::open(&self.base.path().join(node.to_string()), node, Some(CLUSTER)).unwrap();
+        opened.claim(CLUSTER).await.unwrap();
+        let before = (opened.state().hash(), opened.index());
+        let timing = opened.state().timing;
+        let heard = Arc::new(Heard::default());
+        let consensus = opened.start(peers.clone(), timing, heard.clone()).await.unwrap();
+        for lane in [Lane::Heartbeat, Lane::Raft, Lane::Bulk, Lane::Control] {
+            peers.set_handler(lane, consensus.handler());
+        }
+        self.nodes.insert(node, Running { consensus, peers, heard, opened: before });
+    }
+
+    async fn stop(&mut self, node: NodeId) {
+        let running = self.nodes.remove(&node).unwrap();
+        running.consensus.shutdown().await;
+        running.peers.shutdown().await;
+    }
+
+    fn node(&self, node: NodeId) -> &Consensus {
+        &self.nodes[&node].consensus
+    }
+
+    async fn leader(&self) -> NodeId {
+        let mut nodes = self.nodes.values().cycle();
+        let found = async {
+            loop {
+                let status = nodes.next().unwrap().consensus.status();
+                if status.role == Role::Leader && status.leads(1000) {
+                    return status.node;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.expect("no leader")
+    }
+
+    /// All running nodes have applied `index`, and hold the same state when they are at the same index.
+    async fn agree(&self, index: u64) {
+        let mut hashes = BTreeMap::new();
+        for (node, running) in &self.nodes {
+            let mut applied = running.consensus.watch_applied();
+            let reached = tokio::time::timeout(PATIENCE, applied.wait_for(|a| *a >= index)).await;
+            assert!(reached.is_ok(), "node {node}: {:?}", running.consensus.status());
+            let state = running.consensus.state();
+            let hash = state.hash();
+            assert_eq!(*hashes.entry(state.generation).or_insert(hash), hash, "node {node} at {}", state.generation.index);
+        }
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    super::support::runtime().block_on(test);
+}
+
+#[test]
+fn a_follower_forwards_writes_and_reads_what_was_written() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        let (index, outcome) = cluster.node(3).propose(write("through a follower")).await.unwrap();
+        assert!(matches!(outcome, Outcome::Applied(_)));
+        for node in 1..=3 {
+            assert!(cluster.node(node).read_index(PATIENCE).await.unwrap() >= index);
+            assert!(cluster.node(node).state().generation.index >= index);
+        }
+        cluster.agree(index).await;
+        let status = cluster.node(2).status();
+        assert_eq!(status.voters.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((status.leader, status.role), (Some(1), Role::Follower));
+        assert!(status.leader_heard_ms.is_some_and(|ms| ms < 5000), "{status:?}");
+        // The sink heard each index once, in order, up to the write.
+        let heard = cluster.nodes[&2].heard.0.lock().unwrap();
+        assert!(heard.windows(2).all(|w| w[0].index < w[1].index));
+        assert!(heard.iter().any(|batch| batch.deltas.iter().any(|delta| delta.index == index)));
+    });
+}
+
+#[test]
+fn an_entry_that_is_too_large_is_refused_with_the_way_to_send_it() {
+    run(async {
+        let cluster = Cluster::of(1).await;
+        let error = cluster.node(1).propose(super::support::proposal(1, 70_000)).await.unwrap_err();
+        assert!(matches!(error, ProposeError::TooLarge(_)) && error.to_string().contains("stage"), "{error}");
+    });
+}
+
+#[test]
+fn without_a_quorum_nothing_is_claimed_and_the_state_is_still_there() {
+    run(async {
+        let mut cluster = Cluster::of(3).await;
+        cluster.stop(2).await;
+        cluster.stop(3).await;
+        let short = Duration::from_millis(1500);
+        let error = cluster.node(1).propose_within(write("alone"), short).await.unwrap_err();
+        assert!(matches!(error, ProposeError::Unknown(_) | ProposeError::NoLeader | ProposeError::NotLeader { .. }));
+        assert!(cluster.node(1).read_index(short).await.is_err());
+        assert_eq!(cluster.node(1).state().cluster, CLUSTER);
+    });
+}
+
+#[test]
+fn the_others_go_on_when_the_leader_stops_and_it_returns_with_what_it_had_published() {
+    run(async {
+        let mut cluster = Cluster::of(3).await;
+        let (index, _) = cluster.node(1).propose(write("before")).await.unwrap();
+        cluster.node(1).sync_watermark(index).await.unwrap();
+        let hash = cluster.node(1).state().hash();
+        cluster.stop(1).await;
+        let (after, _) = cluster.node(2).propose(write("after")).await.unwrap();
+        cluster.start(1).await;
+        // Before it has heard anybody.
+        let (opened, at) = cluster.nodes[&1].opened;
+        assert!(at > index || (at, opened) == (index, hash), "opened at {at}, published {index}");
+        cluster.agree(after).await;
+    });
+}
+
+#[test]
+fn a_whole_cluster_restarts_from_disk() {
+    run(async {
+        let mut cluster = Cluster::of(3).await;
+        let (index, _) = cluster.node(1).propose(write("kept")).await.unwrap();
+        for node in 1..=3 {
+            cluster.stop(node).await;
+        }
+        for node in 1..=3 {
+            cluster.start(node).await;
+        }
+        assert!(cluster.node(2).read_index(PATIENCE).await.unwrap() >= index);
+        cluster.agree(index).await;
+        assert_eq!(cluster.node(3).state().cluster, CLUSTER);
+    });
+}
+
+#[test]
+fn a_node_that_was_away_for_long_gets_a_snapshot() {
+    run(async {
+        let mut cluster = Cluster::of(3).await;
+        cluster.stop(3).await;
+        let leader = cluster.leader().await;
+        for number in 0..40 {
+            let member = Member {
+                site: "x".repeat(60).parse().unwrap(),
+                duty: Duty::Witness,
+                peer: SocketAddr::from(([127, 0, 0, 2], 1000 + number)),
+                admin: None,
+            };
+            let put = Proposal::by("test", Command::PutMember(100 + u64::from(number), member));
+            cluster.node(leader).propose(put).await.unwrap();
+        }
+        let consensus = cluster.node(leader).clone();
+        consensus.snapshot().await;
+        let built = async { while consensus.status().snapshot == 0 { tokio::time::sleep(Duration::from_millis(10)).await } };
+        tokio::time::timeout(PATIENCE, built).await.unwrap();
+        let upto = consensus.status().snapshot;
+        let raft = consensus.inner.raft();
+        let trigger: Trigger<'_, _> = raft.trigger();
+        trigger.purge_log(upto).await.unwrap();
+        let (index, _) = consensus.propose(write("behind the snapshot")).await.unwrap();
+        cluster.start(3).await;
+        cluster.agree(index).await;
+        assert!(cluster.nodes[&3].heard.0.lock().unwrap().iter().any(|batch| batch.replaced));
+        // And it starts again from that snapshot.
+        cluster.node(3).sync_watermark(index).await.unwrap();
+        cluster.stop(3).await;
+        cluster.start(3).await;
+        assert!(cluster.nodes[&3].opened.1 >= index);
+        cluster.agree(index).await;
+    });
+}
+
+#[test]
+fn leadership_moves_on_request_and_members_leave_the_leader_included() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        cluster.node(1).transfer_leader(2, PATIENCE).await.unwrap();
+        assert_eq!(cluster.leader().await, 2);
+        cluster.node(1).propose(write("after the transfer")).await.unwrap();
+        // Asked of a follower; then the leader itself leaves.
+        cluster.node(3).demote(1, PATIENCE).await.unwrap();
+        cluster.node(3).remove(1, PATIENCE).await.unwrap();
+        cluster.node(2).remove(2, PATIENCE).await.unwrap();
+        let (index, _) = cluster.node(3).propose(write("alone again")).await.unwrap();
+        assert!(cluster.node(3).read_index(PATIENCE).await.unwrap() >= index);
+        let status = cluster.node(3).status();
+        assert_eq!(status.voters.keys().copied().collect::<Vec<_>>(), [3]);
+        assert!(status.learners.is_empty());
+        let last = cluster.node(3).remove(3, PATIENCE).await.unwrap_err();
+        assert!(last.to_string().contains("last voter"), "{last}");
+    });
+}
+
+#[test]
+fn a_learner_that_does_not_answer_is_not_given_a_vote() {
+    run(async {
+        let cluster = Cluster::of(1).await;
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let short = Duration::from_secs(1);
+        let error = cluster.node(1).add_learner(7, nobody, short).await.unwrap_err();
+        assert!(matches!(error, ProposeError::Behind { node: 7, .. }), "{error}");
+        assert!(matches!(cluster.node(1).promote(7, short).await, Err(ProposeError::Behind { node: 7, .. })));
+        cluster.node(1).remove(7, PATIENCE).await.unwrap();
+        cluster.node(1).propose(write("goes on")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_new_timing_rebuilds_raft_under_a_running_cluster() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        let timing = Timing::Heartbeat { ms: 120 };
+        let set = Proposal::by("test", Command::SetTiming(timing));
+        let (index, outcome) = cluster.node(2).propose(set).await.unwrap();
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+        cluster.agree(index).await;
+        let runs = |node| cluster.node(node).inner.raft().config().heartbeat_interval == 120;
+        let rebuilt = async { while !(1..=3).all(runs) { tokio::time::sleep(Duration::from_millis(10)).await } };
+        tokio::time::timeout(PATIENCE, rebuilt).await.expect("raft was not rebuilt");
+        let (index, _) = cluster.node(3).propose(write("under the new timing")).await.unwrap();
+        cluster.agree(index).await;
+    });
+}

@@ -141,7 +141,7 @@ fn the_directory_of_another_node_or_cluster_is_refused() {
     let dir = TempDir::new().unwrap();
     let opened = Consensus::open(dir.path(), 1, None).unwrap();
     assert!(opened.is_empty() && opened.identity().is_none());
-    let identity = opened.claim(0xfeed).unwrap();
+    let identity = runtime().block_on(opened.claim(0xfeed)).unwrap();
     assert_eq!((identity.cluster, identity.node), (0xfeed, 1));
     drop(opened);
     assert!(matches!(Consensus::open(dir.path(), 2, None), Err(OpenError::Foreign { found: 1, .. })));
