@@ -13,6 +13,7 @@ use std::{
     process::ExitCode,
 };
 use tokio::{runtime::Runtime, signal::unix::SignalKind};
+use zonekeeper_cli::{ClientCommand, Global};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_core::entry::Timing;
 
@@ -22,6 +23,8 @@ use zonekeeper_core::entry::Timing;
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: Global,
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,6 +77,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Three sites as three processes on this machine, to try or to script
     Demo(demo::Demo),
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -92,6 +97,7 @@ impl Args {
             Command::Keys(keys) => keys.run().map_err(|e| e.to_string()),
             Command::Serve(serve) => serve.run(),
             Command::Demo(demo) => demo.run(),
+            Command::Client(command) => return client(command, self.global),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -99,6 +105,24 @@ impl Args {
                 complain(&why);
                 ExitCode::FAILURE
             }
+        }
+    }
+}
+
+/// A command that speaks the admin API; it chooses its own exit status.
+fn client(command: ClientCommand, global: Global) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(zonekeeper_cli::run(command, global, &mut io::stdout())) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&chain(&error));
+            ExitCode::FAILURE
         }
     }
 }

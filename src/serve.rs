@@ -64,7 +64,7 @@ pub(crate) struct Serve {
     dir: Option<PathBuf>,
     /// Admin API; default: a free port on loopback, printed at the start
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
-    admin: SocketAddr,
+    admin_listen: SocketAddr,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -158,7 +158,7 @@ impl Serve {
             keys_dir,
             log_level: LogLevel::Warn,
             peer: PeerConfig { listen: loopback, advertise: loopback },
-            admin: AdminConfig { listen: self.admin, advertise: None, allow_remote: !self.admin.ip().is_loopback() },
+            admin: AdminConfig { listen: self.admin_listen, advertise: None, allow_remote: !self.admin_listen.ip().is_loopback() },
             dns: DnsConfig { listen: self.dns.clone(), workers, nsid: None, max_stale: None, on_stale: OnStale::Keep },
             proxy: ProxyConfig { workers },
         })
