@@ -1,5 +1,9 @@
 //! Prometheus text exposition (version 0.0.4), written by hand: names, help, samples.
 
+mod sources;
+
+pub use sources::{dns, proxy, refusals};
+
 use crate::{handles::Handles, routes::role};
 use std::{
     fmt::{Display, Write},

@@ -30,7 +30,7 @@ use axum::{
 };
 use std::time::Duration;
 use utoipa::{
-    __dev::SchemaReferences, // what utoipa's own axum bindings use for the schemas of a path
+    __dev::{SchemaReferences, Tags}, // what utoipa's own axum bindings use beside `Path`
     openapi::{
         Components, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
@@ -60,7 +60,7 @@ impl Routes {
     /// A handler and what `#[utoipa::path]` made of it.
     fn add<P, H, T>(self, document: P, handler: H) -> Routes
     where
-        P: utoipa::Path + SchemaReferences,
+        P: utoipa::Path + SchemaReferences + for<'t> Tags<'t>,
         H: Handler<T, Api>,
         T: 'static,
     {
@@ -70,7 +70,7 @@ impl Routes {
     /// [`Routes::add`] with another limit of the body, in bytes.
     fn add_sized<P, H, T>(mut self, _document: P, handler: H, max_body: usize) -> Routes
     where
-        P: utoipa::Path + SchemaReferences,
+        P: utoipa::Path + SchemaReferences + for<'t> Tags<'t>,
         H: Handler<T, Api>,
         T: 'static,
     {
@@ -78,7 +78,9 @@ impl Routes {
             let service = on(filter(&method), handler.clone()).layer(DefaultBodyLimit::max(max_body));
             self.router = self.router.route(&P::path(), service);
         }
-        let item = PathItem::from_http_methods(P::methods(), P::operation());
+        let mut operation = P::operation();
+        operation.tags = Some(P::tags().into_iter().map(String::from).collect());
+        let item = PathItem::from_http_methods(P::methods(), operation);
         match self.paths.paths.get_mut(&P::path()) {
             Some(existing) => existing.merge_operations(item),
             None => drop(self.paths.paths.insert(P::path(), item)),

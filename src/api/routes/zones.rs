@@ -182,7 +182,7 @@ async fn put_records(
 ) -> Result<Json<Written>, ApiError> {
     let state = api.handles.published.load().state.clone();
     may_edit(&caller, &state, &origin)?;
-    let set = records::read_set(&origin, &owner(&origin, &name)?, records::type_number(&rtype)?, &text)?;
+    let set = records::read_set(&origin, &name, &rtype, &text)?;
     let changes = vec![Change::PutRecords(origin.clone(), vec![set])];
     Ok(Json(write_changes(&caller, &api, guard.reads(origin), changes).await?))
 }

@@ -1,0 +1,75 @@
+//! Sources of the node's other parts: their counters as metrics.
+
+use super::Exposition;
+use zonekeeper_dns::Totals;
+use zonekeeper_peer::Refusal;
+use zonekeeper_proxy::Counters;
+
+/// The DNS server's counters. In a node: `Arc::new(move |out| metrics::dns(out, &server.counters()))`.
+pub fn dns(out: &mut Exposition, totals: &Totals) {
+    out.counter("zonekeeper_dns_queries_total", "Answered queries by type.");
+    for (rtype, n) in &totals.types {
+        out.sample(&[("type", rtype)], n);
+    }
+    out.counter("zonekeeper_dns_answers_total", "Answers by response code.");
+    for (rcode, n) in &totals.rcodes {
+        out.sample(&[("rcode", rcode)], n);
+    }
+    out.counter("zonekeeper_dns_transport_total", "Answers by transport.")
+        .sample(&[("transport", &"udp")], totals.udp)
+        .sample(&[("transport", &"tcp")], totals.tcp);
+    out.counter("zonekeeper_dns_dropped_total", "Messages that got no answer.").sample(&[], totals.dropped);
+    out.counter("zonekeeper_dns_truncated_total", "Answers with the TC bit.").sample(&[], totals.truncated);
+    out.counter("zonekeeper_dns_panics_total", "Batches lost to a bug; please report it.")
+        .sample(&[], totals.panics);
+    out.counter("zonekeeper_dns_limited_total", "TCP connections refused at a limit.")
+        .sample(&[], totals.limited);
+    out.counter("zonekeeper_dns_unsent_total", "Answers that the system did not take.")
+        .sample(&[], totals.unsent);
+}
+
+/// The proxy's counters.
+pub fn proxy(out: &mut Exposition, counters: &Counters) {
+    out.gauge("zonekeeper_proxy_connections_active", "Client connections.");
+    for (listener, c) in &counters.listeners {
+        out.sample(&[("listener", listener)], c.active);
+    }
+    out.counter("zonekeeper_proxy_connections_total", "Client connections by what became of them.");
+    for (listener, c) in &counters.listeners {
+        out.sample(&[("listener", listener), ("outcome", &"accepted")], c.connections);
+        out.sample(&[("listener", listener), ("outcome", &"rejected")], c.rejected);
+    }
+    out.counter("zonekeeper_proxy_requests_total", "Requests by what became of them.");
+    for (listener, c) in &counters.listeners {
+        out.sample(&[("listener", listener), ("outcome", &"taken")], c.requests);
+        out.sample(&[("listener", listener), ("outcome", &"refused")], c.refused);
+        out.sample(&[("listener", listener), ("outcome", &"failed")], c.failed);
+    }
+    out.counter("zonekeeper_proxy_bytes_total", "Bytes by direction.");
+    for (listener, c) in &counters.listeners {
+        out.sample(&[("listener", listener), ("direction", &"in")], c.bytes_in);
+        out.sample(&[("listener", listener), ("direction", &"out")], c.bytes_out);
+    }
+    out.gauge("zonekeeper_proxy_backend_active", "Requests or connections in flight.");
+    for (pool, addr, c) in &counters.backends {
+        out.sample(&[("pool", pool), ("backend", addr)], c.active);
+    }
+    out.counter("zonekeeper_proxy_backend_requests_total", "Requests sent to a backend.");
+    for (pool, addr, c) in &counters.backends {
+        out.sample(&[("pool", pool), ("backend", addr)], c.requests);
+    }
+    out.counter("zonekeeper_proxy_backend_failures_total", "What went wrong with a backend.");
+    for (pool, addr, c) in &counters.backends {
+        for (what, n) in [("error", c.errors), ("retry", c.retries), ("ejection", c.ejections)] {
+            out.sample(&[("pool", pool), ("backend", addr), ("what", &what)], n);
+        }
+    }
+}
+
+/// The transport's refusals.
+pub fn refusals(out: &mut Exposition, refusals: &[(Refusal, u64)]) {
+    out.counter("zonekeeper_peer_refused_total", "Peers that were refused, by reason.");
+    for (why, n) in refusals {
+        out.sample(&[("reason", &why.name())], n);
+    }
+}

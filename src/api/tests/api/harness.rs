@@ -1,0 +1,240 @@
+//! A whole node without sockets for DNS and proxy: real Raft on a real disk, the real API on loopback, and the
+//! reference configuration.
+
+#![allow(dead_code, unreachable_pub, reason = "shared by the tests of two crates, each of which uses a part")]
+
+use arc_swap::ArcSwap;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use zonekeeper_api::{Events, Handles, LocalView, Secret, serve};
+use zonekeeper_config::{ClusterConfig, plan, stages};
+use zonekeeper_consensus::{Applied, Consensus, Sink, Transport, TransportError};
+use zonekeeper_core::{
+    Command, Outcome, Proposal, Published, State,
+    answer::DnsTable,
+    entry::{Duty, Init, Member, Object, Read, Role, Timing, Token},
+    route::ProxyTable,
+    state::Generation,
+    time::LogTime,
+};
+use zonekeeper_peer::{BoxFuture, Lane};
+
+/// Generous: the machine may be busy.
+pub const WITHIN: Duration = Duration::from_secs(20);
+
+/// Nobody else is there.
+struct Alone;
+
+impl Transport for Alone {
+    fn call(
+        &self,
+        to: u64,
+        _: Lane,
+        _: Vec<u8>,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+        Box::pin(async move { Err(TransportError::Unreachable(format!("node {to} does not exist"))) })
+    }
+}
+
+/// Publishes what is applied, as `control` does.
+struct Publisher {
+    published: Arc<ArcSwap<Published>>,
+}
+
+pub fn publication(state: Arc<State>) -> Published {
+    let site = "fra".parse().unwrap();
+    Published {
+        generation: state.generation,
+        dns: Arc::new(DnsTable::build(&state)),
+        proxy: Arc::new(ProxyTable::build(&state, &site)),
+        state,
+    }
+}
+
+impl Sink for Publisher {
+    fn applied(&self, batch: Applied) {
+        self.published.store(Arc::new(publication(batch.state)));
+    }
+}
+
+/// A running node.
+pub struct Node {
+    pub url: String,
+    pub read: String,
+    pub operate: String,
+    pub admin: String,
+    pub handles: Handles,
+    shutdown: CancellationToken,
+    _dir: TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub fn data(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.json()["data"].clone()
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn ok(self) -> Answer {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self
+    }
+}
+
+impl Node {
+    /// A node with the reference configuration and three tokens.
+    pub async fn start() -> Node {
+        let node = Node::empty().await;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster-config");
+        let desired = ClusterConfig::load(&folder).unwrap_or_else(|p| panic!("{p}"));
+        let changes = plan(&ClusterConfig::current(&node.state()), &desired).changes;
+        let parts = stages(changes).unwrap();
+        assert_eq!(parts.len(), 1, "the reference configuration fits into one entry");
+        for changes in parts {
+            let revision = Read { object: Object::Config, version: node.state().revision };
+            let proposal =
+                Proposal { reads: vec![revision], ..Proposal::by("test", Command::Configure(changes)) };
+            node.propose(proposal).await;
+        }
+        node
+    }
+
+    /// A node with three tokens and nothing else.
+    pub async fn empty() -> Node {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().to_owned();
+        let open = move || Consensus::open(&path, 1, None).unwrap();
+        let opened = tokio::task::spawn_blocking(open).await.unwrap();
+        opened.claim(7).await.unwrap();
+        let published = Arc::new(ArcSwap::from_pointee(publication(opened.state())));
+        let sink = Arc::new(Publisher { published: published.clone() });
+        let consensus = opened.start(Arc::new(Alone), Timing::Lan, sink).await.unwrap();
+        let member = Member {
+            site: "fra".parse().unwrap(),
+            duty: Duty::Full,
+            peer: ([127, 0, 0, 1], 7300).into(),
+            admin: None,
+        };
+        consensus.bootstrap(&member, WITHIN).await.unwrap();
+        let local = LocalView { ready: true, log_now: LogTime(0), ..LocalView::default() };
+        let handles = Handles {
+            node: 1,
+            site: member.site.clone(),
+            published,
+            local: Arc::new(ArcSwap::from_pointee(local)),
+            consensus,
+            events: Events::default(),
+            proxy: None,
+            metrics: Vec::new(),
+            ca_fingerprint: Some([7; 32]),
+            open_metrics: false,
+        };
+        let init = Init { cluster: 7, version: 1, timing: Timing::Lan };
+        let node = Node::serve(handles, dir).await;
+        node.propose(Proposal::by("test", Command::Init(init))).await;
+        node.propose(Proposal::by("test", Command::PutMember(1, member))).await;
+        for (role, secret) in
+            [(Role::Read, &node.read), (Role::Operate, &node.operate), (Role::Admin, &node.admin)]
+        {
+            let name = format!("{role:?}").to_lowercase();
+            let hash = zonekeeper_api::token_hash(secret);
+            node.propose(Proposal::by("test", Command::PutToken(Token { name, hash, role, expires: None })))
+                .await;
+        }
+        node.wait("the tokens are published", |s| s.tokens.len() == 3).await;
+        node
+    }
+
+    async fn serve(handles: Handles, dir: TempDir) -> Node {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve(listener, handles.clone(), shutdown.clone()));
+        let secret = || Secret::generate().unwrap().text().to_owned();
+        let (read, operate, admin) = (secret(), secret(), secret());
+        Node { url, read, operate, admin, handles, shutdown, _dir: dir }
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.handles.published.load().state.clone()
+    }
+
+    pub async fn propose(&self, proposal: Proposal) -> u64 {
+        let (index, outcome) = self.handles.consensus.propose(proposal).await.unwrap();
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+        self.wait("the write is published", |s| s.generation >= Generation { incarnation: 0, index }).await;
+        index
+    }
+
+    /// Waits until the published state is as wanted.
+    pub async fn wait(&self, what: &str, wanted: impl Fn(&State) -> bool) {
+        let began = Instant::now();
+        while !wanted(&self.state()) {
+            assert!(
+                began.elapsed() < WITHIN,
+                "{what}: not within {WITHIN:?}; at {:?}",
+                self.state().generation
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn request(&self, method: Method, path: &str, token: &str) -> reqwest::RequestBuilder {
+        let client = reqwest::Client::new();
+        let request = client.request(method, format!("{}{path}", self.url)).timeout(WITHIN);
+        if token.is_empty() { request } else { request.bearer_auth(token) }
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        Answer { status, text: response.text().await.unwrap() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path, &self.read)).await
+    }
+
+    pub async fn call(&self, method: Method, path: &str, token: &str, body: Value) -> Answer {
+        self.send(self.request(method, path, token).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.call(Method::PUT, path, token, body).await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, token, body).await
+    }
+
+    pub async fn delete(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path, token)).await
+    }
+}

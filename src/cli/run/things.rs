@@ -1,0 +1,173 @@
+//! `explain`, `token`, `webhook`, `timing`, `automation`.
+
+use super::{Session, pairs};
+use crate::{
+    client::escape,
+    command::{AutomationCommand, ExplainArgs, TimingCommand, TokenCommand, WebhookCommand},
+    error::CliError,
+    show::{Table, or_dash},
+};
+use zonekeeper_api::wire::{
+    Cluster, DnsExplanation, NewToken, NewWebhook, RequestExplanation, Switch, TimingSetting, TimingWritten,
+    Token, TokenSecret, Webhook, WebhookSecret, Written,
+};
+use zonekeeper_core::{entry::Role, id::ServiceId};
+
+pub(super) async fn explain(s: &mut Session<'_>, args: ExplainArgs) -> Result<(), CliError> {
+    if let Some(request) = &args.request {
+        return explain_request(s, request, args.header.as_deref()).await;
+    }
+    let Some(name) = &args.name else { return Err(CliError::Usage("give a name".into())) };
+    let mut query = vec![("name", name.to_string()), ("type", args.rtype.clone())];
+    query.extend(args.client.map(|c| ("client", c.to_string())));
+    let seen = s.client.get_with::<DnsExplanation>("/v1/explain", &query).await?;
+    if s.json(&seen)? {
+        return Ok(());
+    }
+    let e = &seen.data;
+    writeln!(s.out, "{} {}: {}", e.name, e.rtype, e.rcode)?;
+    e.answer.iter().try_for_each(|r| writeln!(s.out, "  {r}"))?;
+    e.authority.iter().try_for_each(|r| writeln!(s.out, "  authority: {r}"))?;
+    writeln!(s.out, "why:")?;
+    Ok(e.why.iter().try_for_each(|w| writeln!(s.out, "  - {w}"))?)
+}
+
+async fn explain_request(s: &mut Session<'_>, request: &str, header: Option<&str>) -> Result<(), CliError> {
+    let (host, path) = request.split_once('/').unwrap_or((request, ""));
+    let mut query = vec![("host", host.to_owned()), ("path", format!("/{path}"))];
+    query.extend(header.map(|h| ("header", h.to_owned())));
+    let seen = s.client.get_with::<Vec<RequestExplanation>>("/v1/explain/request", &query).await?;
+    if s.json(&seen)? {
+        return Ok(());
+    }
+    if seen.data.is_empty() {
+        writeln!(s.out, "the asked node's site has no HTTP listener")?;
+    }
+    for e in &seen.data {
+        let to = e.pool.as_ref().map_or("no pool".into(), |p| format!("pool {p}"));
+        writeln!(s.out, "listener {}: {to}", or_dash(e.listener.as_ref()))?;
+        e.candidates.iter().try_for_each(|c| writeln!(s.out, "  may go to {c}"))?;
+        e.why.iter().try_for_each(|w| writeln!(s.out, "  - {w}"))?;
+    }
+    Ok(())
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Read => "read",
+        Role::Operate => "operate",
+        Role::Admin => "admin",
+    }
+}
+
+pub(super) async fn token(s: &mut Session<'_>, command: TokenCommand) -> Result<(), CliError> {
+    match command {
+        TokenCommand::List => {
+            let tokens = s.client.get::<Vec<Token>>("/v1/tokens").await?;
+            if !s.json(&tokens)? {
+                let mut table = Table::new(&["NAME", "ROLE", "EXPIRES"]);
+                for t in &tokens.data {
+                    table.row([t.name.clone(), role(t.role).into(), or_dash(t.expires.as_ref())]);
+                }
+                table.print(s.out, "no tokens")?;
+            }
+            Ok(())
+        }
+        TokenCommand::Create { name, role, life } => {
+            let new = NewToken { name, role: role.into(), expires_in_s: life.map(|l| l.as_secs()) };
+            let made: TokenSecret = s.client.post("/v1/tokens", &new).await?;
+            if !s.json(&made)? {
+                writeln!(s.out, "{}", made.secret)?;
+                let until = made.expires.map(|e| format!(", until {e}")).unwrap_or_default();
+                writeln!(
+                    s.out,
+                    "token {} ({}{until}); the secret is not shown again",
+                    made.name,
+                    self::role(made.role)
+                )?;
+            }
+            Ok(())
+        }
+        TokenCommand::Remove { name } => {
+            let written: Written = s.client.delete(&format!("/v1/tokens/{}", escape(&name)), &[]).await?;
+            s.wrote(&written, &format!("token {name} is removed"))
+        }
+    }
+}
+
+pub(super) async fn webhook(s: &mut Session<'_>, command: WebhookCommand) -> Result<(), CliError> {
+    match command {
+        WebhookCommand::List => {
+            let hooks = s.client.get::<Vec<Webhook>>("/v1/webhooks").await?;
+            if !s.json(&hooks)? {
+                let mut table = Table::new(&["URL"]);
+                hooks.data.iter().for_each(|h| table.row([h.url.clone()]));
+                table.print(s.out, "no webhooks")?;
+            }
+            Ok(())
+        }
+        WebhookCommand::Add { url, key_file } => {
+            let read = |path: std::path::PathBuf| {
+                let text =
+                    std::fs::read_to_string(&path).map_err(|source| CliError::File { path, source })?;
+                Ok::<_, CliError>(text.trim().to_owned())
+            };
+            let secret = key_file.map(read).transpose()?;
+            let made: WebhookSecret = s.client.put("/v1/webhooks", &NewWebhook { url, secret }).await?;
+            if !s.json(&made)? {
+                writeln!(s.out, "{}", made.secret)?;
+                writeln!(s.out, "signs what goes to {}; the key is not shown again", made.url)?;
+            }
+            Ok(())
+        }
+        WebhookCommand::Remove { url } => {
+            let written: Written = s.client.delete("/v1/webhooks", &[("url", url.clone())]).await?;
+            s.wrote(&written, &format!("webhook {url} is removed"))
+        }
+    }
+}
+
+pub(super) async fn timing(s: &mut Session<'_>, command: TimingCommand) -> Result<(), CliError> {
+    match command {
+        TimingCommand::Show => {
+            let cluster = s.client.get::<Cluster>("/v1/cluster").await?;
+            if !s.json(&cluster.data.timing)? {
+                let rows = [("timing".to_owned(), Some(cluster.data.timing.to_string()))];
+                pairs(["SETTING", "VALUE"], rows.into_iter()).print(s.out, "")?;
+            }
+        }
+        TimingCommand::Set { timing } => {
+            let written: TimingWritten = s.client.put("/v1/timing", &setting(&timing)?).await?;
+            if !s.json(&written)? {
+                writeln!(s.out, "timing is {} (index {})", setting(&timing)?, written.written.index)?;
+                written.warning.iter().try_for_each(|w| writeln!(s.out, "WARNING: {w}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn setting(text: &str) -> Result<TimingSetting, CliError> {
+    let wrong = || {
+        CliError::Usage(format!(
+            "{text:?} is no timing; give lan, wan, global, or a heartbeat of 50 to 5000 ms"
+        ))
+    };
+    match text {
+        "lan" => Ok(TimingSetting::Lan),
+        "wan" => Ok(TimingSetting::Wan),
+        "global" => Ok(TimingSetting::Global),
+        number => number.parse().map(TimingSetting::HeartbeatMs).map_err(|_| wrong()),
+    }
+}
+
+pub(super) async fn automation(s: &mut Session<'_>, command: AutomationCommand) -> Result<(), CliError> {
+    let (on, service): (bool, Option<ServiceId>) = match command {
+        AutomationCommand::On { service } => (true, service),
+        AutomationCommand::Off { service } => (false, service),
+    };
+    let path = service.as_ref().map_or("/v1/automation".into(), |id| format!("/v1/services/{id}/automation"));
+    let written: Written = s.client.put(&path, &Switch { on }).await?;
+    let what = service.map_or("all services".into(), |id| format!("service {id}"));
+    s.wrote(&written, &format!("automation is {} for {what}", if on { "on" } else { "off" }))
+}
