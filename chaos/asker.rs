@@ -50,7 +50,8 @@ fn ask_on(socket: &UdpSocket, id: u16, name: &str, rtype: u16) -> io::Result<Ans
     loop {
         let n = socket.recv(&mut buffer)?;
         if buffer[..n].starts_with(&id.to_be_bytes()) {
-            return parse(&buffer[..n]).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a DNS answer"));
+            return parse(&buffer[..n])
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a DNS answer"));
         }
     }
 }
@@ -134,7 +135,8 @@ impl Asker {
         let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(Duration::from_millis(250)))?;
-        let (changes, lost, stop) = <(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<(u64, u64)>>, Arc<AtomicBool>)>::default();
+        let (changes, lost, stop) =
+            <(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<(u64, u64)>>, Arc<AtomicBool>)>::default();
         let (changes_, lost_, stop_, name) = (changes.clone(), lost.clone(), stop.clone(), name.to_owned());
         let thread = std::thread::spawn(move || {
             let mut id = 0u16;

@@ -66,7 +66,10 @@ fn serve(stream: TcpStream, name: &str, stop: &AtomicBool) {
             return;
         }
         let body = format!("{name}\n");
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
         if out.write_all(answer.as_bytes()).is_err() {
             return;
         }

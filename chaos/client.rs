@@ -68,7 +68,8 @@ fn once(servers: &[SocketAddr], server: &mut usize, name: &str, port: u16) -> Op
             Ok(answer) => {
                 let addr = SocketAddr::new(*answer.addrs.first()?, port);
                 let answer = http::get(addr, "/", Duration::from_millis(500)).ok()?;
-                return (answer.status == 200).then(|| String::from_utf8_lossy(&answer.body).trim().to_owned());
+                return (answer.status == 200)
+                    .then(|| String::from_utf8_lossy(&answer.body).trim().to_owned());
             }
             Err(_) => *server += 1, // as a resolver does: the next server
         }

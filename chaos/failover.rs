@@ -6,8 +6,8 @@
 use crate::{
     asker::{self, Asker},
     client::Client,
-    lab::{ADMIN, DNS, HTTP, Lab, LabError, NAME},
     http,
+    lab::{ADMIN, DNS, HTTP, Lab, LabError, NAME},
 };
 use serde::Serialize;
 use std::{
@@ -184,7 +184,9 @@ fn restore(lab: &mut Lab, watch: &Watch, dead: usize, out: &mut Run) -> Result<(
     let at = lab.restart(dead)?;
     let since = |t: Instant| (t - at).as_secs_f64() * 1e3;
     let other = usize::from(dead == 0);
-    let answers = |lab: &Lab, i: usize| asker::ask(lab.nodes[i].at(DNS), NAME, asker::A, Duration::from_millis(100)).ok();
+    let answers = |lab: &Lab, i: usize| {
+        asker::ask(lab.nodes[i].at(DNS), NAME, asker::A, Duration::from_millis(100)).ok()
+    };
     let caught_up = lab.wait("the restarted node catches up", Duration::from_secs(30), |lab| {
         let (mine, theirs) = (generation(lab, dead), generation(lab, other));
         mine.is_some() && mine >= theirs && answers(lab, dead) == answers(lab, other)
@@ -271,7 +273,8 @@ fn look(nodes: &[SocketAddr], token: &str, known: Option<u64>, seen: &Mutex<Show
         verdicts.into_iter().any(|v| v["colour"] == "red")
     };
     let shown = *seen.lock().unwrap_or_else(PoisonError::into_inner);
-    let red = shown.red.is_none() && nodes.iter().any(|n| read(*n, "/v1/evidence", token).is_some_and(|v| is_red(&v)));
+    let red = shown.red.is_none()
+        && nodes.iter().any(|n| read(*n, "/v1/evidence", token).is_some_and(|v| is_red(&v)));
     let committed = shown.committed.is_none() && nodes.iter().any(|n| newest(*n, token) > known);
     let mut shown = seen.lock().unwrap_or_else(PoisonError::into_inner);
     if red {

@@ -58,7 +58,8 @@ pub fn get(addr: SocketAddr, path: &str, within: Duration) -> io::Result<Answer>
 }
 
 fn parse(answer: &[u8]) -> io::Result<Answer> {
-    let cut = |what: &str| io::Error::new(io::ErrorKind::UnexpectedEof, format!("the answer is cut short: {what}"));
+    let cut =
+        |what: &str| io::Error::new(io::ErrorKind::UnexpectedEof, format!("the answer is cut short: {what}"));
     let end = find(answer, b"\r\n\r\n").ok_or_else(|| cut("no head"))?;
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| cut("no status"))?;
@@ -105,7 +106,8 @@ mod tests {
         let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
         assert_eq!(parse(whole).unwrap().body, b"hello");
         assert!(parse(&whole[..whole.len() - 1]).is_err());
-        let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap().body, b"abcde");
         assert!(parse(&chunked[..chunked.len() - 6]).is_err());
     }

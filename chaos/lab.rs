@@ -1,17 +1,24 @@
 //! A cluster of real processes on loopback: keys, configuration, start, kill, restart.
 //!
 //! Each site has an address of its own in 127.0.0.0/8, so that every site uses the same ports and two laboratories do
-//! not meet. Everything is done as an operator does it: with the binary's commands and its admin API.
+//! not meet; or a network namespace of its own (see [`crate::net`]), where it can be cut off. Everything is done as an
+//! operator does it: with the binary's commands and its admin API.
 
-use crate::{backend::Backend, http, process};
-use serde_json::{Value, json};
+mod files;
+mod talk;
+
+use crate::{backend::Backend, net::Net, process};
+use serde_json::json;
 use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,12 +42,20 @@ pub const NAME: &str = "www.example.com";
 pub struct Options {
     /// The binary under test.
     pub exe: PathBuf,
-    /// Names of the sites; one node each.
+    /// Names of the sites, one for each node. A name that stands again is a further node of that site.
     pub sites: Vec<String>,
+    /// How many of the nodes are a cluster from the start; the others have files and keys, and wait for [`Lab::add`].
+    pub founders: usize,
     /// Sample backends per site.
     pub backends: usize,
     /// More lines for the service `www`, in TOML.
     pub service: String,
+    /// More cluster configuration, in TOML.
+    pub more: String,
+    /// More records of the zone `example.com`.
+    pub records: String,
+    /// Where the sites stand; none: on loopback.
+    pub net: Option<Arc<Net>>,
 }
 
 impl Options {
@@ -50,8 +65,12 @@ impl Options {
         Options {
             exe,
             sites: ["fra", "ams", "iad"].map(String::from).to_vec(),
+            founders: 3,
             backends: 2,
             service: "hold_down = \"2s\"\nfailback_after = \"2s\"\n".into(),
+            more: String::new(),
+            records: String::new(),
+            net: None,
         }
     }
 }
@@ -119,11 +138,11 @@ impl Lab {
     /// for the first site.
     pub fn start(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Lab, LabError> {
         let mut lab = Lab::empty(options)?;
-        let count = lab.nodes.len();
+        let count = lab.options.founders.min(lab.nodes.len());
         progress("keys");
         lab.keys()?;
         lab.serve_backends()?;
-        lab.write_files()?;
+        files::write(lab.folder.path(), &lab.nodes, &lab.options)?;
         progress("first node");
         lab.spawn(0, &["--bootstrap"])?;
         lab.read_token()?;
@@ -134,7 +153,13 @@ impl Lab {
         progress("configuration");
         lab.apply()?;
         progress("health");
-        lab.wait("every node answers for the first site", Duration::from_secs(30), |lab| lab.settled())?;
+        lab.wait("every node answers for the first site", Duration::from_secs(60), |lab| {
+            if count == lab.nodes.len() {
+                lab.settled()
+            } else {
+                (0..count).all(|i| lab.answered(i).len() == 1)
+            }
+        })?;
         Ok(lab)
     }
 
@@ -144,7 +169,10 @@ impl Lab {
         let number = 1 + LABS.fetch_add(1, Relaxed);
         let nodes = options.sites.iter().enumerate();
         let nodes = nodes
-            .map(|(i, site)| Node { id: 1 + i as u64, site: site.clone(), ip: address(number, i), child: None })
+            .map(|(i, site)| {
+                let ip = options.net.as_ref().map_or_else(|| address(number, i), |net| net.address(i));
+                Node { id: 1 + i as u64, site: site.clone(), ip, child: None }
+            })
             .collect();
         Ok(Lab { folder, options, nodes, backends: Vec::new(), token: String::new() })
     }
@@ -171,61 +199,27 @@ impl Lab {
     }
 
     fn serve_backends(&mut self) -> Result<(), LabError> {
-        for node in &self.nodes {
-            let start = |i: usize| {
-                let name = format!("{} backend {}", node.site, i + 1);
-                let addr = node.at(BACKEND + i as u16);
-                Backend::start(addr, &name).map(Some).map_err(|e| LabError(format!("cannot listen on {addr}: {e}")))
-            };
+        for node in 0..self.nodes.len() {
+            let start = |i: usize| self.start_backend(node, i).map(Some);
             self.backends.push((0..self.options.backends).map(start).collect::<Result<_, _>>()?);
         }
         Ok(())
     }
 
+    fn start_backend(&self, node: usize, i: usize) -> Result<Backend, LabError> {
+        let addr = self.nodes[node].at(BACKEND + i as u16);
+        let name = format!("{} backend {}", self.nodes[node].site, i + 1);
+        let started = match &self.options.net {
+            None => Backend::start(addr, &name),
+            Some(net) => net.at_site(node, || Backend::start(addr, &name))?,
+        };
+        started.map_err(|e| LabError(format!("cannot listen on {addr}: {e}")))
+    }
+
     /// Starts a sample backend again.
     pub fn revive_backend(&mut self, site: usize, i: usize) -> Result<(), LabError> {
-        let node = &self.nodes[site];
-        let name = format!("{} backend {}", node.site, i + 1);
-        self.backends[site][i] = Some(Backend::start(node.at(BACKEND + i as u16), &name)?);
+        self.backends[site][i] = Some(self.start_backend(site, i)?);
         Ok(())
-    }
-
-    fn write_files(&self) -> Result<(), LabError> {
-        for node in &self.nodes {
-            fs::write(self.folder().join(format!("node-{}.toml", node.id)), node_file(node))?;
-        }
-        let dir = self.folder().join("cluster-config");
-        fs::create_dir_all(&dir)?;
-        fs::write(dir.join("example.com.zone"), zone_file(&self.nodes))?;
-        fs::write(dir.join("cluster.toml"), self.cluster_file())?;
-        Ok(())
-    }
-
-    fn cluster_file(&self) -> String {
-        let mut t = String::from("[zone.\"example.com\"]\nfile = \"example.com.zone\"\n\n");
-        let quoted = |of: &dyn Fn(&Node) -> String| self.nodes.iter().map(of).collect::<Vec<_>>().join(", ");
-        for node in &self.nodes {
-            t += &format!("[site.{}]\n", node.site);
-        }
-        let sites = quoted(&|n| format!("{:?}", n.site));
-        t += &format!("\n[service.www]\nnames = [{NAME:?}]\npolicy = \"failover\"\nsites = [{sites}]\npool = \"web\"\n");
-        t += &self.options.service;
-        t += "check = { kind = \"http\", path = \"/\" }\n[service.www.endpoint]\n";
-        for node in &self.nodes {
-            t += &format!("{} = [\"{}\"]\n", node.site, node.at(HTTP));
-        }
-        t += "\n[pool.web]\ncheck = { kind = \"tcp\" }\nbackends = [\n";
-        for node in &self.nodes {
-            for i in 0..self.options.backends {
-                t += &format!("  {{ site = {:?}, addr = \"{}\" }},\n", node.site, node.at(BACKEND + i as u16));
-            }
-        }
-        t += "]\n";
-        for (name, protocol, port) in [("web", "http", HTTP), ("raw", "tcp", TCP)] {
-            let binds = quoted(&|n| format!("{{ site = {:?}, addr = \"{}\" }}", n.site, n.at(port)));
-            t += &format!("\n[listener.{name}]\nprotocol = \"{protocol}\"\npool = \"web\"\nbind = [{binds}]\n");
-        }
-        t
     }
 
     fn log(&self, i: usize) -> PathBuf {
@@ -235,18 +229,57 @@ impl Lab {
     /// Starts a node's process.
     pub fn spawn(&mut self, i: usize, more: &[&str]) -> Result<(), LabError> {
         let log = File::options().create(true).append(true).open(self.log(i))?;
-        let node = &mut self.nodes[i];
-        let file = self.folder.path().join(format!("node-{}.toml", node.id));
-        let child = Command::new(&self.options.exe)
-            .args(["run", "--config"])
-            .arg(file)
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        node.child = Some(child);
+        let mut command = self.node_command(i, "run", more);
+        self.nodes[i].child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
+    }
+
+    /// A command of the binary at node `i`, about its node file.
+    fn node_command(&self, i: usize, verb: &str, more: &[&str]) -> Command {
+        let mut command = match &self.options.net {
+            None => Command::new(&self.options.exe),
+            Some(net) => net.command(i, &self.options.exe),
+        };
+        command.args([verb, "--config"]).arg(self.file(i)).args(more).stdin(Stdio::null());
+        command
+    }
+
+    /// A node's own file.
+    pub fn file(&self, i: usize) -> PathBuf {
+        self.folder().join(format!("node-{}.toml", self.nodes[i].id))
+    }
+
+    /// A node's data directory.
+    pub fn data(&self, i: usize) -> PathBuf {
+        self.folder().join(format!("data-{}", self.nodes[i].id))
+    }
+
+    /// Runs `run` where it should refuse; the text that it ended with.
+    pub fn refused(&mut self, i: usize, more: &[&str]) -> Result<String, LabError> {
+        let mut child =
+            self.node_command(i, "run", more).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let end = Instant::now() + Duration::from_secs(20);
+        while child.try_wait()?.is_none() {
+            if Instant::now() > end {
+                child.kill()?;
+                child.wait()?;
+                return Err(LabError(format!("node {} runs, although it should refuse to", i + 1)));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let done = child.wait_with_output()?;
+        match done.status.success() {
+            true => Err(LabError(format!("node {} ended without an error", i + 1))),
+            false => Ok(String::from_utf8_lossy(&done.stderr).into_owned()),
+        }
+    }
+
+    /// `zonekeeper join`: node `i` gets its keys from node `via` with a token, then runs.
+    pub fn join(&mut self, i: usize, via: usize, token: &str) -> Result<(), LabError> {
+        let via = self.nodes[via].at(PEER).to_string();
+        let done = self.node_command(i, "join", &["--via", &via, "--token", token]).output()?;
+        checked("join", done)?;
+        self.spawn(i, &[])
     }
 
     fn read_token(&mut self) -> Result<(), LabError> {
@@ -258,61 +291,15 @@ impl Lab {
         Ok(())
     }
 
-    /// Whether a node says that it is ready.
-    pub fn ready(&self, i: usize) -> bool {
-        http::get(self.nodes[i].at(ADMIN), "/readyz", SHORT).is_ok_and(|a| a.status == 200)
-    }
-
     /// Starts a node that the cluster does not know yet, adds it and makes it a voter.
     pub fn add(&mut self, i: usize) -> Result<(), LabError> {
         self.spawn(i, &["--new"])?;
         let node = &self.nodes[i];
         let (id, site, peer) = (node.id, node.site.clone(), node.at(PEER).to_string());
-        self.wait("the new node listens", Duration::from_secs(20), |lab| {
-            http::get(lab.nodes[i].at(ADMIN), "/healthz", SHORT).is_ok()
-        })?;
+        self.wait("the new node listens", Duration::from_secs(20), |lab| lab.lives(i))?;
         self.post(0, "/v1/members", &json!({"id": id, "site": site, "peer": peer}))?;
         self.post(0, &format!("/v1/members/{id}/promote"), &json!({}))?;
         Ok(())
-    }
-
-    /// Applies the laboratory's configuration folder through the first running node.
-    pub fn apply(&self) -> Result<(), LabError> {
-        let dir = self.folder().join("cluster-config");
-        let dir = dir.to_string_lossy().into_owned();
-        self.cli(&["apply", "--yes", &dir]).map(drop)
-    }
-
-    /// Runs a client command of the binary against the first running node.
-    pub fn cli(&self, args: &[&str]) -> Result<String, LabError> {
-        let node = self.nodes.iter().find(|n| n.runs()).ok_or_else(|| LabError("no node runs".into()))?;
-        let done = Command::new(&self.options.exe)
-            .args(args)
-            .env("ZONEKEEPER_ADMIN", format!("http://{}", node.at(ADMIN)))
-            .env("ZONEKEEPER_TOKEN", &self.token)
-            .stdin(Stdio::null())
-            .output()?;
-        checked(&args.join(" "), done)
-    }
-
-    /// `GET` from a node's admin API.
-    pub fn get(&self, i: usize, path: &str) -> Result<Value, LabError> {
-        self.call(i, "GET", path, None)
-    }
-
-    /// `POST` to a node's admin API.
-    pub fn post(&self, i: usize, path: &str, body: &Value) -> Result<Value, LabError> {
-        self.call(i, "POST", path, Some(body))
-    }
-
-    fn call(&self, i: usize, method: &str, path: &str, body: Option<&Value>) -> Result<Value, LabError> {
-        let addr = self.nodes[i].at(ADMIN);
-        let answer = http::request(addr, method, path, Some(&self.token), body, Duration::from_secs(60))?;
-        if !(200..300).contains(&answer.status) {
-            let text = String::from_utf8_lossy(&answer.body);
-            return Err(LabError(format!("{method} {path} at node {}: {} {text}", i + 1, answer.status)));
-        }
-        Ok(if answer.body.is_empty() { Value::Null } else { answer.json()? })
     }
 
     /// SIGKILL: the process is gone, its sockets are closed by the kernel.
@@ -353,74 +340,6 @@ impl Lab {
         self.spawn(i, &[])?;
         Ok(at)
     }
-
-    /// The index of the node that leads, as another running node sees it.
-    pub fn leader(&self) -> Option<usize> {
-        let seen = self.nodes.iter().enumerate().filter(|(_, n)| n.runs()).find_map(|(i, _)| {
-            self.get(i, "/v1/cluster").ok()?["data"]["leader"].as_u64()
-        })?;
-        self.nodes.iter().position(|n| n.id == seen)
-    }
-
-    /// Hands leadership over and waits for it.
-    pub fn lead(&self, i: usize) -> Result<(), LabError> {
-        if self.leader() == Some(i) {
-            return Ok(());
-        }
-        self.post(i, &format!("/v1/members/{}/lead", self.nodes[i].id), &json!({}))?;
-        self.wait("leadership moves", Duration::from_secs(10), |lab| lab.leader() == Some(i))
-    }
-
-    /// Sites that are answered for the service, as node `i` holds them.
-    pub fn answered(&self, i: usize) -> Vec<String> {
-        let service = self.get(i, "/v1/services/www").unwrap_or_default();
-        let sites = service["data"]["lanes"][0]["answered"].as_array().cloned().unwrap_or_default();
-        sites.iter().filter_map(|s| s.as_str().map(String::from)).collect()
-    }
-
-    /// Every running node answers the first site, which is up, and every observer sees every endpoint green.
-    pub fn settled(&self) -> bool {
-        let first = [self.nodes[0].site.clone()];
-        let running = || self.nodes.iter().enumerate().filter(|(_, n)| n.runs());
-        running().all(|(i, _)| self.answered(i) == first) && running().all(|(i, _)| self.green(i))
-    }
-
-    /// As node `i` has heard: each endpoint is held up, and green from every other running node.
-    fn green(&self, i: usize) -> bool {
-        let evidence = self.get(i, "/v1/evidence").unwrap_or_default();
-        let observers = self.nodes.iter().filter(|n| n.runs()).count();
-        let targets = evidence["data"]["targets"].as_array().cloned().unwrap_or_default();
-        targets.len() == self.nodes.len()
-            && targets.iter().all(|t| {
-                let verdicts = t["verdicts"].as_array().cloned().unwrap_or_default();
-                let green = verdicts.iter().filter(|v| v["colour"] == "green").count();
-                t["held"] != "down" && green + 1 >= observers && green == verdicts.len()
-            })
-    }
-
-    /// Waits until something holds; says what did not, with the end of each node's log.
-    pub fn wait(&self, what: &str, within: Duration, holds: impl Fn(&Lab) -> bool) -> Result<(), LabError> {
-        let end = Instant::now() + within;
-        while !holds(self) {
-            if Instant::now() > end {
-                return Err(LabError(format!("waited {within:?} in vain: {what}{}", self.tails())));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-
-    /// The last lines of each node's log.
-    pub fn tails(&self) -> String {
-        let mut text = String::new();
-        for (i, node) in self.nodes.iter().enumerate() {
-            let log = fs::read_to_string(self.log(i)).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let last = lines[lines.len().saturating_sub(15)..].join("\n  ");
-            text += &format!("\nnode {} ({}) said last:\n  {last}", node.id, node.site);
-        }
-        text
-    }
 }
 
 impl Drop for Lab {
@@ -434,36 +353,10 @@ impl Drop for Lab {
     }
 }
 
-/// A call that should be answered at once.
-const SHORT: Duration = Duration::from_millis(500);
-
 fn checked(what: &str, done: Output) -> Result<String, LabError> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     match done.status.success() {
         true => Ok(text(&done.stdout)),
         false => Err(LabError(format!("`zonekeeper {what}`: {} {}", text(&done.stdout), text(&done.stderr)))),
     }
-}
-
-fn node_file(node: &Node) -> String {
-    format!(
-        "id = {id}\nsite = {site:?}\ndata_dir = \"data-{id}\"\nkeys_dir = \"keys/node-{id}\"\n\n\
-         [peer]\nlisten = \"{peer}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
-         [dns]\nlisten = [\"{dns}\"]\nworkers = 1\n\n[proxy]\nworkers = 1\n",
-        id = node.id,
-        site = node.site,
-        peer = node.at(PEER),
-        admin = node.at(ADMIN),
-        dns = node.at(DNS),
-    )
-}
-
-fn zone_file(nodes: &[Node]) -> String {
-    let mut t = String::from(
-        "$ORIGIN example.com.\n$TTL 300\n@ SOA ns1 hostmaster ( 2026010100 3600 600 604800 60 )\n",
-    );
-    for (i, node) in nodes.iter().enumerate() {
-        t += &format!("@ NS ns{n}\nns{n} A {ip}\n", n = i + 1, ip = node.ip);
-    }
-    t + "mail A 192.0.2.25\n@ MX 10 mail\nalias CNAME www\n*.wild TXT \"any name\"\n"
 }

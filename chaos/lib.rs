@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lab       a cluster of real processes: keys, configuration, start, kill, restart
+//! net       network namespaces, so that a site can be cut off
 //! backend   small sample backends behind each proxy
 //! asker     asks DNS servers every few milliseconds, with its own clock, sockets and codec
 //! client    requests through the proxies, with honest DNS
@@ -19,4 +20,5 @@ pub mod client;
 pub mod failover;
 pub mod http;
 pub mod lab;
+pub mod net;
 mod process;

@@ -1,7 +1,7 @@
-//! Signals to single processes that we started ourselves.
-#![allow(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
+//! System calls that std does not wrap: signals to single processes that we started ourselves, and namespaces.
+#![allow(unsafe_code, reason = "kill(2), setns(2) and geteuid(2) have no safe wrapper in std")]
 
-use std::process::Child;
+use std::{fs::File, io, os::fd::AsRawFd as _, process::Child};
 
 /// A signal to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,4 +23,19 @@ pub(crate) fn send(child: &Child, signal: Signal) {
     };
     // SAFETY: no pointers; the id is that of our own child, which is not reaped while we hold `child`.
     unsafe { libc::kill(child.id() as libc::pid_t, number) };
+}
+
+/// Moves the calling thread into a network namespace; what it starts from now on is there too.
+pub(crate) fn enter(space: &File) -> io::Result<()> {
+    // SAFETY: no pointers; the descriptor is open while `space` is borrowed.
+    match unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether we run as root.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
 }

@@ -1,0 +1,150 @@
+//! Sites in network namespaces of their own, routed by a hub in which the judge sits, so that a site can be cut off
+//! from the others and still be asked.
+//!
+//! ```text
+//! site 1 ──veth── hub ──veth── site 2        hub: the judge, its askers and clients, and the filter
+//!                  └───veth── site 3
+//! ```
+//!
+//! Needs root, `ip` and `nft`. Nothing is made in the namespace that one came from.
+
+use crate::process;
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    net::{IpAddr, Ipv4Addr},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+};
+
+/// A hub and so many sites around it. Dropped, it removes its namespaces.
+#[derive(Debug)]
+pub struct Net {
+    hub: String,
+    sites: Vec<String>,
+}
+
+static NETS: AtomicU8 = AtomicU8::new(0);
+
+/// Whether this machine lets us: says what is missing.
+pub fn possible() -> Result<(), String> {
+    for (tool, args) in [("ip", ["netns", "list"]), ("nft", ["list", "tables"])] {
+        let done = Command::new(tool).args(args).output().map_err(|e| format!("`{tool}`: {e}"))?;
+        if !done.status.success() {
+            return Err(format!(
+                "`{tool} {}`: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&done.stderr).trim()
+            ));
+        }
+    }
+    match process::is_root() {
+        true => Ok(()),
+        false => Err("network namespaces need root".into()),
+    }
+}
+
+impl Net {
+    /// Builds a hub and `count` sites (at most 100).
+    pub fn new(count: usize) -> io::Result<Net> {
+        let hub = format!("zk{}x{}", std::process::id(), NETS.fetch_add(1, Relaxed));
+        let mut net = Net { hub: hub.clone(), sites: Vec::new() };
+        ip(&["netns", "add", &hub])?;
+        ip(&["-n", &hub, "link", "set", "lo", "up"])?;
+        for i in 0..count.min(100) {
+            let site = format!("{hub}s{}", i + 1);
+            ip(&["netns", "add", &site])?;
+            net.sites.push(site);
+            net.wire(i)?;
+        }
+        net.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+        Ok(net)
+    }
+
+    /// Joins site `i` to the hub: `10.77.i.1` there, `10.77.i.254` here.
+    fn wire(&self, i: usize) -> io::Result<()> {
+        let (hub, site, port) = (&self.hub, &self.sites[i], format!("s{}", i + 1));
+        let net = format!("10.77.{}", i + 1);
+        ip(&["-n", hub, "link", "add", &port, "type", "veth", "peer", "name", "up", "netns", site])?;
+        ip(&["-n", hub, "addr", "add", &format!("{net}.254/24"), "dev", &port])?;
+        ip(&["-n", hub, "link", "set", &port, "up"])?;
+        ip(&["-n", site, "link", "set", "lo", "up"])?;
+        ip(&["-n", site, "addr", "add", &format!("{net}.1/24"), "dev", "up"])?;
+        ip(&["-n", site, "link", "set", "up", "up"])?;
+        ip(&["-n", site, "route", "add", "default", "via", &format!("{net}.254")])
+    }
+
+    /// The address of site `i`.
+    pub fn address(&self, i: usize) -> IpAddr {
+        Ipv4Addr::new(10, 77, 1 + i as u8, 1).into()
+    }
+
+    /// Runs something in the hub, on a thread of its own; threads and processes that it starts are there too.
+    pub fn inside<T: Send>(&self, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+        within(&self.hub, run)
+    }
+
+    /// Runs something at site `i`, on a thread of its own.
+    pub fn at_site<T: Send>(&self, i: usize, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+        within(&self.sites[i], run)
+    }
+
+    /// A command that runs at site `i`; the process is the program's own, so that its id can be signalled.
+    pub(crate) fn command(&self, i: usize, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.sites[i]]).arg(program);
+        command
+    }
+
+    /// Cuts these sites off from all others (not from each other, and not from the hub), by dropping every packet;
+    /// none heals everything.
+    pub fn cut(&self, away: &[usize]) -> io::Result<()> {
+        let mut rules = String::from("table inet cut\ndelete table inet cut\n");
+        if !away.is_empty() {
+            let ports: Vec<String> = away.iter().map(|i| format!("\"s{}\"", i + 1)).collect();
+            let set = ports.join(", ");
+            rules += &format!(
+                "table inet cut {{ chain c {{ type filter hook forward priority 0; policy accept;\n\
+                 iifname {{ {set} }} oifname != {{ {set} }} drop\n\
+                 oifname {{ {set} }} iifname != {{ {set} }} drop\n}} }}\n"
+            );
+        }
+        let mut nft = Command::new("ip");
+        nft.args(["netns", "exec", &self.hub, "nft", "-f", "-"]);
+        let mut child = nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(rules.as_bytes())?;
+        }
+        let done = child.wait_with_output()?;
+        let why = || io::Error::other(format!("nft: {}", String::from_utf8_lossy(&done.stderr)));
+        if done.status.success() { Ok(()) } else { Err(why()) }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in self.sites.iter().chain([&self.hub]) {
+            let _ = ip(&["netns", "del", name]);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> io::Result<()> {
+    let done = Command::new("ip").args(args).output()?;
+    let why = || {
+        io::Error::other(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim()))
+    };
+    if done.status.success() { Ok(()) } else { Err(why()) }
+}
+
+fn within<T: Send>(name: &str, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let space = File::open(format!("/run/netns/{name}"))?;
+    let done = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| process::enter(&space).map(|()| run()));
+        thread.join()
+    });
+    match done {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic), // a failed assertion stays a failed assertion
+    }
+}
