@@ -19,7 +19,7 @@ async fn a_kept_connection_serves_many_requests_over_one_backend_connection() {
     let counters = world.proxy.counters();
     assert_eq!(counters.listeners[0].1.requests, 50);
     assert_eq!(counters.backends[0].2.requests, 50);
-    assert_eq!(counters.backends[0].2.active, 0);
+    eventually("its place is given back", async || world.proxy.counters().backends[0].2.active == 0).await;
 }
 
 #[tokio::test]
@@ -282,8 +282,9 @@ async fn a_full_listener_turns_connections_away() {
     let world = World::start(state);
     let mut first = world.client().await;
     assert_eq!(first.get("/").await.status, 200);
-    let mut second = world.client().await;
-    assert!(second.ended().await);
+    if let Some(mut second) = Client::try_connect(world.addr("web")).await {
+        assert!(second.ended().await);
+    }
     drop(first);
     eventually("the place is free", async || world.ask(GET).await.status == 200).await;
     assert!(world.proxy.counters().listeners[0].1.rejected >= 1);
