@@ -218,7 +218,7 @@ fn check_index(index: &ZoneIndex, z: &Zone, labels: &[String]) {
 struct Model(BTreeMap<(Name, u16), RrSet>);
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn a_zone_is_a_map_with_a_hash_that_ignores_history(edits in prop::collection::vec((0u32..400, 0u8..4, any::<bool>()), 1..900)) {

@@ -10,7 +10,7 @@ use common::{Answer, Asker, Rr, query, read, wire};
 use std::{
     collections::BTreeMap,
     env, fs,
-    net::UdpSocket,
+    net::{TcpListener, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -42,8 +42,14 @@ impl Drop for Peer {
     }
 }
 
+/// A port that is free for UDP and TCP at this moment.
 fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let free = || {
+        let tcp = TcpListener::bind("127.0.0.1:0").ok()?;
+        UdpSocket::bind(tcp.local_addr().ok()?).ok()?;
+        Some(tcp.local_addr().ok()?.port())
+    };
+    (0..100).find_map(|_| free()).expect("a free port")
 }
 
 fn installed(program: &str) -> Option<String> {
@@ -58,7 +64,7 @@ fn installed(program: &str) -> Option<String> {
     found
 }
 
-fn start(name: &'static str, program: &str, args: &[&str], dir: &Path, port: u16) -> Peer {
+fn start(name: &'static str, program: &str, args: &[&str], dir: &Path, port: u16) -> Option<Peer> {
     let log = fs::File::create(dir.join(format!("{name}.log"))).unwrap();
     let child = Command::new(program)
         .args(args)
@@ -71,22 +77,36 @@ fn start(name: &'static str, program: &str, args: &[&str], dir: &Path, port: u16
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let peer = Peer { name, child, socket };
+    let mut peer = Peer { name, child, socket };
     let deadline = Instant::now() + Duration::from_secs(20);
     while peer.try_ask(&query("example.", 6)).is_none_or(|a| a.rcode != 0) {
         let log = || fs::read_to_string(dir.join(format!("{name}.log"))).unwrap_or_default();
         assert!(Instant::now() < deadline, "{name} does not answer:\n{}", log());
+        if peer.child.try_wait().unwrap().is_some() {
+            eprintln!("{name} ended at once, most likely because its port was taken meanwhile:\n{}", log());
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
-    peer
+    Some(peer)
+}
+
+/// Starts a peer, on another port when one is taken meanwhile.
+fn with_port(mut start: impl FnMut(u16) -> Option<Peer>) -> Peer {
+    (0..5).find_map(|_| start(free_port())).expect("the peer starts")
 }
 
 impl Peer {
     fn try_ask(&self, q: &[u8]) -> Option<Answer> {
         let mut buf = [0; 4096];
         self.socket.send(q).ok()?;
-        let n = self.socket.recv(&mut buf).ok()?;
-        Some(read(&buf[..n]))
+        loop {
+            let n = self.socket.recv(&mut buf).ok()?;
+            let question = &buf[12..q.len().min(n)];
+            if question.eq_ignore_ascii_case(&q[12..]) {
+                return Some(read(&buf[..n])); // anything else is a late answer to an earlier question
+            }
+        }
     }
 
     fn ask(&self, q: &[u8]) -> Answer {
@@ -95,35 +115,43 @@ impl Peer {
 }
 
 fn knot(dir: &Path) -> Option<Peer> {
-    let (program, port) = (installed("knotd")?, free_port());
+    let program = installed("knotd")?;
     let d = dir.join("knot");
     fs::create_dir_all(&d).unwrap();
     let d = d.display();
-    let conf = format!(
-        "server:\n  listen: 127.0.0.1@{port}\n  rundir: \"{d}\"\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
+    let conf = |port| {
+        format!(
+            "server:\n  listen: 127.0.0.1@{port}\n  rundir: \"{d}\"\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
          database:\n  storage: \"{d}\"\nzone:\n  - domain: example\n    file: \"{}\"\n    zonefile-sync: -1\n    semantic-checks: off\n",
-        dir.join("example.zone").display()
-    );
-    fs::write(dir.join("knot.conf"), conf).unwrap();
-    Some(start("knot", &program, &["-c", "knot.conf"], dir, port))
+            dir.join("example.zone").display()
+        )
+    };
+    Some(with_port(|port| {
+        fs::write(dir.join("knot.conf"), conf(port)).unwrap();
+        start("knot", &program, &["-c", "knot.conf"], dir, port)
+    }))
 }
 
 fn nsd(dir: &Path) -> Option<Peer> {
-    let (program, port) = (installed("nsd")?, free_port());
+    let program = installed("nsd")?;
     let d = dir.display();
-    let conf = format!(
-        "server:\n ip-address: 127.0.0.1@{port}\n server-count: 1\n username: \"\"\n chroot: \"\"\n database: \"\"\n zonesdir: \"{d}\"\n\
+    let conf = |port| {
+        format!(
+            "server:\n ip-address: 127.0.0.1@{port}\n server-count: 1\n username: \"\"\n chroot: \"\"\n database: \"\"\n zonesdir: \"{d}\"\n\
          pidfile: \"{d}/nsd.pid\"\n xfrdfile: \"{d}/xfrd\"\n zonelistfile: \"{d}/list\"\n xfrdir: \"{d}\"\n rrl-ratelimit: 0\n minimal-responses: no\n\
          remote-control:\n control-enable: no\nzone:\n name: example\n zonefile: {d}/example.zone\n"
-    );
-    fs::write(dir.join("nsd.conf"), conf).unwrap();
-    Some(start("nsd", &program, &["-d", "-c", "nsd.conf"], dir, port))
+        )
+    };
+    Some(with_port(|port| {
+        fs::write(dir.join("nsd.conf"), conf(port)).unwrap();
+        start("nsd", &program, &["-d", "-c", "nsd.conf"], dir, port)
+    }))
 }
 
 /// Names that lie where rules meet: every owner, its ancestors, its children, its neighbours.
-fn names() -> Vec<String> {
+fn names(zone: &str) -> Vec<String> {
     let mut out: Vec<String> = vec!["example.".into(), ".".into(), "com.".into(), "xexample.".into()];
-    for set in common::zone("example.", ZONE).iter() {
+    for set in common::zone("example.", zone).iter() {
         let owner = set.name.to_string();
         for prefix in ["", "x.", "*.", "a.b.", "x.*.", "www.", "ns1."] {
             out.push(format!("{prefix}{owner}"));
@@ -166,20 +194,90 @@ fn known(ours: &Answer, theirs: &Answer) -> bool {
     ours.rcode == 5 && theirs.rcode == 5
 }
 
-#[test]
-fn knot_and_nsd_answer_alike() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("example.zone"), ZONE).unwrap();
-    let peers: Vec<Peer> = [knot(dir.path()), nsd(dir.path())].into_iter().flatten().collect();
-    let seed: u64 = env::var("ZK_SEED")
+/// A zone of random names and types in a small alphabet, so that they meet: records that a server may refuse to load are
+/// left out (a CNAME beside others, names below a DNAME, NS and DNAME at a wildcard).
+fn random_zone(rng: &mut Rng) -> String {
+    const LABELS: [&str; 5] = ["a", "b", "c", "*", "ns"];
+    let mut text = String::from(
+        "$ORIGIN example.\n$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n",
+    );
+    let mut types: BTreeMap<String, Vec<&str>> = BTreeMap::from([("ns".to_string(), vec!["A"])]);
+    let name = |rng: &mut Rng| {
+        let labels: Vec<&str> = (0..=rng.below(3)).map(|_| LABELS[rng.below(LABELS.len())]).collect();
+        labels.join(".")
+    };
+    for i in 0..60 {
+        let (owner, target) = (name(rng), name(rng));
+        let (rtype, rdata) = match rng.below(8) {
+            0 | 1 => ("A", format!("192.0.2.{i}")),
+            2 => ("TXT", format!("t{i}")),
+            3 => ("CNAME", target),
+            4 => ("NS", target),
+            5 => ("DNAME", target),
+            6 => ("MX", format!("{i} {target}")),
+            _ => ("AAAA", format!("2001:db8::{i}")),
+        };
+        let here = types.entry(owner.clone()).or_default();
+        let single = |t: &str| matches!(t, "CNAME" | "DNAME");
+        let clash = here.contains(&"CNAME")
+            || (rtype == "CNAME" && !here.is_empty())
+            || (single(rtype) && here.contains(&rtype));
+        let star = owner.contains('*') && matches!(rtype, "NS" | "DNAME");
+        let both = (rtype == "NS" && here.contains(&"DNAME")) || (rtype == "DNAME" && here.contains(&"NS"));
+        if clash || star || both {
+            continue;
+        }
+        here.push(rtype);
+        if rtype == "DNAME" && types.keys().any(|o| o.ends_with(&format!(".{owner}"))) {
+            types.entry(owner).or_default().pop();
+            continue;
+        }
+        let mut above = owner.as_str();
+        let mut below_dname = false;
+        while let Some((_, parent)) = above.split_once('.') {
+            below_dname |= types.get(parent).is_some_and(|t| t.contains(&"DNAME"));
+            above = parent;
+        }
+        if below_dname {
+            types.remove(&owner);
+            continue;
+        }
+        text.push_str(&format!("{owner} {rtype} {rdata}\n"));
+    }
+    text
+}
+
+fn seed() -> u64 {
+    let seed = env::var("ZK_SEED")
         .ok()
         .and_then(|s| s.parse().ok())
         .unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}: ZK_SEED={seed} asks the same questions");
-    let (mut rng, names, mut asker) = (Rng(seed), names(), Asker::new(&[("example.", ZONE)]));
+    seed
+}
+
+#[test]
+fn knot_and_nsd_answer_alike_where_rules_meet() {
+    compare(ZONE, &mut Rng(seed()), QUESTIONS);
+}
+
+#[test]
+fn knot_and_nsd_answer_alike_for_random_zones() {
+    let mut rng = Rng(seed());
+    for _ in 0..5 {
+        let zone = random_zone(&mut rng);
+        compare(&zone, &mut rng, 1000);
+    }
+}
+
+fn compare(zone: &str, rng: &mut Rng, questions: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("example.zone"), zone).unwrap();
+    let peers: Vec<Peer> = [knot(dir.path()), nsd(dir.path())].into_iter().flatten().collect();
+    let (names, mut asker) = (names(zone), Asker::new(&[("example.", zone)]));
     let mut different: BTreeMap<(&str, String, u16), String> = BTreeMap::new();
     let all = names.iter().flat_map(|n| [1u16, 2, 5].map(|t| (n.clone(), t)));
-    let random: Vec<(String, u16)> = (0..QUESTIONS)
+    let random: Vec<(String, u16)> = (0..questions)
         .map(|_| (names[rng.below(names.len())].clone(), TYPES[rng.below(TYPES.len())]))
         .collect();
     let mut asked = 0;
@@ -194,19 +292,18 @@ fn knot_and_nsd_answer_alike() {
                 different
                     .insert((peer.name, qname.clone(), qtype), format!("ours   {ours:?}\ntheirs {theirs:?}"));
             }
-            // Addresses beside NS, MX and SRV, and glue: as Knot gives them.
+            // Addresses beside NS, MX and SRV, and glue: none that Knot does not give. (It also takes wildcards below a cut
+            // for glue, RFC 4592 §4.2 notwithstanding.)
+            let theirs: Vec<Rr> = sorted(&theirs.additional);
+            let extra: Vec<Rr> =
+                sorted(&ours.additional).into_iter().filter(|r| !theirs.contains(r)).collect();
             if peer.name == "knot"
                 && !cut
                 && ours.rcode == 0
-                && sorted(&ours.additional) != sorted(&theirs.additional)
+                && (!extra.is_empty() || (zone == ZONE && ours.additional.len() != theirs.len()))
             {
-                different.insert(
-                    (peer.name, qname.clone(), qtype),
-                    format!(
-                        "additional ours   {:?}\n           theirs {:?}",
-                        ours.additional, theirs.additional
-                    ),
-                );
+                let what = format!("additional ours {:?}\n         theirs {theirs:?}", ours.additional);
+                different.insert((peer.name, qname.clone(), qtype), what);
             }
         }
     }
@@ -214,5 +311,5 @@ fn knot_and_nsd_answer_alike() {
     for ((peer, qname, qtype), what) in different.iter().take(25) {
         println!("--- {peer}: {qname} type {qtype}\n{what}");
     }
-    assert!(different.is_empty(), "{} differences, seed {seed}", different.len());
+    assert!(different.is_empty(), "{} differences in\n{zone}", different.len());
 }
