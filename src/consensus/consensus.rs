@@ -26,6 +26,8 @@ use zonekeeper_core::{State, entry::Timing, id::NodeId};
 pub(crate) const IN_FLIGHT: usize = 512;
 /// From one refresh of the watched status to the next, when nothing happens.
 const STATUS_EVERY: Duration = Duration::from_millis(200);
+/// Changes of Raft's metrics that come closer together than this are one refresh.
+const STATUS_PACE: Duration = Duration::from_millis(10);
 
 /// A data directory that was checked and replayed up to what this node had published, ready to be served, with or
 /// without a quorum.
@@ -277,14 +279,20 @@ async fn follow_timing(inner: std::sync::Weak<Inner>, mut committed: watch::Rece
 }
 
 async fn follow_status(inner: std::sync::Weak<Inner>) {
+    use openraft::async_runtime::watch::WatchReceiver;
+    let mut metrics = None; // kept from round to round: a fresh receiver has always something unseen
     loop {
         let Some(strong) = inner.upgrade() else { return };
-        let mut metrics = strong.raft().metrics();
+        let watched = metrics.get_or_insert_with(|| strong.raft().metrics());
         strong.status.send_replace(strong.status());
         drop(strong);
-        use openraft::async_runtime::watch::WatchReceiver;
-        if let Ok(Err(_)) = tokio::time::timeout(STATUS_EVERY, metrics.changed()).await {
-            tokio::time::sleep(STATUS_EVERY).await; // stopped, or between two Rafts
+        match tokio::time::timeout(STATUS_EVERY, watched.changed()).await {
+            Ok(Ok(())) => tokio::time::sleep(STATUS_PACE).await,
+            Ok(Err(_)) => {
+                metrics = None; // stopped, or between two Rafts
+                tokio::time::sleep(STATUS_EVERY).await;
+            }
+            Err(_) => {}
         }
     }
 }

@@ -45,6 +45,8 @@ pub enum Kind {
     SnapshotChunk = 8,
     /// A frame between nodes.
     Frame = 9,
+    /// The second memory of a node's last vote and last log id.
+    Witness = 10,
 }
 
 /// Why a record was refused.

@@ -7,6 +7,7 @@ mod open;
 mod reader;
 mod records;
 mod view;
+mod witness;
 mod writer;
 
 pub(crate) use open::open;
@@ -25,6 +26,7 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 use view::View;
+use witness::{Fact, Witness};
 use writer::{Edit, Op, Writer};
 use zonekeeper_core::{codec::Kind, id::NodeId};
 
@@ -46,9 +48,10 @@ struct Shared {
 
 impl Store {
     /// A store over an open database, with what was loaded from it.
-    fn new(db: sled::Db, view: View) -> io::Result<Store> {
+    fn new(db: sled::Db, view: View, witness: Witness) -> io::Result<Store> {
         let tree: sled::Tree = (*db).clone();
-        Ok(Store { shared: Arc::new(Shared { view: RwLock::new(view), tree, writer: Writer::spawn(db)? }) })
+        let writer = Writer::spawn(db, witness)?;
+        Ok(Store { shared: Arc::new(Shared { view: RwLock::new(view), tree, writer }) })
     }
 
     fn view(&self) -> RwLockReadGuard<'_, View> {
@@ -86,7 +89,7 @@ impl Store {
         let mut uuid = [0; 16];
         getrandom::fill(&mut uuid).map_err(|error| io::Error::other(error.to_string()))?;
         let identity = Identity { cluster, node, uuid: u128::from_le_bytes(uuid) };
-        self.write(meta(Kind::Identity, records::identity(&identity))).await?;
+        self.write(meta(Kind::Identity, records::identity(&identity)), None).await?;
         self.view_mut().identity = Some(identity);
         Ok(identity)
     }
@@ -96,7 +99,7 @@ impl Store {
         if index <= self.view().watermark {
             return Ok(());
         }
-        self.write(meta(Kind::Watermark, records::watermark(index))).await?;
+        self.write(meta(Kind::Watermark, records::watermark(index)), None).await?;
         let mut view = self.view_mut();
         view.watermark = view.watermark.max(index);
         Ok(())
@@ -104,11 +107,11 @@ impl Store {
 
     /// Waits until everything that was written before is durable.
     pub(crate) async fn barrier(&self) -> io::Result<()> {
-        self.write(Vec::new()).await
+        self.write(Vec::new(), None).await
     }
 
     /// Makes entries readable; what is to be stored, and the last index.
-    fn take(&self, entries: Vec<(Arc<LogEntry>, Vec<u8>)>) -> (Vec<Edit>, u64) {
+    fn take(&self, entries: Vec<(Arc<LogEntry>, Vec<u8>)>) -> (Vec<Edit>, Option<LogId>) {
         let mut edits = Vec::with_capacity(entries.len());
         let mut view = self.view_mut();
         for (entry, record) in entries {
@@ -116,12 +119,13 @@ impl Store {
             edits.extend(records::pieces(index, &record).map(|(key, piece)| Edit::put(&key, piece)));
             view.push(entry, record.len());
         }
-        (edits, view.last.map_or(0, |l| l.index))
+        (edits, view.last)
     }
 
-    async fn write(&self, edits: Vec<Edit>) -> io::Result<()> {
+    async fn write(&self, edits: Vec<Edit>, fact: Option<Fact>) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        self.shared.writer.send(Op::synced(edits, Box::new(move |result| drop(done.send(result))))).await?;
+        let ack = Box::new(move |result| drop(done.send(result)));
+        self.shared.writer.send(Op::synced(edits, fact, ack)).await?;
         wait.await.map_err(|_| writer::gone())?
     }
 }
@@ -147,7 +151,7 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.write(meta(Kind::Vote, records::vote(vote))).await?;
+        self.write(meta(Kind::Vote, records::vote(vote)), Some(Fact::Vote(*vote))).await?;
         self.view_mut().vote = Some(*vote);
         Ok(())
     }
@@ -186,25 +190,33 @@ impl RaftLogStorage<TypeConfig> for Store {
         let shared = Arc::downgrade(&self.shared);
         let ack = Box::new(move |result: io::Result<()>| {
             if let (Ok(()), Some(shared)) = (&result, shared.upgrade()) {
-                shared.view.write().unwrap_or_else(PoisonError::into_inner).stored(last);
+                let index = last.map_or(0, |l| l.index);
+                shared.view.write().unwrap_or_else(PoisonError::into_inner).stored(index);
             }
             callback.io_completed(result);
         });
-        self.shared.writer.send(Op::synced(edits, ack)).await
+        self.shared.writer.send(Op::synced(edits, last.map(Fact::Last), ack)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let gone = self.view_mut().truncate_after(last);
-        self.write(removed(gone)).await?;
+        let (gone, last) = {
+            let mut view = self.view_mut();
+            (view.truncate_after(last), view.last)
+        };
+        let fact = gone.is_some().then_some(Fact::Cut(last));
+        self.write(removed(gone), fact).await?;
         self.view_mut().truncated();
         Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let gone = self.view_mut().purge(upto);
+        let (gone, last) = {
+            let mut view = self.view_mut();
+            (view.purge(upto), view.last.unwrap_or(upto))
+        };
         let mut edits = removed(gone);
         edits.extend(meta(Kind::Purged, records::purged(&upto)));
-        self.write(edits).await
+        self.write(edits, Some(Fact::Last(last))).await
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     Identity, Store,
     records::{self, Joiner},
     view::View,
+    witness::{Memory, Witness},
 };
 use crate::{
     error::OpenError,
@@ -52,12 +53,15 @@ pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(S
     let newest = snapshots.load().map_err(|error| damaged(error.to_string()))?;
     check(&view, &entries, newest.as_ref().and_then(|(meta, _)| meta.last_log_id)).map_err(damaged)?;
 
+    let witness = Witness::open(dir).map_err(io)?;
+    recall(&view, witness.memory()).map_err(damaged)?;
+
     let machine = Machine::on_disk(snapshots, newest);
     let known = machine.index_or_none();
     let watermark = view.watermark;
     machine
         .replay(entries.into_iter().filter(|e| Some(e.log_id.index) > known && e.log_id.index <= watermark));
-    Ok((Store::new(db, view).map_err(io)?, machine))
+    Ok((Store::new(db, view, witness).map_err(io)?, machine))
 }
 
 pub(crate) enum Broken {
@@ -179,6 +183,20 @@ fn check(view: &View, entries: &[LogEntry], snapshot: Option<LogId>) -> Result<(
     let end = view.last.map(|l| l.index).max(covered).unwrap_or(0);
     if view.watermark > end {
         return Err(format!("{} was published, but log and snapshot end at {end}", view.watermark));
+    }
+    Ok(())
+}
+
+/// sled must have what the witness remembers.
+fn recall(view: &View, memory: Memory) -> Result<(), String> {
+    if let Some(vote) = memory.vote
+        && !view.vote.is_some_and(|stored| stored >= vote)
+    {
+        return Err(format!("the vote {vote} was stored, and is gone"));
+    }
+    if memory.last > view.last {
+        let (was, is) = (memory.last.map_or(0, |l| l.index), view.last.map_or(0, |l| l.index));
+        return Err(format!("the log reached {was}, and now ends at {is}"));
     }
     Ok(())
 }

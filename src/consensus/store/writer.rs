@@ -1,6 +1,9 @@
 //! The one thread that writes: in order, in groups, one durable flush per group, acknowledgements after it.
 
-use super::records;
+use super::{
+    records,
+    witness::{Fact, Witness},
+};
 use std::{
     io,
     ops::RangeInclusive,
@@ -36,17 +39,19 @@ pub(super) struct Op {
     edits: Vec<Edit>,
     /// None: nobody waits, and no flush is needed for it.
     ack: Option<Ack>,
+    /// For the witness.
+    fact: Option<Fact>,
 }
 
 impl Op {
     /// Durable before it is acknowledged.
-    pub(super) fn synced(edits: Vec<Edit>, ack: Ack) -> Op {
-        Op { edits, ack: Some(ack) }
+    pub(super) fn synced(edits: Vec<Edit>, fact: Option<Fact>, ack: Ack) -> Op {
+        Op { edits, ack: Some(ack), fact }
     }
 
     /// Durable with the next synced one.
     pub(super) fn lazy(edits: Vec<Edit>) -> Op {
-        Op { edits, ack: None }
+        Op { edits, ack: None, fact: None }
     }
 
     fn bytes(&self) -> usize {
@@ -70,11 +75,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(db: sled::Db) -> io::Result<Writer> {
+    pub(super) fn spawn(db: sled::Db, witness: Witness) -> io::Result<Writer> {
         let (ops, queue) = mpsc::channel(QUEUE);
         let (failed_tx, failed) = watch::channel(None);
-        let thread =
-            std::thread::Builder::new().name("zk-store".into()).spawn(move || run(&db, queue, &failed_tx))?;
+        let mut disk = Disk { db, witness };
+        let work = move || run(&mut disk, queue, &failed_tx);
+        let thread = std::thread::Builder::new().name("zk-store".into()).spawn(work)?;
         Ok(Writer { ops: Some(ops), failed, thread: Some(thread) })
     }
 
@@ -104,7 +110,13 @@ pub(super) fn gone() -> io::Error {
     io::Error::other("the store's writer has stopped")
 }
 
-fn run(db: &sled::Db, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Option<String>>) {
+/// What the thread writes to.
+struct Disk {
+    db: sled::Db,
+    witness: Witness,
+}
+
+fn run(disk: &mut Disk, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Option<String>>) {
     let mut held = None;
     while let Some(first) = held.take().or_else(|| queue.blocking_recv()) {
         let mut size = first.bytes();
@@ -120,7 +132,7 @@ fn run(db: &sled::Db, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Opti
             size += op.bytes();
             group.push(op);
         }
-        finish(group, failed, |group| commit(db, group));
+        finish(group, failed, |group| commit(disk, group));
     }
 }
 
@@ -144,12 +156,18 @@ fn finish(
 
 /// Never tried again after an error: the kernel may have dropped the pages that it could not write, and a second
 /// fsync would then succeed over lost data.
-fn commit(db: &sled::Db, group: &mut [Op]) -> Result<(), String> {
+fn commit(disk: &mut Disk, group: &mut [Op]) -> Result<(), String> {
     let sync = group.iter().any(|op| op.ack.is_some());
     let edits: Vec<Edit> = group.iter_mut().flat_map(|op| op.edits.drain(..)).collect();
+    let facts: Vec<Fact> = group.iter().filter_map(|op| op.fact).collect();
     let work = || {
-        db.apply_batch(batch(db, edits)?)?;
-        if sync { db.flush().map(drop) } else { Ok(()) }
+        disk.witness.before(&facts)?;
+        disk.db.apply_batch(batch(&disk.db, edits)?)?;
+        if sync {
+            disk.db.flush()?;
+        }
+        disk.witness.after(&facts)?;
+        sled::Result::Ok(())
     };
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => Ok(()),

@@ -2,7 +2,6 @@
 
 use super::support::PATIENCE;
 use crate::{Applied, Consensus, ProposeError, Role, Sink};
-use openraft::raft::trigger::Trigger;
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
@@ -224,7 +223,8 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
         let mut cluster = Cluster::of(3).await;
         cluster.stop(3).await;
         let leader = cluster.leader().await;
-        for number in 0..40 {
+        // More than a batch of replication: that much may be on its way to the node in memory.
+        for number in 0..100 {
             let member = Member {
                 site: "x".repeat(60).parse().unwrap(),
                 duty: Duty::Witness,
@@ -236,12 +236,12 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
         }
         let consensus = cluster.node(leader).clone();
         consensus.snapshot().await;
-        let built = async { while consensus.status().snapshot == 0 { tokio::time::sleep(Duration::from_millis(10)).await } };
-        tokio::time::timeout(PATIENCE, built).await.unwrap();
-        let upto = consensus.status().snapshot;
         let raft = consensus.inner.raft();
-        let trigger: Trigger<'_, _> = raft.trigger();
-        trigger.purge_log(upto).await.unwrap();
+        let built = raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.is_some(), "a snapshot").await.unwrap();
+        let upto = built.snapshot.unwrap().index;
+        raft.trigger().purge_log(upto).await.unwrap();
+        let purged = |m: &openraft::RaftMetrics<_>| m.purged.is_some_and(|p| p.index >= upto);
+        raft.wait(Some(PATIENCE)).metrics(purged, "a purged log").await.unwrap();
         let (index, _) = consensus.propose(write("behind the snapshot")).await.unwrap();
         cluster.start(3).await;
         cluster.agree(index).await;
