@@ -4,7 +4,15 @@
 
 mod common;
 
-use common::{Answer, Asker, query, read, wire, with_edns};
+use common::{Answer, Asker, name, query, read, wire, with_edns};
+use std::sync::Arc;
+use zonekeeper_core::{
+    State,
+    id::SiteId,
+    model::{Endpoint, Failback, Family, Policy, Quorum, Service, WhenAllDown},
+    state::{Assignment, Basis, Generation, ServiceState},
+    time::LogTime,
+};
 use zonekeeper_dns::{Condition, Transport};
 
 const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n*.w TXT \"x\"\n\
@@ -261,4 +269,66 @@ fn the_root_can_be_served() {
     assert_eq!((a.ask("absent", 1).rcode, a.ask("absent", 1).authority[0].0.as_str()), (3, "."));
     assert_eq!(Answer::texts(&a.ask("www.com", 1).additional), ["ns.com. 60 A 192.0.2.2"]);
     assert_eq!(a.ask("www.example", 1).answer.len(), 1);
+}
+
+/// A state with a weighted service at the apex (3 to 1) and one that is down and fails closed.
+fn with_services() -> State {
+    let site = |s: &str| s.parse::<SiteId>().unwrap();
+    let addr = |last: u8| vec![Endpoint { addr: [198, 51, 100, last].into(), port: 443 }];
+    let spec = Service {
+        names: vec![name("example.")],
+        policy: Policy::Weighted([(site("a"), 3), (site("b"), 1)].into()),
+        endpoints: [(site("a"), addr(1)), (site("b"), addr(2))].into(),
+        ttl: 20,
+        check: None,
+        pool: None,
+        min_backends: 0,
+        when_all_down: WhenAllDown::NoData,
+        hold_down_ms: 0,
+        failback: Failback::Manual,
+        quorum: Quorum::Majority,
+        min_answers: 1,
+        automation: true,
+    };
+    let assignment = |sites: &[&str], basis| Assignment {
+        epoch: Generation::default(),
+        since: LogTime(0),
+        sites: sites.iter().map(|s| site(s)).collect(),
+        basis,
+    };
+    let service = |spec: Service, a| ServiceState {
+        version: 1,
+        spec,
+        health: Default::default(),
+        assignment: [(Family::V4, a)].into(),
+        suspects: Default::default(),
+        pinned: None,
+    };
+    let down = Service { names: vec![name("down.example.")], ..spec.clone() };
+    let mut state = common::state(&[("example.", ZONE)]);
+    let up = service(spec, assignment(&["a", "b"], Basis::Usable));
+    state.services.insert("up".parse().unwrap(), Arc::new(up));
+    let down = service(down, assignment(&[], Basis::Nothing));
+    state.services.insert("down".parse().unwrap(), Arc::new(down));
+    state
+}
+
+#[test]
+fn a_weighted_service_at_the_apex_answers_in_exact_shares() {
+    let mut a = Asker::of(&with_services());
+    let mut shares = [0; 2];
+    for _ in 0..40 {
+        let got = a.ask("EXAMPLE", 1);
+        assert_eq!((got.aa, got.answer.len(), got.answer[0].2), (true, 1, 20), "one site per answer");
+        shares[usize::from(got.answer[0].3 == "198.51.100.2")] += 1;
+        a.ask("www.example", 1); // other questions do not disturb the shares
+    }
+    assert_eq!(shares, [30, 10]);
+    assert_eq!(a.ask("example", 6).answer.len(), 1, "other types come from the zone");
+}
+
+#[test]
+fn a_service_that_fails_closed_is_a_negative_answer() {
+    let got = Asker::of(&with_services()).ask("down.example", 1);
+    assert_eq!((got.rcode, got.aa, got.answer.len(), got.authority[0].1), (0, true, 0, 6));
 }
