@@ -1,11 +1,11 @@
 //! `zonekeeper keys`: the CA and the first node certificates of a cluster.
 
-use crate::node::CERTIFICATE_LIFETIME;
 use clap::Subcommand;
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 use zonekeeper_core::id::{NodeId, SiteId};
 use zonekeeper_peer::keys::{Ca, Credentials, KeyError};
@@ -28,6 +28,9 @@ moved to its node as `keys_dir`. The first two nodes also get ca.key: they sign 
         /// Nodes that hold the CA key; default: the first two
         #[arg(long, value_delimiter = ',', value_name = "ID")]
         signers: Vec<NodeId>,
+        /// Life of these first certificates in days; they renew themselves at two thirds of it
+        #[arg(long, value_name = "DAYS", default_value_t = 90.0)]
+        days: f64,
     },
     /// Show whose keys a folder holds and how long they live
     Show {
@@ -58,6 +61,8 @@ impl FromStr for NodeAt {
 pub(crate) enum KeysError {
     #[error("{0} exists already; keys are never overwritten, give a new folder")]
     Exists(PathBuf),
+    #[error("--days {0} is out of range; use up to 3650")]
+    Days(f64),
     #[error("no random numbers: {0}")]
     Random(String),
     #[error(transparent)]
@@ -70,7 +75,7 @@ impl Keys {
     /// Runs the command.
     pub(crate) fn run(self) -> Result<(), KeysError> {
         match self {
-            Keys::New { dir, nodes, signers } => new(&dir, &nodes, &signers),
+            Keys::New { dir, nodes, signers, days } => new(&dir, &nodes, &signers, lifetime(days)?),
             Keys::Show { dir } => show(&dir),
         }
     }
@@ -83,7 +88,14 @@ pub(crate) fn cluster_id() -> Result<u128, KeysError> {
     Ok(u128::from_le_bytes(bytes).max(1))
 }
 
-fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId]) -> Result<(), KeysError> {
+/// At least a second, at most ten years.
+fn lifetime(days: f64) -> Result<Duration, KeysError> {
+    let range = 1.0..=3650.0 * 86_400.0;
+    let seconds = Some(days * 86_400.0).filter(|s| range.contains(s)).ok_or(KeysError::Days(days))?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId], lifetime: Duration) -> Result<(), KeysError> {
     if dir.exists() {
         return Err(KeysError::Exists(dir.to_owned()));
     }
@@ -93,7 +105,7 @@ fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId]) -> Result<(), KeysError
     writeln!(out, "cluster {:032x}", ca.cluster())?;
     for (place, at) in nodes.iter().enumerate() {
         let folder = dir.join(format!("node-{}", at.node));
-        ca.issue(at.node, &at.site, CERTIFICATE_LIFETIME)?.save(&folder)?;
+        ca.issue(at.node, &at.site, lifetime)?.save(&folder)?;
         let signs = if signers.is_empty() { place < 2 } else { signers.contains(&at.node) };
         if signs {
             ca.save(&folder)?;

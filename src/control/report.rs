@@ -18,6 +18,10 @@ use zonekeeper_core::{
 };
 use zonekeeper_proxy::LocalHealth;
 
+/// Changes that come closer together than this travel in one report, so that a site with a thousand services that dies is
+/// not a thousand reports.
+const PACE: Duration = Duration::from_millis(5);
+
 /// Signs of sickness in this process.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
@@ -87,6 +91,7 @@ impl Reporter {
         loop {
             seq += 1;
             self.out.send_replace(Arc::new(self.report(seq)));
+            tokio::time::sleep(PACE).await;
             let _ = tokio::time::timeout(Duration::from_millis(REFRESH_MS / 2), self.board.changed()).await;
         }
     }

@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use zonekeeper_api::{Events, Handles, LocalView, wire};
 use zonekeeper_config::NodeConfig;
-use zonekeeper_consensus::{Consensus, timing_warning};
+use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{Published, id::NodeId, state::Generation};
 use zonekeeper_peer::{Peers, keys::Credentials};
 use zonekeeper_proxy::LocalHealth;
@@ -101,9 +101,13 @@ impl Local {
             put("store", format!("this node has stopped writing and goes on answering: {why}"));
         }
         let state = self.published.load().state.clone();
-        let slowest = self.peers.connected().into_iter().filter_map(|n| self.peers.rtt(n)).map(|r| r.mean).max();
-        if let Some(warning) = slowest.and_then(|rtt| timing_warning(state.timing, rtt.as_millis() as u64)) {
+        if let Some(warning) = super::watch::timing_problem(&self.consensus, &self.peers) {
             put("timing", warning);
+        }
+        let own = super::watch::settings(state.timing);
+        let other = |n: &NodeId| self.peers.peer_settings(*n).filter(|theirs| *theirs != own);
+        for (node, theirs) in self.peers.connected().iter().filter_map(|n| Some((n, other(n)?))) {
+            put("timing", format!("node {node} runs Raft with a heartbeat of {theirs} ms, this one of {own} ms; if it lasts, restart it"));
         }
         for problem in self.counters.proxy.iter().flat_map(|p| p.problems()) {
             put("proxy", format!("listener {}: {}", problem.listener, problem.message));

@@ -123,6 +123,7 @@ impl Node {
             news: news.subscribe(),
         };
         tasks.spawn(follower.run(streams, reports, plane.refresher()));
+        tasks.spawn(watch::timing_alarm(consensus.clone(), peers.clone()));
         tasks.spawn(watch::staleness(consensus.clone(), config.dns.clone(), plane.flags.clone()));
         tasks.spawn(renew::keep_valid(peers.clone(), config.keys_dir.clone(), credentials.clone(), config.site.clone()));
 

@@ -17,9 +17,10 @@ use std::{
 };
 use tokio::sync::{broadcast::error::RecvError, watch};
 use zonekeeper_config::{DnsConfig, OnStale};
-use zonekeeper_consensus::Consensus;
+use zonekeeper_consensus::{Consensus, timing_warning};
 use zonekeeper_core::{
     Published,
+    entry::Timing,
     evidence::Report,
     id::{NodeId, SiteId},
     state::Generation,
@@ -54,6 +55,27 @@ pub(super) async fn staleness(consensus: Consensus, config: DnsConfig, flags: Ar
         flags.stale.store(stale, Relaxed);
         flags.servfail.store(stale && config.on_stale == OnStale::ServFail, Relaxed);
     }
+}
+
+/// What the handshake compares: nodes must run Raft under one timing.
+pub(super) fn settings(timing: Timing) -> u64 {
+    timing.heartbeat_ms()
+}
+
+/// Says loudly, once a minute while it lasts, that the measured round trips make the timing unworkable.
+pub(super) async fn timing_alarm(consensus: Consensus, peers: Peers) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        if let Some(warning) = timing_problem(&consensus, &peers) {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
+/// The slowest connected peer against the cluster's timing.
+pub(super) fn timing_problem(consensus: &Consensus, peers: &Peers) -> Option<String> {
+    let slowest = peers.connected().into_iter().filter_map(|n| peers.rtt(n)).map(|r| r.mean).max()?;
+    timing_warning(consensus.state().timing, slowest.as_millis() as u64)
 }
 
 /// Follows publications (peers, probes, heartbeats, proxy) and link events (a crash that the network announces is
@@ -97,6 +119,7 @@ impl Follower {
     fn follow(&mut self, streams: &mut Streams, heartbeats: &mut Heartbeats) {
         self.news.borrow_and_update();
         let state = self.published.load().state.clone();
+        self.peers.set_settings(settings(state.timing));
         streams.follow(plan(&state, self.node, &self.site, self.proxies));
         let others = || state.members.iter().filter(|(id, _)| **id != self.node);
         self.peers.set_peers(others().map(|(id, m)| (*id, m.peer)).collect());
