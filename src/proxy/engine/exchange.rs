@@ -90,34 +90,62 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     session.answer(answer, plan.asked.head, keep).await
 }
 
+/// A backend's connection as this request found it.
+struct Opened {
+    wire: Wire,
+    reused: bool,
+    /// Bytes written and read before.
+    before: (u64, u64),
+}
+
+impl Opened {
+    async fn open(session: &Session, lease: &Lease, fresh: bool) -> Option<Opened> {
+        let kept = if fresh { None } else { lease.kept().take() };
+        let reused = kept.is_some();
+        let wire = match kept {
+            Some(wire) => wire,
+            None => lease.connect(&session.client.timer).await?,
+        };
+        Some(Opened { reused, before: (wire.written(), wire.read()), wire })
+    }
+
+    /// Adds this request's bytes to the backend's totals.
+    fn count(&self, lease: &Lease) {
+        let totals = &lease.health().totals;
+        totals.bytes_in.fetch_add(self.wire.written() - self.before.0, Relaxed);
+        totals.bytes_out.fetch_add(self.wire.read() - self.before.1, Relaxed);
+    }
+}
+
 async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: bool) -> Result<End, Failure> {
     let health = lease.health();
     health.totals.requests.fetch_add(1, Relaxed);
-    let kept = if fresh { None } else { lease.kept().take() };
-    let reused = kept.is_some();
-    let opened = match kept {
-        Some(wire) => Some(wire),
-        None => lease.connect(&session.client.timer).await,
-    };
-    let Some(backend) = opened else {
+    let Some(backend) = Opened::open(session, lease, fresh).await else {
         return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
     };
-    let before = (backend.written(), backend.read());
     let wait = Wait::begin(health, now_us());
-    let sent = send(session, plan, lease, &backend).await;
+    let sent = send(session, plan, lease, &backend.wire).await;
     let end = match sent {
-        Err(Sending::Refused(answer)) => Ok(session.refuse(answer, plan.asked.head).await),
+        Err(Sending::Refused(answer)) => return Ok(session.refuse(answer, plan.asked.head).await),
         // Not one byte was taken: the connection was dead before.
-        Err(Sending::Broken) if backend.written() == before.0 => {
-            Err(Failure { lost: Lost::Broken, unread: true, stale: reused })
+        Err(Sending::Broken) if backend.wire.written() == backend.before.0 => {
+            return Err(Failure { lost: Lost::Broken, unread: true, stale: backend.reused });
         }
         Err(Sending::Broken) | Ok(()) => {
-            let exchanged = respond(session, plan, lease, &backend, wait).await;
-            settle(session, plan, lease, backend, exchanged, (reused, before.0)).await
+            let mut exchanged = respond(session, plan, lease, &backend.wire, wait).await;
+            exchanged.uploaded &= sent.is_ok(); // half a request was sent: nothing may follow it
+            settle(session, plan, lease, &backend, exchanged).await
         }
     };
-    health.totals.bytes_in.fetch_add(plan.head.len() as u64, Relaxed);
-    end
+    backend.count(lease);
+    match end {
+        Ok((end, true)) => {
+            lease.kept().give(backend.wire);
+            Ok(end)
+        }
+        Ok((end, false)) => Ok(end),
+        Err(failure) => Err(failure),
+    }
 }
 
 enum Sending {
@@ -200,52 +228,51 @@ async fn respond(
     Exchanged { down, refused, uploaded, buffer }
 }
 
-/// Decides what becomes of both connections.
+/// Decides what becomes of both connections; true when the backend's can be kept.
 async fn settle(
     session: &mut Session,
     plan: &Plan,
     lease: &Lease,
-    backend: Wire,
+    backend: &Opened,
     exchanged: Exchanged,
-    (reused, before): (bool, u64),
-) -> Result<End, Failure> {
+) -> Result<(End, bool), Failure> {
     let Exchanged { down, refused, uploaded, buffer } = exchanged;
-    let health = lease.health();
-    health.totals.bytes_out.fetch_add(backend.read(), Relaxed);
-    match down {
+    let end = match down {
         None => match refused {
-            Some(answer) => Ok(session.refuse(answer, plan.asked.head).await),
-            None => Ok(End::Close),
+            Some(answer) => session.refuse(answer, plan.asked.head).await,
+            None => End::Close,
         },
         Some(Downloaded::Nothing(lost)) => {
             // It had ended before our bytes came: the end was read, and its TCP has not acknowledged one of them.
-            let acked = || socket::bytes_acked(&backend);
-            let unread = reused && lost == Lost::Closed && acked().is_some_and(|n| n <= before);
-            let stale = reused && matches!(lost, Lost::Closed | Lost::Broken);
-            Err(Failure { lost, unread, stale })
+            let acked = || socket::bytes_acked(&backend.wire);
+            let ended = backend.reused && lost == Lost::Closed;
+            let unread = ended && acked().is_some_and(|n| n <= backend.before.0);
+            let stale = backend.reused && matches!(lost, Lost::Closed | Lost::Broken);
+            return Err(Failure { lost, unread, stale });
         }
         Some(Downloaded::Done { reuse, keep_alive }) => {
-            if reuse && uploaded {
-                lease.kept().give(backend);
-            }
-            Ok(match (uploaded, keep_alive, session.buffer.is_empty()) {
+            let end = match (uploaded, keep_alive, session.buffer.is_empty()) {
                 (true, true, _) => End::Again,
                 (true, false, true) => End::Close,
                 _ => End::Linger, // the client may still be sending
-            })
+            };
+            return Ok((end, reuse && uploaded));
         }
         Some(Downloaded::Tunnel) => {
             let idle_ms = plan.view.listener(plan.listener).table.idle_timeout_ms;
             let read = (std::mem::take(&mut session.buffer), buffer);
-            let ok = relay::relay(&session.client.timer, idle_ms, &session.wire, &backend, read).await;
-            relay::count(lease, &backend);
-            Ok(if ok { End::Close } else { End::Reset })
+            let wire = &backend.wire;
+            match relay::relay(&session.client.timer, idle_ms, &session.wire, wire, read).await {
+                true => End::Close,
+                false => End::Reset,
+            }
         }
         Some(Downloaded::Cut) => {
-            health.totals.errors.fetch_add(1, Relaxed);
-            session.client.worker.shared.health.eject(health, lease.pool().table.eject_ms);
-            Ok(End::Reset)
+            lease.health().totals.errors.fetch_add(1, Relaxed);
+            session.client.worker.shared.health.eject(lease.health(), lease.pool().table.eject_ms);
+            End::Reset
         }
-        Some(Downloaded::ClientGone) => Ok(End::Reset),
-    }
+        Some(Downloaded::ClientGone) => End::Reset,
+    };
+    Ok((end, false))
 }

@@ -27,19 +27,14 @@ pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usi
     let ok = relay(&client.timer, listener.table.idle_timeout_ms, &wire, &backend, end).await;
     counters::add(&cell.bytes_in, wire.read());
     counters::add(&cell.bytes_out, wire.written());
-    count(&lease, &backend);
+    let totals = &lease.health().totals;
+    totals.bytes_in.fetch_add(backend.written(), Relaxed);
+    totals.bytes_out.fetch_add(backend.read(), Relaxed);
     if !ok {
         // The other end shall see the cut that this one made (RFC 9293 §3.10.7.4), not an orderly end.
         wire.reset_on_close();
         backend.reset_on_close();
     }
-}
-
-/// Adds a finished connection's bytes to its backend.
-pub(crate) fn count(lease: &Lease, backend: &Wire) {
-    let totals = &lease.health().totals;
-    totals.bytes_in.fetch_add(backend.written(), Relaxed);
-    totals.bytes_out.fetch_add(backend.read(), Relaxed);
 }
 
 /// A connection to a backend of the pool; another one is tried when it fails.

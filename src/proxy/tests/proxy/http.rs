@@ -18,7 +18,9 @@ async fn a_kept_connection_serves_many_requests_over_one_backend_connection() {
     }
     let counters = world.proxy.counters();
     assert_eq!(counters.listeners[0].1.requests, 50);
-    assert_eq!(counters.backends[0].2.requests, 50);
+    let backend = counters.backends[0].2;
+    assert_eq!((backend.requests, backend.bytes_in % 50, backend.bytes_out % 50), (50, 0, 0));
+    assert!((100..200).contains(&(backend.bytes_in / 50)) && (100..300).contains(&(backend.bytes_out / 50)));
     eventually("its place is given back", async || world.proxy.counters().backends[0].2.active == 0).await;
 }
 
