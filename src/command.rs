@@ -177,7 +177,8 @@ pub(crate) fn data_runtime() -> io::Result<Runtime> {
 fn run(path: &Path, start: Start) -> Result<(), String> {
     let config = load(path)?;
     log_to_stderr(config.log_level.as_str());
-    let (control, data) = (control_runtime().map_err(|e| e.to_string())?, data_runtime().map_err(|e| e.to_string())?);
+    let (control, data) =
+        (control_runtime().map_err(|e| e.to_string())?, data_runtime().map_err(|e| e.to_string())?);
     let handle = data.handle().clone();
     // spawned, so that it runs on a thread with the control plane's priority
     let node = control.spawn(async move {
@@ -230,7 +231,8 @@ fn join(path: &Path, via: SocketAddr, token: &str, votes: bool) -> Result<(), St
 /// Structured logs to stderr; `RUST_LOG` overrides the level.
 pub(crate) fn log_to_stderr(level: &str) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},openraft=warn,sled=warn,hyper=warn,h2=warn,rustls=warn")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new(format!("{level},openraft=warn,sled=warn,hyper=warn,h2=warn,rustls=warn"))
+    });
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
 }

@@ -74,7 +74,11 @@ impl Demo {
             if INTERRUPTED.load(Relaxed) {
                 return Err("interrupted".into());
             }
-            say(&format!("run {number} of {}: killing the {}", self.runs, format!("{victim:?}").to_lowercase()));
+            say(&format!(
+                "run {number} of {}: killing the {}",
+                self.runs,
+                format!("{victim:?}").to_lowercase()
+            ));
             let run = failover::run(lab, number, victim).map_err(|e| e.to_string())?;
             if !self.json {
                 show(&run).map_err(|e| e.to_string())?;
@@ -92,7 +96,8 @@ impl Demo {
 
 /// Ctrl-C and SIGTERM end the demo in order; a second one ends it at once.
 fn watch_signals() -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     std::thread::spawn(move || {
         runtime.block_on(async {
             for _ in 0..2 {
@@ -150,7 +155,8 @@ fn try_it(lab: &Lab) -> Result<(), String> {
 fn live_view(lab: &Lab, terminal: bool) -> io::Result<()> {
     let leader = lab.leader();
     let decisions = (0..lab.nodes.len()).find_map(|i| lab.get(i, "/v1/decisions?limit=1").ok());
-    let last = decisions.as_ref().and_then(|d| d["data"][0]["cause"].as_str()).unwrap_or("none yet").to_owned();
+    let last =
+        decisions.as_ref().and_then(|d| d["data"][0]["cause"].as_str()).unwrap_or("none yet").to_owned();
     let mut text = String::new();
     for (i, node) in lab.nodes.iter().enumerate() {
         let answer = asker::ask(node.at(DNS), NAME, asker::A, Duration::from_millis(200)).ok();
@@ -159,7 +165,8 @@ fn live_view(lab: &Lab, terminal: bool) -> io::Result<()> {
             None => "no answer".into(),
         };
         let role = if leader == Some(i) { "leads" } else { "" };
-        text += &format!("{:<5} {:<16} answers {shown:<18} {role:<6}\x1b[K\n", node.site, node.ip.to_string());
+        text +=
+            &format!("{:<5} {:<16} answers {shown:<18} {role:<6}\x1b[K\n", node.site, node.ip.to_string());
     }
     text += &format!("last decision: {last}\x1b[K\n");
     let mut out = io::stdout();

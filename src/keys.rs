@@ -50,7 +50,11 @@ impl FromStr for NodeAt {
     type Err = String;
     fn from_str(s: &str) -> Result<NodeAt, String> {
         let (node, site) = s.split_once('=').ok_or("expected ID=SITE, as 1=fra")?;
-        let node = node.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{node:?} is no id; use 1 or more"))?;
+        let node = node
+            .parse()
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| format!("{node:?} is no id; use 1 or more"))?;
         let site = site.parse().map_err(|e| format!("site {site:?} {e}"))?;
         Ok(NodeAt { node, site })
     }
@@ -118,7 +122,9 @@ fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId], lifetime: Duration) -> 
 
 fn show(dir: &Path) -> Result<(), KeysError> {
     let keys = Credentials::load(dir)?;
-    let when = |t: std::time::SystemTime| jiff::Timestamp::try_from(t).map(|t| format!("{t:.0}")).unwrap_or_default();
+    let when = |t: std::time::SystemTime| {
+        jiff::Timestamp::try_from(t).map(|t| format!("{t:.0}")).unwrap_or_default()
+    };
     let mut out = std::io::stdout();
     writeln!(out, "node {} of cluster {:032x}", keys.node(), keys.cluster())?;
     writeln!(out, "expires {}, renews itself from {}", when(keys.expires()), when(keys.renew_at()))?;

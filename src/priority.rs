@@ -13,7 +13,9 @@ pub(crate) fn control() {
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, CONTROL_NICE) };
     static SAID: Once = Once::new();
     if done != 0 {
-        SAID.call_once(|| tracing::debug!("no CAP_SYS_NICE: Raft's threads have no priority over the data path's"));
+        SAID.call_once(|| {
+            tracing::debug!("no CAP_SYS_NICE: Raft's threads have no priority over the data path's")
+        });
     }
 }
 

@@ -14,7 +14,8 @@ use std::{
     str::FromStr,
 };
 use zonekeeper_config::{
-    AdminConfig, ClusterConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig, plan, stages,
+    AdminConfig, ClusterConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig, plan,
+    stages,
 };
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
@@ -84,7 +85,8 @@ struct ZoneArg {
 impl FromStr for ZoneArg {
     type Err = String;
     fn from_str(s: &str) -> Result<ZoneArg, String> {
-        let (origin, file) = s.split_once('=').ok_or("expected ORIGIN=FILE, as example.com=example.com.zone")?;
+        let (origin, file) =
+            s.split_once('=').ok_or("expected ORIGIN=FILE, as example.com=example.com.zone")?;
         let origin = Name::parse(origin).map_err(|e| format!("zone name {origin:?} {e}"))?;
         Ok(ZoneArg { origin, file: file.into() })
     }
@@ -100,9 +102,13 @@ struct Forward {
 impl FromStr for Forward {
     type Err = String;
     fn from_str(s: &str) -> Result<Forward, String> {
-        let addr = |a: &str| a.parse().map_err(|_| format!("{a:?} is no address with a port, as 127.0.0.1:9001"));
+        let addr =
+            |a: &str| a.parse().map_err(|_| format!("{a:?} is no address with a port, as 127.0.0.1:9001"));
         let (listen, backends) = s.split_once('=').ok_or("expected LISTEN=BACKEND,BACKEND")?;
-        Ok(Forward { listen: addr(listen)?, backends: backends.split(',').map(addr).collect::<Result<_, _>>()? })
+        Ok(Forward {
+            listen: addr(listen)?,
+            backends: backends.split(',').map(addr).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -122,7 +128,8 @@ impl Serve {
             (None, Some(t)) => t.path().to_owned(),
             (None, None) => unreachable!("one of the two is made above"),
         };
-        let (control, data) = (control_runtime().map_err(|e| e.to_string())?, data_runtime().map_err(|e| e.to_string())?);
+        let (control, data) =
+            (control_runtime().map_err(|e| e.to_string())?, data_runtime().map_err(|e| e.to_string())?);
         let handle = data.handle().clone();
         let done = control.spawn(async move { self.serve(&dir, &handle).await });
         control.block_on(done).map_err(|e| e.to_string())?
@@ -158,8 +165,18 @@ impl Serve {
             keys_dir,
             log_level: LogLevel::Warn,
             peer: PeerConfig { listen: loopback, advertise: loopback },
-            admin: AdminConfig { listen: self.admin_listen, advertise: None, allow_remote: !self.admin_listen.ip().is_loopback() },
-            dns: DnsConfig { listen: self.dns.clone(), workers, nsid: None, max_stale: None, on_stale: OnStale::Keep },
+            admin: AdminConfig {
+                listen: self.admin_listen,
+                advertise: None,
+                allow_remote: !self.admin_listen.ip().is_loopback(),
+            },
+            dns: DnsConfig {
+                listen: self.dns.clone(),
+                workers,
+                nsid: None,
+                max_stale: None,
+                on_stale: OnStale::Keep,
+            },
             proxy: ProxyConfig { workers },
         })
     }
@@ -172,7 +189,8 @@ impl Serve {
         wanted.pools.retain(|id, _| !id.as_str().starts_with(PREFIX));
         wanted.listeners.retain(|id, _| !id.as_str().starts_with(PREFIX));
         for zone in self.zone.iter().filter(|z| !running.zones.contains_key(&z.origin)) {
-            let records = zonekeeper_dns::zonefile::load(&zone.file, &zone.origin).map_err(|e| e.to_string())?;
+            let records =
+                zonekeeper_dns::zonefile::load(&zone.file, &zone.origin).map_err(|e| e.to_string())?;
             wanted.zones.insert(zone.origin.clone(), (ZoneOwner::Api, records));
         }
         let kinds = [("http", &self.http), ("tcp", &self.tcp), ("tls", &self.tls)];
@@ -185,7 +203,13 @@ impl Serve {
         configure(consensus, changes, state.revision).await
     }
 
-    fn forward(&self, kind: &str, number: usize, f: &Forward, wanted: &mut ClusterConfig) -> Result<(), String> {
+    fn forward(
+        &self,
+        kind: &str,
+        number: usize,
+        f: &Forward,
+        wanted: &mut ClusterConfig,
+    ) -> Result<(), String> {
         let label = format!("{PREFIX}{kind}-{number}");
         let pool_id = label.parse().map_err(|e| format!("{label}: {e}"))?;
         let listener_id = label.parse().map_err(|e| format!("{label}: {e}"))?;
@@ -204,7 +228,8 @@ impl Serve {
             ("tls", Some(cert), Some(key)) => Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? }),
             _ => None,
         };
-        let route = Route { hosts: vec![], path_prefix: String::new(), header: None, cookie: None, pool: pool_id };
+        let route =
+            Route { hosts: vec![], path_prefix: String::new(), header: None, cookie: None, pool: pool_id };
         let listener = Listener {
             binds: vec![Bind { site: None, addr: f.listen }],
             protocol: if kind == "tcp" { Protocol::Tcp } else { Protocol::Http },

@@ -113,8 +113,10 @@ fn core_is_pure() {
     let lib = fs::read_to_string(root().join("src/core/lib.rs")).unwrap();
     assert!(lib.contains("#![no_std]"), "no_std is the purity fence");
     let clocks = ["std::time", "Instant", "SystemTime", "HashMap", "rand::"];
-    let core = files(&[".rs"]).into_iter().filter(|(n, _)| n.starts_with("src/core/") && !n.contains("/tests/"));
-    let code = |t: &str| t.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let core =
+        files(&[".rs"]).into_iter().filter(|(n, _)| n.starts_with("src/core/") && !n.contains("/tests/"));
+    let code =
+        |t: &str| t.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let wrong = core.filter(|(_, t)| clocks.iter().any(|c| code(t).contains(c))).map(|(n, _)| n);
     none(wrong.collect(), "core names a clock, a hash map or randomness");
 }
@@ -140,7 +142,13 @@ fn files_are_short_and_lines_fit() {
 
 #[test]
 fn nothing_is_left_for_later_without_a_name() {
-    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("to", "do!("), concat!("unimple", "mented!(")];
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+    ];
     let mut wrong = Vec::new();
     for (name, text) in files(&[".rs", ".md", ".toml"]) {
         let hits = text.lines().enumerate().filter(|(_, l)| words.iter().any(|w| l.contains(w)));
@@ -151,7 +159,8 @@ fn nothing_is_left_for_later_without_a_name() {
 
 #[test]
 fn no_machine_is_named() {
-    let paths = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("../sha", "red")];
+    let paths =
+        [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("../sha", "red")];
     let mut wrong = Vec::new();
     for (name, text) in files(&[".rs", ".md", ".toml", ".sh", "run", ".service", ".yml", ".txt"]) {
         let hits = text.lines().enumerate().filter(|(_, l)| paths.iter().any(|p| l.contains(p)));
@@ -166,6 +175,7 @@ fn every_dependency_has_its_reason() {
     let section = manifest.split("\n[").find(|s| s.starts_with("workspace.dependencies]")).unwrap();
     let ours = |l: &&str| l.contains(" = ") && !l.starts_with("zonekeeper-") && !l.starts_with('#');
     let plain = ["serde = ", "serde_json = ", "tokio = ", "tracing = "]; // asked for, and known to every reader
-    let bare = section.lines().filter(ours).filter(|l| !l.contains('#') && !plain.iter().any(|p| l.starts_with(p)));
+    let bare =
+        section.lines().filter(ours).filter(|l| !l.contains('#') && !plain.iter().any(|p| l.starts_with(p)));
     none(bare.map(String::from).collect(), "a dependency without a reason beside it");
 }

@@ -77,7 +77,9 @@ impl Lead {
             if let (true, Some(proposal)) = (leads, decision.proposal) {
                 match self.consensus.propose_within(proposal, PROPOSE).await {
                     Ok((index, Outcome::Applied(_))) => tracing::info!(index, "automation decided"),
-                    Ok((_, Outcome::Stale(read))) => tracing::debug!(?read, "decided on an older version, again"),
+                    Ok((_, Outcome::Stale(read))) => {
+                        tracing::debug!(?read, "decided on an older version, again")
+                    }
                     Ok((_, Outcome::Refused(why))) => tracing::warn!(%why, "automation was refused"),
                     Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) => {}
                     Err(error) => tracing::warn!(%error, "automation could not decide"),

@@ -8,12 +8,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use zonekeeper_consensus::{Applied, Consensus, Sink};
 use zonekeeper_core::{
-    Published, State,
-    answer::DnsTable,
-    entry::Delta,
-    id::SiteId,
-    route::ProxyTable,
-    state::Generation,
+    Published, State, answer::DnsTable, entry::Delta, id::SiteId, route::ProxyTable, state::Generation,
 };
 
 use super::Vitals;

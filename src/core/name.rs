@@ -228,12 +228,26 @@ mod tests {
     #[test]
     fn the_order_is_canonical() {
         // RFC 4034 §6.1's own example
-        let sorted =
-            ["example", "a.example", "yljkjljk.a.example", "Z.a.example", "zABC.a.EXAMPLE", "z.example", "\\001.z.example", "*.z.example", "\\200.z.example"];
+        let sorted = [
+            "example",
+            "a.example",
+            "yljkjljk.a.example",
+            "Z.a.example",
+            "zABC.a.EXAMPLE",
+            "z.example",
+            "\\001.z.example",
+            "*.z.example",
+            "\\200.z.example",
+        ];
         let mut names: Vec<Name> = sorted.iter().rev().map(|s| name(s)).collect();
         names.sort();
         assert_eq!(names, sorted.iter().map(|s| name(s)).collect::<Vec<_>>());
-        assert!(name("a.example").is_within(&name("example")) && !name("aexample").is_within(&name("example")));
-        assert_eq!(vec![name("a.b").parent(), name("b").parent(), Name::root().parent()], [Some(name("b")), Some(Name::root()), None]);
+        assert!(
+            name("a.example").is_within(&name("example")) && !name("aexample").is_within(&name("example"))
+        );
+        assert_eq!(
+            vec![name("a.b").parent(), name("b").parent(), Name::root().parent()],
+            [Some(name("b")), Some(Name::root()), None]
+        );
     }
 }

@@ -1,6 +1,10 @@
 //! What every reader on a node sees: one generation, one swap.
 
-use crate::{answer::DnsTable, route::ProxyTable, state::{Generation, State}};
+use crate::{
+    answer::DnsTable,
+    route::ProxyTable,
+    state::{Generation, State},
+};
 use alloc::sync::Arc;
 
 /// The one publication of a node. `control` is its only writer; DNS, proxy and API read it.

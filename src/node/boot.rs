@@ -43,9 +43,13 @@ pub(crate) async fn open(config: &NodeConfig, keys: &Credentials, start: Start) 
         let (dir, found, id) = (config.keys_dir.clone(), keys.node(), config.id);
         return Err(NodeError::Foreign { dir, found, id });
     }
-    let (config, cluster) = (config.clone(), keys.cluster());
+    let (dir, config, cluster) = (config.data_dir.clone(), config.clone(), keys.cluster());
     let opened = tokio::task::spawn_blocking(move || open_blocking(&config, cluster, start));
-    opened.await.map_err(|e| NodeError::Raft(std::io::Error::other(e)))?
+    let opened = opened.await.map_err(|e| NodeError::Raft(std::io::Error::other(e)))??;
+    if opened.identity().is_none() {
+        opened.claim(cluster).await.map_err(|e| NodeError::File(dir, e))?;
+    }
+    Ok(opened)
 }
 
 fn open_blocking(config: &NodeConfig, cluster: u128, start: Start) -> Result<Opened, NodeError> {
@@ -56,11 +60,10 @@ fn open_blocking(config: &NodeConfig, cluster: u128, start: Start) -> Result<Ope
         Start::Again if fresh => return Err(NodeError::Empty { dir: dir.clone(), id }),
         Start::New if !fresh => return Err(NodeError::NotEmpty(dir.clone())),
         // a founding that was cut short may go on
-        Start::Bootstrap(_) if !opened.state().tokens.is_empty() => return Err(NodeError::NotEmpty(dir.clone())),
+        Start::Bootstrap(_) if !opened.state().tokens.is_empty() => {
+            return Err(NodeError::NotEmpty(dir.clone()));
+        }
         _ => {}
-    }
-    if fresh {
-        opened.claim(cluster).map_err(|e| NodeError::File(dir.clone(), e))?;
     }
     Ok(opened)
 }

@@ -23,7 +23,8 @@ pub(crate) fn attach(
         peers.set_handler(lane, consensus.handler());
     }
     peers.set_handler(Lane::Watch, Arc::new(Watch { lead: lead.clone(), published: published.clone() }));
-    let control = Control { consensus: consensus.handler(), published: published.clone(), keys: keys.to_owned() };
+    let control =
+        Control { consensus: consensus.handler(), published: published.clone(), keys: keys.to_owned() };
     peers.set_handler(Lane::Control, Arc::new(control));
     peers.set_join(Arc::new(Joins { consensus: consensus.clone(), keys: keys.to_owned() }));
 }

@@ -10,7 +10,9 @@ pub(crate) enum NodeError {
     #[error("the node's keys cannot be used")]
     Keys(#[from] zonekeeper_peer::keys::KeyError),
     /// The certificate is another node's.
-    #[error("{dir} holds the keys of node {found}, but the configuration says node {id}; check `id` and `keys_dir`")]
+    #[error(
+        "{dir} holds the keys of node {found}, but the configuration says node {id}; check `id` and `keys_dir`"
+    )]
     Foreign {
         /// The key folder.
         dir: PathBuf,

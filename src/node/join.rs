@@ -5,12 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::Consensus;
-use zonekeeper_core::{
-    Command, Outcome, Proposal,
-    codec,
-    entry::Member,
-    id::NodeId,
-};
+use zonekeeper_core::{Command, Outcome, Proposal, codec, entry::Member, id::NodeId};
 use zonekeeper_peer::{BoxFuture, JoinGrant, JoinHandler, JoinRequest, JoinToken};
 
 /// How long the cluster waits for a joined node to start and catch up.
@@ -26,11 +21,17 @@ struct Body {
 
 /// `zonekeeper join`: gets this node's keys from a member and claims the data directory. The node is started with
 /// `zonekeeper run` afterwards; the cluster waits for it.
-pub(crate) async fn join(config: &NodeConfig, via: SocketAddr, token: &str, votes: bool) -> Result<(), NodeError> {
+pub(crate) async fn join(
+    config: &NodeConfig,
+    via: SocketAddr,
+    token: &str,
+    votes: bool,
+) -> Result<(), NodeError> {
     let failed = |e: &dyn std::fmt::Display| NodeError::Join(e.to_string());
     let token: JoinToken = token.parse().map_err(|e| failed(&e))?;
     let body = codec::bytes(&Body { node: config.id, member: boot::member(config), votes });
-    let joined = zonekeeper_peer::join(via, &token, body, Duration::from_secs(20)).await.map_err(|e| failed(&e))?;
+    let joined =
+        zonekeeper_peer::join(via, &token, body, Duration::from_secs(20)).await.map_err(|e| failed(&e))?;
     joined.credentials.save(&config.keys_dir)?;
     boot::open(config, &joined.credentials, super::Start::New).await.map(drop)
 }

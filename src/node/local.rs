@@ -3,7 +3,11 @@
 use super::{NodeError, data_plane::Counters};
 use crate::control::{Lead, Vitals};
 use arc_swap::ArcSwap;
-use std::{net::TcpListener, sync::Arc, time::{Duration, Instant}};
+use std::{
+    net::TcpListener,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use zonekeeper_api::{Events, Handles, LocalView, wire};
@@ -107,7 +111,12 @@ impl Local {
         let own = super::watch::settings(state.timing);
         let other = |n: &NodeId| self.peers.peer_settings(*n).filter(|theirs| *theirs != own);
         for (node, theirs) in self.peers.connected().iter().filter_map(|n| Some((n, other(n)?))) {
-            put("timing", format!("node {node} runs Raft with a heartbeat of {theirs} ms, this one of {own} ms; if it lasts, restart it"));
+            put(
+                "timing",
+                format!(
+                    "node {node} runs Raft with a heartbeat of {theirs} ms, this one of {own} ms; if it lasts, restart it"
+                ),
+            );
         }
         for problem in self.counters.proxy.iter().flat_map(|p| p.problems()) {
             put("proxy", format!("listener {}: {}", problem.listener, problem.message));

@@ -15,8 +15,11 @@ pub(super) fn sources(counters: &Counters, peers: &Peers, vitals: &Arc<Vitals>) 
         Arc::new(move |out| self::proxy(&proxy, out)),
         Arc::new(move |out| self::peers(&peers, out)),
         Arc::new(move |out| {
-            out.gauge("zonekeeper_timer_lag_milliseconds", "How late timers fired, at worst, in the last seconds.")
-                .sample(&[], vitals.timer_lag_ms());
+            out.gauge(
+                "zonekeeper_timer_lag_milliseconds",
+                "How late timers fired, at worst, in the last seconds.",
+            )
+            .sample(&[], vitals.timer_lag_ms());
         }),
     ]
 }

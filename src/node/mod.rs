@@ -125,13 +125,19 @@ impl Node {
         tasks.spawn(follower.run(streams, reports, plane.refresher()));
         tasks.spawn(watch::timing_alarm(consensus.clone(), peers.clone()));
         tasks.spawn(watch::staleness(consensus.clone(), config.dns.clone(), plane.flags.clone()));
-        tasks.spawn(renew::keep_valid(peers.clone(), config.keys_dir.clone(), credentials.clone(), config.site.clone()));
+        tasks.spawn(renew::keep_valid(
+            peers.clone(),
+            config.keys_dir.clone(),
+            credentials.clone(),
+            config.site.clone(),
+        ));
 
         boot::found(&consensus, &config, &credentials, start).await?;
 
         let admin = TcpListener::bind(config.admin.listen)
             .map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
-        let admin_addr = admin.local_addr().map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
+        let admin_addr =
+            admin.local_addr().map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
         let local = local::Local {
             config: config.clone(),
             credentials,
@@ -146,7 +152,17 @@ impl Node {
         };
         local.serve(admin, &mut tasks).await?;
         tracing::info!(node = config.id, site = %config.site, peer = %config.peer.listen, admin = %admin_addr, "node runs");
-        Ok(Node { config, peers, consensus, published, vitals, board, data: Some(plane), admin: admin_addr, tasks })
+        Ok(Node {
+            config,
+            peers,
+            consensus,
+            published,
+            vitals,
+            board,
+            data: Some(plane),
+            admin: admin_addr,
+            tasks,
+        })
     }
 
     /// Waits until the store fails; the node goes on answering, and the caller decides when to end it.

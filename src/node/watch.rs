@@ -2,12 +2,7 @@
 
 use crate::{
     control::Lead,
-    probe::{
-        board::Board,
-        heartbeat::Heartbeats,
-        plan::plan,
-        stream::Streams,
-    },
+    probe::{board::Board, heartbeat::Heartbeats, plan::plan, stream::Streams},
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -126,7 +121,8 @@ impl Follower {
         // before the first member is known, whoever has a certificate of the cluster may bring the log
         let known = state.members.contains_key(&self.node);
         self.peers.set_allowed(known.then(|| state.members.keys().copied().collect()));
-        let members: BTreeMap<_, _> = others().map(|(id, m)| (*id, (m.peer, state.voters.contains(id)))).collect();
+        let members: BTreeMap<_, _> =
+            others().map(|(id, m)| (*id, (m.peer, state.voters.contains(id)))).collect();
         heartbeats.follow(&members);
     }
 

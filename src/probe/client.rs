@@ -43,8 +43,11 @@ async fn attempt(check: &Check, addr: SocketAddr, host: &str) -> Observation {
     if !tls {
         return http(stream, &check.kind, host).await;
     }
-    let Ok(name) = rustls::pki_types::ServerName::try_from(host.to_owned()) else { return Observation::Wrong };
-    let connector = tokio_rustls::TlsConnector::from(if *verify { VERIFYING.clone() } else { TRUSTING.clone() });
+    let Ok(name) = rustls::pki_types::ServerName::try_from(host.to_owned()) else {
+        return Observation::Wrong;
+    };
+    let connector =
+        tokio_rustls::TlsConnector::from(if *verify { VERIFYING.clone() } else { TRUSTING.clone() });
     match connector.connect(name, stream).await {
         Ok(stream) => http(stream, &check.kind, host).await,
         Err(e) => of_error(&e),
@@ -55,7 +58,9 @@ async fn attempt(check: &Check, addr: SocketAddr, host: &str) -> Observation {
 fn of_error(e: &io::Error) -> Observation {
     use io::ErrorKind as K;
     match e.kind() {
-        K::ConnectionRefused | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe => Observation::Refused,
+        K::ConnectionRefused | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe => {
+            Observation::Refused
+        }
         K::InvalidData | K::UnexpectedEof => Observation::Wrong,
         _ => Observation::Silence,
     }
@@ -66,7 +71,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let CheckKind::Http { path, status_min, status_max, body, .. } = kind else { return Observation::Wrong };
-    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await else {
+    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await
+    else {
         return Observation::Refused;
     };
     let driver = AbortOnDrop(tokio::spawn(connection));
@@ -79,7 +85,9 @@ where
     let observed = match sender.send_request(request).await {
         Err(e) if e.is_parse() => Observation::Wrong,
         Err(_) => Observation::Refused, // cut off before an answer
-        Ok(response) if !(*status_min..=*status_max).contains(&response.status().as_u16()) => Observation::Wrong,
+        Ok(response) if !(*status_min..=*status_max).contains(&response.status().as_u16()) => {
+            Observation::Wrong
+        }
         Ok(_) if body.is_empty() => Observation::Answer,
         Ok(response) => found(response.into_body(), body.as_bytes()).await,
     };
@@ -118,11 +126,10 @@ static VERIFYING: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
     Arc::new(builder().with_root_certificates(roots).with_no_client_auth())
 });
 
-static TRUSTING: LazyLock<Arc<rustls::ClientConfig>> =
-    LazyLock::new(|| {
-        let verifier = Arc::new(unverified::AnyCertificate::default());
-        Arc::new(builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-    });
+static TRUSTING: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
+    let verifier = Arc::new(unverified::AnyCertificate::default());
+    Arc::new(builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+});
 
 fn builder() -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

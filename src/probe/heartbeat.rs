@@ -50,7 +50,8 @@ impl Heartbeats {
 
     /// Makes the running streams those of these members: address, and whether the member votes.
     pub(crate) fn follow(&mut self, members: &BTreeMap<NodeId, (SocketAddr, bool)>) {
-        let gone = self.running.extract_if(.., |node, (addr, votes, _)| members.get(node) != Some(&(*addr, *votes)));
+        let gone =
+            self.running.extract_if(.., |node, (addr, votes, _)| members.get(node) != Some(&(*addr, *votes)));
         for (node, (_, _, task)) in gone {
             task.abort();
             self.board.put_node(node, None);
@@ -103,7 +104,9 @@ async fn beat(
 fn observe(answer: Result<Vec<u8>, PeerError>) -> Observation {
     match answer {
         // whatever the peer says, it is there
-        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Busy(_) | PeerError::TooLarge { .. }) => Observation::Answer,
+        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Busy(_) | PeerError::TooLarge { .. }) => {
+            Observation::Answer
+        }
         Err(PeerError::Unreachable { why, .. } | PeerError::Lost { why, .. }) => match why {
             Loss::Refused | Loss::Reset | Loss::Closed => Observation::Refused,
             _ => Observation::Silence,

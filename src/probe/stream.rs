@@ -155,7 +155,11 @@ impl Run {
     fn tell(&self, detector: &Detector) {
         let now = clock::mono();
         let verdict = detector.verdict(now);
-        self.board.put(&self.subjects, verdict, zonekeeper_core::time::Mono(now.0 - verdict.age_ms.min(now.0)));
+        self.board.put(
+            &self.subjects,
+            verdict,
+            zonekeeper_core::time::Mono(now.0 - verdict.age_ms.min(now.0)),
+        );
         for subject in &self.subjects {
             // yellow keeps what is held: one lost probe takes no backend out
             if let Subject::Backend(pool, addr) = subject
