@@ -36,8 +36,10 @@ pub(crate) struct Step<'a> {
     pub(crate) rows: &'a [Row],
     pub(crate) why: String,
     pub(crate) delta: Delta,
-    /// Services whose assignment is chosen anew, with an operator's hand where there is one.
+    /// Services whose assignment is chosen anew.
     pub(crate) settle: BTreeSet<ServiceId>,
+    /// Those of them for which an operator's word has changed, be it by its expiry.
+    pub(crate) words: BTreeSet<ServiceId>,
 }
 
 impl State {
@@ -66,6 +68,7 @@ impl State {
             why: String::new(),
             delta: Delta { index, ..Delta::default() },
             settle: BTreeSet::new(),
+            words: BTreeSet::new(),
         };
         // A refused command leaves nothing behind: it works on a copy, which is cheap (everything large is shared).
         let mut next = self.clone();
@@ -136,6 +139,7 @@ impl State {
         self.joins.retain(|_, j| j.expires > now);
         self.tokens.retain(|_, t| t.expires.is_none_or(|e| e > now));
         step.why = if due.is_empty() { "time has passed".into() } else { "an override has expired".into() };
+        step.words = step.settle.clone();
         step.settle.extend(self.services.keys().cloned());
         Ok(())
     }
@@ -326,8 +330,10 @@ impl State {
 
     fn settle(&mut self, step: &mut Step<'_>) {
         for id in core::mem::take(&mut step.settle) {
+            let automatic = *step.cause == Cause::Automation && !step.words.contains(&id);
+            let hand = if automatic { Hand::Off } else { Hand::Word };
             for family in Family::ALL {
-                self.settle_lane(step, &id, family, Hand::Off);
+                self.settle_lane(step, &id, family, hand);
             }
         }
     }

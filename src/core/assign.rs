@@ -37,8 +37,10 @@ pub enum Class {
 /// What an operator's hand adds to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hand<'a> {
-    /// Nobody's: the rules alone.
+    /// Nobody's: automation's own run. Where automation is off, everything stays.
     Off,
+    /// An operator's word or declaration has changed: the rules decide anew.
+    Word,
     /// This site is wanted now, whatever hold-down and failback say.
     To(&'a SiteId),
     /// The policy's own choice is wanted now.
@@ -144,6 +146,11 @@ impl<'a> Lane<'a> {
 
     /// The choice of the rules.
     pub fn choose(&self, hand: Hand<'_>) -> Choice {
+        if let (Hand::Off, false, Some(held)) =
+            (hand, self.automated(), self.service.assignment.get(&self.family))
+        {
+            return Choice { sites: held.sites.clone(), basis: held.basis };
+        }
         let candidates: Vec<&SiteId> = self.service.spec.sites(self.family);
         let sites = match self.service.spec.policy {
             Policy::Failover(_) => self.one(&candidates, hand).into_iter().collect(),

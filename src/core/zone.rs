@@ -217,6 +217,18 @@ impl Zone {
         })
     }
 
+    /// [`Zone::iter`] from this name on, itself included; costs what is taken and not what is skipped.
+    pub fn iter_from(&self, name: &Name) -> impl Iterator<Item = RrSet> + '_ {
+        let key = Key::within(name, &self.origin);
+        let at = key.as_ref().map_or(self.chunks.len(), |k| self.position(k.bytes()).0);
+        let nodes = self.chunks.get(at..).unwrap_or_default().iter().flat_map(|c| c.nodes());
+        let nodes = nodes.skip_while(move |n| key.as_ref().is_some_and(|k| n.key() < k.bytes()));
+        nodes.flat_map(move |node| {
+            let name = key::to_name(node.key(), &self.origin);
+            node.sets().map(move |s| s.to_rrset(name.clone()))
+        })
+    }
+
     /// All names with their records in canonical order.
     pub fn nodes(&self) -> impl Iterator<Item = Node<'_>> + '_ {
         self.chunks.iter().flat_map(|c| c.nodes())

@@ -121,15 +121,25 @@ fn command(world: &World, number: u64) -> Command {
     }
 }
 
-/// Everything that operators did is taken back.
+/// Everything that operators did is taken back; nothing is asked for when there is nothing.
 pub async fn tidy(world: &Arc<World>) {
-    world.insist("tidy", Command::Automation { service: None, on: true }).await;
-    for which in SERVICES {
-        let again = Change::PutService(service(which), Box::new(declare(world, which, 30)));
-        world.insist("tidy", Command::Configure(vec![again])).await;
-    }
     let Some(node) = world.leader() else { return };
-    for scope in node.machine.state().overrides.keys().cloned().collect::<Vec<_>>() {
+    let state = node.machine.state();
+    if !state.automation {
+        world.insist("tidy", Command::Automation { service: None, on: true }).await;
+    }
+    for which in SERVICES {
+        let wanted = declare(world, which, 30);
+        let Some(held) = state.services.get(&service(which)) else { continue };
+        if held.spec != wanted {
+            let again = Change::PutService(service(which), Box::new(wanted));
+            world.insist("tidy", Command::Configure(vec![again])).await;
+        }
+        if held.pinned.is_some() {
+            world.insist("tidy", Command::Move { service: service(which), to: None }).await;
+        }
+    }
+    for scope in state.overrides.keys().cloned() {
         world.insist("tidy", Command::Release(scope)).await;
     }
 }

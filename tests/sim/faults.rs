@@ -39,6 +39,9 @@ pub async fn inflict(world: Arc<World>, until: u64) {
     let pause = if world.setup.quiet { 3_000 } else { 1_500 };
     while world.now() < until {
         world.sleep(world.draw(|r| r.exponential(pause))).await;
+        if world.now() >= until {
+            return;
+        }
         let (fault, lasts) = if world.setup.quiet { quiet(&world) } else { any(&world) };
         world.note(|| format!("fault for {lasts}: {fault:?}"));
         begin(&world, &fault, lasts);

@@ -179,7 +179,7 @@ impl Store {
         let disk = world.disk(node);
         let found = disk.read(|d| {
             let ballot = d.vote.map(|v| (leader(&v.leader_id), v.committed));
-            let log = |i: u64| d.log.get(&i).map(|e| leader(&e.log_id().leader_id));
+            let log = d.log.iter().map(|(i, e)| (*i, leader(&e.log_id().leader_id))).collect();
             let image = d.image.as_ref().and_then(|i| i.index());
             world.checks().raft.opened(node, ballot, log, image)
         });
@@ -231,7 +231,6 @@ impl Store {
 
     fn acknowledged(&self, op: &Op) {
         let node = self.disk.node;
-        let image = self.disk.queue().durable.image.as_ref().and_then(|i| i.index());
         let mut checks = self.world.checks();
         let seen: Result<(), Violation> = match op {
             Op::Vote(v) => checks.raft.voted(node, (leader(&v.leader_id), v.committed)),
@@ -240,8 +239,9 @@ impl Store {
                 checks.raft.appended(node, e.index(), leader(&e.log_id().leader_id), hash.into())
             }
             Op::Truncate(first) => checks.raft.truncated(node, *first),
-            Op::Purge(id) => checks.raft.purged(node, id.index, image),
-            Op::Committed(_) | Op::Image(_) => Ok(()),
+            Op::Purge(id) => checks.raft.purged(node, id.index),
+            Op::Image(image) => checks.raft.snapshotted(node, image.index()),
+            Op::Committed(_) => Ok(()),
         };
         drop(checks);
         self.world.found(seen);

@@ -21,6 +21,7 @@ struct Disk {
     ballot: Option<Ballot>,
     log: BTreeMap<u64, Leader>,
     purged: Option<u64>,
+    snapshot: Option<u64>,
     committed: Option<u64>,
 }
 
@@ -71,6 +72,7 @@ impl Persisted {
         let disk = self.disks.entry(node).or_default();
         if let Some((last, _)) = disk.log.last_key_value()
             && index > last + 1
+            && disk.snapshot < Some(index - 1)
         {
             return bad(format!("node {node} appends {index} after {last}: its log has a hole"));
         }
@@ -88,9 +90,24 @@ impl Persisted {
         }
     }
 
-    /// Entries up to `index` were removed, because a snapshot holds them.
-    pub fn purged(&mut self, node: NodeId, index: u64, snapshot: Option<u64>) -> Result<(), Violation> {
+    /// A snapshot up to `index` was acknowledged as written. The log may go on behind it at once, and lose what lies
+    /// before later.
+    pub fn snapshotted(&mut self, node: NodeId, index: Option<u64>) -> Result<(), Violation> {
         let disk = self.disks.entry(node).or_default();
+        if disk.snapshot > index {
+            return bad(format!(
+                "node {node} replaces its snapshot to {:?} by one to {index:?}",
+                disk.snapshot
+            ));
+        }
+        disk.snapshot = index;
+        Ok(())
+    }
+
+    /// Entries up to `index` were removed, because a snapshot holds them.
+    pub fn purged(&mut self, node: NodeId, index: u64) -> Result<(), Violation> {
+        let disk = self.disks.entry(node).or_default();
+        let snapshot = disk.snapshot;
         disk.log = disk.log.split_off(&(index + 1));
         disk.purged = disk.purged.max(Some(index));
         if Some(index) > snapshot {
@@ -125,28 +142,31 @@ impl Persisted {
         }
     }
 
-    /// A node opened its disk again and found this; what lies before its log is in the snapshot.
+    /// A node opened its disk again and found this; what lies before its log is in the snapshot. It may hold more than
+    /// was acknowledged, never less.
     pub fn opened(
         &mut self,
         node: NodeId,
         ballot: Option<Ballot>,
-        log: impl Fn(u64) -> Option<Leader>,
+        log: BTreeMap<u64, Leader>,
         snapshot: Option<u64>,
     ) -> Result<(), Violation> {
         let disk = self.disks.entry(node).or_default();
-        if disk.ballot > ballot {
-            return bad(format!("node {node} forgot its vote {:?}, it finds {ballot:?}", disk.ballot));
+        let held = core::mem::replace(disk, Disk { ballot, log, snapshot, ..*disk });
+        if held.ballot > ballot {
+            return bad(format!("node {node} forgot its vote {:?}, it finds {ballot:?}", held.ballot));
         }
-        if disk.purged > snapshot {
+        if held.snapshot > snapshot {
             return bad(format!(
-                "node {node} has neither log nor snapshot between {snapshot:?} and {:?}",
-                disk.purged
+                "node {node} lost its snapshot to {:?}, it finds {snapshot:?}",
+                held.snapshot
             ));
         }
-        let lost = disk
-            .log
-            .iter()
-            .find(|(index, leader)| Some(**index) > snapshot && log(**index) != Some(**leader));
+        if held.purged > snapshot {
+            return bad(format!("node {node} has neither log nor snapshot up to {:?}", held.purged));
+        }
+        let log = &disk.log;
+        let lost = held.log.iter().find(|(i, leader)| Some(**i) > snapshot && log.get(i) != Some(leader));
         match lost {
             Some((index, leader)) => bad(format!("node {node} lost the entry at {index} of {leader:?}")),
             None => Ok(()),
@@ -179,9 +199,9 @@ mod tests {
         assert_eq!(p.voted(1, (L2, false)), Ok(()));
         assert_eq!(p.voted(1, (L2, true)), Ok(()));
         assert!(is_bad(p.voted(1, (L1, true))));
-        assert!(is_bad(p.opened(1, Some((L2, false)), |_| None, None)));
-        assert!(is_bad(p.opened(1, None, |_| None, None)));
-        assert_eq!(p.opened(1, Some((L2, true)), |_| None, None), Ok(()));
+        assert_eq!(p.opened(1, Some((L2, true)), BTreeMap::new(), None), Ok(()));
+        assert!(is_bad(p.opened(1, Some((L2, false)), BTreeMap::new(), None)));
+        assert!(is_bad(p.opened(1, None, BTreeMap::new(), None)));
     }
 
     #[test]
@@ -213,11 +233,22 @@ mod tests {
     #[test]
     fn a_crash_takes_nothing_that_was_acknowledged() {
         let mut p = three_entries(1);
-        let log = |i| (i <= 2).then_some(L1);
-        assert!(is_bad(p.opened(1, None, log, None)));
-        assert_eq!(p.opened(1, None, log, Some(3)), Ok(()), "the snapshot holds it");
-        assert_eq!(p.purged(1, 2, Some(2)), Ok(()));
-        assert!(is_bad(p.purged(1, 3, Some(2))));
-        assert!(is_bad(p.opened(1, None, |_| Some(L1), Some(1))), "purged, and the snapshot is older");
+        let found = |last: u64| -> BTreeMap<u64, Leader> { (1..=last).map(|i| (i, L1)).collect() };
+        assert_eq!(p.opened(1, None, found(4), None), Ok(()), "more than was acknowledged");
+        assert!(is_bad(p.opened(1, None, found(3), None)), "but what was found once stays");
+        assert_eq!(three_entries(1).opened(1, None, found(2), Some(3)), Ok(()), "the snapshot holds it");
+        assert_eq!(p.snapshotted(1, Some(2)), Ok(()));
+        assert_eq!(p.purged(1, 2), Ok(()));
+        assert!(is_bad(p.purged(1, 3)));
+        assert!(is_bad(p.snapshotted(1, Some(1))), "an older one");
+        assert!(is_bad(p.opened(1, None, found(9), Some(1))), "the snapshot is gone");
+    }
+
+    #[test]
+    fn a_log_goes_on_behind_a_snapshot() {
+        let mut p = three_entries(1);
+        assert_eq!(p.snapshotted(1, Some(7)), Ok(()));
+        assert!(is_bad(p.appended(1, 9, L1, 9)));
+        assert_eq!(p.appended(1, 8, L1, 8), Ok(()));
     }
 }

@@ -113,7 +113,7 @@ impl Lane<'_> {
                 Some(Force::Drain) if !last_resort => return Err(format!("{what}, but {site} is drained")),
                 _ => {}
             }
-            if self.held(site) && !last_resort && !self.needed(site, old, new) {
+            if self.held(site) && !last_resort && !self.needed(old, new) {
                 return Err(format!("{what}, but {site} failed lately"));
             }
         }
@@ -123,18 +123,18 @@ impl Lane<'_> {
             }
         }
         let open: Vec<&SiteId> = old.iter().filter(|s| !self.closed(s)).collect();
-        if new.len() < self.minimum().min(open.len()) && basis != Basis::Nothing {
+        if new.len() < self.minimum().min(open.len()) && basis == Basis::Usable {
             return Err(format!("{what}, fewer than {}", self.minimum()));
         }
         Ok(())
     }
 
-    /// A site inside its hold-down is taken only when too few others are left.
-    fn needed(&self, site: &SiteId, old: &[SiteId], new: &[SiteId]) -> bool {
+    /// A site inside its hold-down is taken only when too few are left that are not.
+    fn needed(&self, old: &[SiteId], new: &[SiteId]) -> bool {
         if self.one() {
             return old.iter().all(|s| !self.usable(s));
         }
-        new.iter().filter(|s| *s != site && self.usable(s)).count() < self.minimum()
+        new.iter().filter(|s| self.usable(s) && !self.held(s)).count() < self.minimum()
     }
 }
 
