@@ -18,6 +18,8 @@ pub(crate) struct Inner {
     pub(crate) handles: Handles,
     pub(crate) requests: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
+    /// One body of hundreds of megabytes at a time.
+    pub(crate) bulk: Arc<Semaphore>,
     /// The OpenAPI document, made once.
     pub(crate) document: String,
 }
@@ -35,6 +37,7 @@ impl Api {
             handles,
             requests: Semaphore::new(MAX_REQUESTS),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            bulk: Arc::new(Semaphore::new(1)),
             document,
         }))
     }

@@ -3,7 +3,7 @@
 use crate::wire::{ErrorBody, ErrorDetail};
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -89,6 +89,11 @@ impl ApiError {
         )
     }
 
+    pub(crate) fn too_large() -> ApiError {
+        let message = "the body is larger than this path takes";
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message, "send it in smaller parts")
+    }
+
     pub(crate) fn timeout() -> ApiError {
         let message = "the request took too long; if it was a write, whether it happened is unknown";
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, "unknown", message, "read before you repeat a write")
@@ -109,10 +114,10 @@ impl From<ProposeError> for ApiError {
             ),
             ProposeError::Busy(_) => unavailable("busy", "try again in a moment"),
             ProposeError::Stopped(_) => unavailable("stopped", "see the node's log; ask another node"),
-            ProposeError::Unknown(_) => ApiError::new(
+            ProposeError::Unknown(why) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "unknown",
-                "no answer in time: it may still be applied",
+                format!("unknown: it may still be applied ({why})"),
                 "read before you repeat it",
             ),
             ProposeError::TooLarge(_) => ApiError::new(
@@ -135,15 +140,19 @@ impl From<ProposeError> for ApiError {
 impl From<JsonRejection> for ApiError {
     fn from(r: JsonRejection) -> ApiError {
         match r.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                "the body is larger than this path takes",
-                "send it in smaller parts",
-            ),
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 ApiError::bad_request("the body must be JSON with Content-Type: application/json")
             }
+            _ => ApiError::bad_request(r.body_text()),
+        }
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(r: BytesRejection) -> ApiError {
+        match r.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(),
             _ => ApiError::bad_request(r.body_text()),
         }
     }

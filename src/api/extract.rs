@@ -8,11 +8,13 @@ use crate::{
 };
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts},
-    http::request::Parts,
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{StatusCode, request::Parts},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::OwnedSemaphorePermit;
 use zonekeeper_core::{Command, Outcome, Proposal, Published, entry::Cause, entry::Read};
 
 /// How long a read waits for a quorum to confirm it, or for this node to catch up.
@@ -26,6 +28,34 @@ const PUBLISH_LOOK: Duration = Duration::from_millis(2);
 #[derive(FromRequest)]
 #[from_request(via(Json), rejection(ApiError))]
 pub(crate) struct Body<T>(pub(crate) T);
+
+/// A large JSON body: one at a time, and read off the runtime, which has heartbeats to send.
+pub(crate) struct Bulk<T>(pub(crate) T, pub(crate) OwnedSemaphorePermit);
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Api> for Bulk<T> {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let permit =
+            api.bulk.clone().try_acquire_owned().map_err(|_| ApiError::busy("large bodies at once"))?;
+        let bytes = Bytes::from_request(request, api).await?;
+        let value = blocking(move || serde_json::from_slice(&bytes)).await?;
+        Ok(Bulk(value.map_err(|e| ApiError::bad_request(e.to_string()))?, permit))
+    }
+}
+
+/// Runs what takes long on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            format!("a task failed: {e}"),
+            "see the node's log",
+        )
+    })
+}
 
 /// Path parameters.
 #[derive(FromRequestParts)]
@@ -93,7 +123,7 @@ pub(crate) async fn linearize(api: &Api) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::new(
-        axum::http::StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::SERVICE_UNAVAILABLE,
         "behind",
         format!("this node has not published index {index} in time"),
         "try again, or read without consistency=linearizable",

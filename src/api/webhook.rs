@@ -87,7 +87,11 @@ pub(crate) async fn run(handles: Handles) {
                 led = leads;
             }
             event = news.recv() => match event {
-                Ok(event) if announced(&event, led) => senders.announce(&handles, &event),
+                Ok(event) if announced(&event, led) => {
+                    // A receiver that was added before the event hears of it.
+                    senders.follow(&handles.published.load().state.webhooks);
+                    senders.announce(&handles, &event);
+                }
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },

@@ -5,10 +5,15 @@ use crate::{
     api::Api,
     auth::{Caller, Needs, ToAdmin},
     error::ApiError,
-    extract::{Body, View},
+    extract::{Bulk, View, blocking},
     wire::{self, Config, ConfigChanges, DryRun, Seen, Written},
 };
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use std::sync::Arc;
 use zonekeeper_config::{ClusterConfig, stages};
 use zonekeeper_core::{
@@ -30,10 +35,12 @@ pub(super) fn routes(r: Routes) -> Routes {
 
 /// What runs, as it would be declared, with its revision. Role: read.
 #[utoipa::path(get, path = "/v1/config", tag = "config", responses((status = 200, body = Seen<Config>)))]
-async fn show(view: View) -> Json<Seen<Config>> {
-    let state = &view.published.state;
-    let data = Config::new(state.revision, ClusterConfig::current(state));
-    view.seen(data)
+async fn show(view: View) -> Result<Response, ApiError> {
+    let answer = blocking(move || {
+        let state = &view.published.state;
+        view.seen(Config::new(state.revision, ClusterConfig::current(state))).into_response()
+    });
+    answer.await
 }
 
 /// Tries changes without applying them. Role: admin.
@@ -42,12 +49,16 @@ async fn show(view: View) -> Json<Seen<Config>> {
 async fn plan(
     caller: Caller<ToAdmin>,
     State(api): State<Api>,
-    Body(body): Body<ConfigChanges>,
+    Bulk(body, _permit): Bulk<ConfigChanges>,
 ) -> Result<Json<DryRun>, ApiError> {
     let state = api.handles.published.load().state.clone();
-    let next = try_out(&state, &caller.name, &body)?;
-    let entries = split(body.changes)?.len();
-    Ok(Json(DryRun { entries, moves: moves(&state, &next) }))
+    let author = caller.name;
+    let tried = blocking(move || {
+        let next = try_out(&state, &author, &body)?;
+        let entries = split(body.changes)?.len();
+        Ok::<_, ApiError>(DryRun { entries, moves: moves(&state, &next) })
+    });
+    Ok(Json(tried.await??))
 }
 
 /// Applies changes, all or none, at one log index. Role: admin.
@@ -56,12 +67,14 @@ async fn plan(
 async fn apply(
     caller: Caller<ToAdmin>,
     State(api): State<Api>,
-    Body(body): Body<ConfigChanges>,
+    Bulk(body, _permit): Bulk<ConfigChanges>,
 ) -> Result<Json<Written>, ApiError> {
     if body.changes.is_empty() {
         return Err(ApiError::refused("there is nothing to change; what runs is what is declared"));
     }
-    try_out(&api.handles.published.load().state, &caller.name, &body)?;
+    let (state, author) = (api.handles.published.load().state.clone(), caller.name.clone());
+    let tried = blocking(move || try_out(&state, &author, &body).map(|_| body));
+    let body = tried.await??;
     let reads = vec![Read { object: Object::Config, version: body.revision }];
     Ok(Json(write_changes(&caller, &api, reads, body.changes).await?))
 }

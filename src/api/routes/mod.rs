@@ -23,7 +23,7 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
     handler::Handler,
-    http::StatusCode,
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
@@ -75,7 +75,9 @@ impl Routes {
         T: 'static,
     {
         for method in P::methods() {
-            let service = on(filter(&method), handler.clone()).layer(DefaultBodyLimit::max(max_body));
+            let early = middleware::from_fn(move |request, next| declared(max_body, request, next));
+            let service =
+                on(filter(&method), handler.clone()).layer(DefaultBodyLimit::max(max_body)).layer(early);
             self.router = self.router.route(&P::path(), service);
         }
         let mut operation = P::operation();
@@ -166,6 +168,16 @@ async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Respon
     match tokio::time::timeout(REQUEST_WITHIN, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::timeout().into_response(),
+    }
+}
+
+/// A body that says itself that it is too large is not read at all.
+async fn declared(max: usize, request: Request, next: Next) -> Response {
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > max as u64 => ApiError::too_large().into_response(),
+        _ => next.run(request).await,
     }
 }
 

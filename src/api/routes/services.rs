@@ -107,7 +107,7 @@ fn lane_site(
         since: health.map(|h| stamp(h.since)),
         failed: health.and_then(|h| h.failed).map(stamp),
         forced: lane.forced(site).map(overrides::show_one),
-        class: class(lane.class(site)).into(),
+        class: lane.class(site).to_string(),
         answered: service.assignment.get(&family).is_some_and(|a| a.sites.contains(site)),
         suspect: service.suspects.contains(site),
         notes,
@@ -121,17 +121,6 @@ pub(super) fn standing(health: Option<&Health>) -> &'static str {
         Some(Standing::Degraded) => "degraded",
         Some(Standing::Down) => "down",
         None => "unknown",
-    }
-}
-
-/// What counts for decisions, in a word.
-pub(super) fn class(class: Class) -> &'static str {
-    match class {
-        Class::Up => "up",
-        Class::Degraded => "degraded",
-        Class::Drained => "drained",
-        Class::Down => "down",
-        Class::Forbidden => "forbidden",
     }
 }
 

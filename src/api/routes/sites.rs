@@ -1,6 +1,6 @@
 //! Sites.
 
-use super::{Routes, overrides, services::class};
+use super::{Routes, overrides};
 use crate::{
     error::ApiError,
     extract::{Path, View},
@@ -37,7 +37,7 @@ fn site(state: &State, id: &SiteId, site: &model::Site, now: LogTime) -> Site {
             services.push(SiteService {
                 service: service.clone(),
                 family,
-                class: class(lane.class(id)).into(),
+                class: lane.class(id).to_string(),
                 answered: held.assignment.get(&family).is_some_and(|a| a.sites.contains(id)),
             });
         }

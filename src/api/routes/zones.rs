@@ -6,7 +6,7 @@ use crate::{
     api::Api,
     auth::{Caller, ToAdmin, ToOperate},
     error::ApiError,
-    extract::{Body, Path, Query, View},
+    extract::{Body, Bulk, Path, Query, View, blocking},
     records,
     wire::{self, NewZone, RecordText, Records, RrSet, Seen, Written, Zone},
 };
@@ -77,7 +77,7 @@ async fn put_zone(
     caller: Caller<ToAdmin>,
     State(api): State<Api>,
     Path(origin): Path<Name>,
-    Body(new): Body<NewZone>,
+    Bulk(new, _permit): Bulk<NewZone>,
 ) -> Result<Json<Written>, ApiError> {
     let state = api.handles.published.load().state.clone();
     if state.zones.contains_key(&origin) {
@@ -85,7 +85,8 @@ async fn put_zone(
             "zone {origin} exists already; remove it first, or edit its records"
         )));
     }
-    let sets = records::read(&origin, &new.file)?;
+    let (at, file) = (origin.clone(), new.file);
+    let sets = blocking(move || records::read(&at, &file)).await??;
     let changes =
         vec![Change::PutZone(origin.clone(), ZoneOwner::Api), Change::PutRecords(origin.clone(), sets)];
     let reads = vec![Read { object: Object::Zone(origin), version: 0 }];
@@ -134,15 +135,18 @@ async fn list_records(
     let rtype = page.r#type.as_deref().map(records::type_number).transpose()?;
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let zone = find(&view.published.state, &origin)?;
+    let first = page.after.as_ref().or(page.name.as_ref()).unwrap_or(&origin);
     let mut out: Vec<RrSet> = Vec::new();
     let mut next = None;
-    for set in zone.iter().filter(|s| page.after.as_ref().is_none_or(|a| s.name > *a)) {
-        let whole = out.last().is_none_or(|last| last.name != set.name);
-        if out.len() >= limit && whole {
+    for set in zone.iter_from(first).skip_while(|s| page.after.as_ref() == Some(&s.name)) {
+        if page.name.as_ref().is_some_and(|n| *n != set.name) {
+            break; // a name's RRsets stand together
+        }
+        if out.len() >= limit && out.last().is_some_and(|last| last.name != set.name) {
             next = out.last().map(|last| last.name.to_string());
             break;
         }
-        if page.name.as_ref().is_none_or(|n| *n == set.name) && rtype.is_none_or(|t| t == set.rtype) {
+        if rtype.is_none_or(|t| t == set.rtype) {
             out.push(records::show(&set));
         }
     }

@@ -38,7 +38,7 @@ pub struct SiteService {
     /// `v4` or `v6`.
     #[schema(value_type = String)]
     pub family: Family,
-    /// `up`, `degraded`, `drained`, `down` or `forbidden`: what counts for decisions.
+    /// `up`, `degraded`, `drained`, `down` or `forced down`: what counts for decisions.
     pub class: String,
     /// Whether DNS answers this site.
     pub answered: bool,
@@ -103,7 +103,7 @@ pub struct LaneSite {
     pub failed: Option<String>,
     /// An operator's word, which counts before what was observed.
     pub forced: Option<Override>,
-    /// `up`, `degraded`, `drained`, `down` or `forbidden`: what counts for decisions.
+    /// `up`, `degraded`, `drained`, `down` or `forced down`: what counts for decisions.
     pub class: String,
     /// Whether DNS answers this site.
     pub answered: bool,

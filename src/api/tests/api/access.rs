@@ -9,7 +9,7 @@ async fn operations(node: &Node) -> Vec<(Method, String)> {
     let document = node.get("/v1/openapi.json").await.ok().json();
     let mut out = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
-        let path = path.replace('{', "").replace('}', "");
+        let path = path.replace(['{', '}'], "");
         for method in item.as_object().unwrap().keys() {
             out.push((Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path.clone()));
         }
@@ -125,4 +125,18 @@ async fn health_says_one_word_and_metrics_need_a_token() {
             "{line}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_open_on_loopback_when_the_node_says_so_and_nothing_else_is() {
+    let node = Node::with(|handles| {
+        handles.open_metrics = true;
+        handles.metrics.push(std::sync::Arc::new(|out| {
+            zonekeeper_api::metrics::refusals(out, &[(zonekeeper_peer::Refusal::Stranger, 3)]);
+        }));
+    })
+    .await;
+    let metrics = node.send(node.request(Method::GET, "/metrics", "")).await.ok().text;
+    assert!(metrics.contains("\nzonekeeper_peer_refused_total{reason=\"stranger\"} 3\n"), "{metrics}");
+    assert_eq!(node.send(node.request(Method::GET, "/v1/cluster", "")).await.status, 401);
 }

@@ -2,6 +2,7 @@
 
 use crate::harness::Node;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zonekeeper_api::wire::Config;
 use zonekeeper_config::{ClusterConfig, plan};
 
@@ -61,4 +62,29 @@ async fn what_no_file_could_say_the_api_refuses_too() {
         .await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (422, "refused"), "{}", answer.text);
     assert_eq!(node.state().revision, config.revision);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_has_a_limit_and_a_message_too() {
+    let node = Node::empty().await;
+    let send = |body: String| {
+        let request = node.request(reqwest::Method::POST, "/v1/config/plan", &node.admin);
+        node.send(request.header("Content-Type", "application/json").body(body))
+    };
+    let malformed = send("{\"revision\": 0, \"changes\": [{\"Fly\": 1}]}".into()).await;
+    assert!(
+        malformed.status == 400 && malformed.text.contains("unknown variant `Fly`"),
+        "{}",
+        malformed.text
+    );
+    let mut stream = tokio::net::TcpStream::connect(node.url.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "POST /v1/config/plan HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        node.admin,
+        257 << 20
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(crate::harness::WITHIN, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413", "no byte of the body was sent");
 }

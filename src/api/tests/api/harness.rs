@@ -128,6 +128,11 @@ impl Node {
 
     /// A node with three tokens and nothing else.
     pub async fn empty() -> Node {
+        Node::with(|_| {}).await
+    }
+
+    /// [`Node::empty`] with other handles.
+    pub async fn with(adjust: impl FnOnce(&mut Handles)) -> Node {
         let dir = TempDir::new().unwrap();
         let path = dir.path().to_owned();
         let open = move || Consensus::open(&path, 1, None).unwrap();
@@ -144,7 +149,7 @@ impl Node {
         };
         consensus.bootstrap(&member, WITHIN).await.unwrap();
         let local = LocalView { ready: true, log_now: LogTime(0), ..LocalView::default() };
-        let handles = Handles {
+        let mut handles = Handles {
             node: 1,
             site: member.site.clone(),
             published,
@@ -156,6 +161,7 @@ impl Node {
             ca_fingerprint: Some([7; 32]),
             open_metrics: false,
         };
+        adjust(&mut handles);
         let init = Init { cluster: 7, version: 1, timing: Timing::Lan };
         let node = Node::serve(handles, dir).await;
         node.propose(Proposal::by("test", Command::Init(init))).await;

@@ -100,10 +100,10 @@ async fn timing_warns_when_the_round_trips_do_not_allow_it() {
     let link = zonekeeper_api::wire::Link { up: true, rtt_us: Some(120_000) };
     let local = zonekeeper_api::LocalView { ready: true, links: vec![(2, link)], ..Default::default() };
     node.handles.local.store(std::sync::Arc::new(local));
-    let answer = node.put("/v1/timing", &node.admin, json!("wan")).await.ok().json();
-    assert!(answer["warning"].as_str().unwrap().contains("240 ms or more"), "{answer}");
     let answer = node.put("/v1/timing", &node.admin, json!({"heartbeat_ms": 49})).await;
     assert_eq!(answer.status, 422, "{}", answer.text);
+    let answer = node.put("/v1/timing", &node.admin, json!("wan")).await.ok().json();
+    assert!(answer["warning"].as_str().unwrap().contains("240 ms or more"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

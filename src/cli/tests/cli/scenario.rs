@@ -61,7 +61,8 @@ pub(crate) async fn run(node: &Node, token: &str, args: &[&str]) -> String {
     match end {
         Ok(code) if code == ExitCode::SUCCESS => {}
         Ok(code) => {
-            text.push_str(&format!("exit {code:?}\n").replace("unix_exit_status", "").replace("ExitCode", ""))
+            let number = (1..=u8::MAX).find(|n| ExitCode::from(*n) == code);
+            text.push_str(&format!("exit {}\n", number.unwrap()));
         }
         Err(error) => text.push_str(&format!("error: {error}\n")),
     }
