@@ -18,7 +18,10 @@ use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
-use zonekeeper_core::{entry::Member, id::NodeId};
+use zonekeeper_core::{
+    entry::{Member, Timing},
+    id::NodeId,
+};
 
 /// Log entries that a learner may lack when it is given a vote: it catches up with them in the time of a few commits.
 const CLOSE: u64 = 100;
@@ -107,6 +110,14 @@ impl Consensus {
         let metrics = raft.metrics().borrow_watched().clone();
         if metrics.current_leader != Some(self.node()) {
             return Err(ProposeError::NotLeader { leader: metrics.current_leader });
+        }
+        if let Change::Demote(node) | Change::Remove(node) = change
+            && node == self.node()
+            && let Some(next) = successor(&metrics, self.state().timing)
+        {
+            // A leader that leaves would take writes for a moment more, and their proposers would hear no answer.
+            self.hand_over(next, within).await?;
+            return Err(ProposeError::NotLeader { leader: Some(next) });
         }
         match change {
             Change::AddLearner(node, addr) => self.add_here(&raft, node, addr, within).await,
@@ -211,11 +222,7 @@ fn behind(m: &RaftMetrics<TypeConfig>, node: NodeId) -> ProposeError {
 }
 
 /// A node that gets a vote or the lead answers, and has nearly all of the log: otherwise the cluster would wait for it.
-fn ready(
-    m: &RaftMetrics<TypeConfig>,
-    node: NodeId,
-    timing: zonekeeper_core::entry::Timing,
-) -> Result<(), ProposeError> {
+fn ready(m: &RaftMetrics<TypeConfig>, node: NodeId, timing: Timing) -> Result<(), ProposeError> {
     if m.membership_config.membership().get_node(&node).is_none() {
         return Err(ProposeError::Refused(format!("node {node} is not a member: add it as a learner first")));
     }
@@ -230,6 +237,12 @@ fn ready(
         true => Ok(()),
         false => Err(behind(m, node)),
     }
+}
+
+/// The voter that leads best after this node: one that answers and has most of the log.
+fn successor(m: &RaftMetrics<TypeConfig>, timing: Timing) -> Option<NodeId> {
+    let others = m.membership_config.membership().voter_ids().filter(|id| *id != m.id);
+    others.filter(|id| ready(m, *id, timing).is_ok()).max_by_key(|id| matched(m, *id))
 }
 
 fn not_last(m: &RaftMetrics<TypeConfig>, node: NodeId) -> Result<(), ProposeError> {

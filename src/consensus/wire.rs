@@ -15,6 +15,10 @@ use zonekeeper_core::{Outcome, Proposal, codec, id::NodeId};
 /// First byte of every request of this crate on the Control lane, where other services have calls of their own.
 pub const CONTROL_TAG: u8 = b'C';
 
+/// First bytes of every request of this crate on the lanes Heartbeat and Raft (the variants of [`RaftCall`], with room
+/// to grow). The node-path probe, which shares Heartbeat, begins with another byte.
+pub const RAFT_TAGS: std::ops::Range<u8> = 0..32;
+
 /// On the lanes Raft and Heartbeat.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum RaftCall {

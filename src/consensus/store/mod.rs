@@ -13,7 +13,10 @@ mod writer;
 pub(crate) use open::open;
 pub use records::Identity;
 #[cfg(test)]
-pub(crate) use {open::{LOG_DIR, open_sled}, records::*};
+pub(crate) use {
+    open::{LOG_DIR, open_sled},
+    records::*,
+};
 
 use crate::types::{LogEntry, LogId, TypeConfig, Vote};
 use openraft::{

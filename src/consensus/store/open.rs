@@ -124,7 +124,9 @@ fn load(db: &sled::Db) -> Result<(View, Vec<LogEntry>), String> {
                     entries.push(load_entry(record)?);
                 }
             }
-            None => load_meta(&mut view, &key, &value).map_err(|error| format!("record {key:02x?}: {error}"))?,
+            None => {
+                load_meta(&mut view, &key, &value).map_err(|error| format!("record {key:02x?}: {error}"))?
+            }
         }
     }
     if let Some(record) = joiner.finish() {
@@ -136,7 +138,8 @@ fn load(db: &sled::Db) -> Result<(View, Vec<LogEntry>), String> {
 }
 
 fn load_entry((index, record): (u64, Vec<u8>)) -> Result<LogEntry, String> {
-    let entry: LogEntry = records::decode(Kind::LogEntry, &record).map_err(|e| format!("log entry {index}: {e}"))?;
+    let entry: LogEntry =
+        records::decode(Kind::LogEntry, &record).map_err(|e| format!("log entry {index}: {e}"))?;
     match entry.log_id.index == index {
         true => Ok(entry),
         false => Err(format!("log entry {index} holds index {}", entry.log_id.index)),
@@ -164,12 +167,11 @@ fn load_meta(view: &mut View, key: &[u8], record: &[u8]) -> Result<(), String> {
 
 /// The records must tell one story.
 fn check(view: &View, entries: &[LogEntry], snapshot: Option<LogId>) -> Result<(), String> {
-    let mut next = view.purged.map_or(0, |p| p.index + 1);
-    for entry in entries {
+    let first = view.purged.map_or(0, |p| p.index + 1);
+    for (next, entry) in (first..).zip(entries) {
         if entry.log_id.index != next {
             return Err(format!("log entry {next} is missing (the next one is {})", entry.log_id.index));
         }
-        next += 1;
     }
     if view.vote.is_none() && view.last.is_some() {
         return Err("there is a log but no vote".into());

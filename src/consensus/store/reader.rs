@@ -1,6 +1,9 @@
 //! Reading the log back.
 
-use super::{READ_BYTES, Store, records::{self, Joiner}};
+use super::{
+    READ_BYTES, Store,
+    records::{self, Joiner},
+};
 use crate::types::{LogEntry, TypeConfig, Vote};
 use openraft::{OptionalSend, RaftLogReader};
 use std::{

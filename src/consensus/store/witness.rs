@@ -67,7 +67,9 @@ impl Witness {
 
     /// Forgets what is about to be cut off, durably.
     pub(super) fn before(&mut self, facts: &[Fact]) -> io::Result<()> {
-        let Some(Fact::Cut(last)) = facts.iter().find(|fact| matches!(fact, Fact::Cut(_))) else { return Ok(()) };
+        let Some(Fact::Cut(last)) = facts.iter().find(|fact| matches!(fact, Fact::Cut(_))) else {
+            return Ok(());
+        };
         self.memory.last = *last;
         self.write()?;
         self.file.sync_all()

@@ -91,7 +91,6 @@ impl Writer {
     pub(super) async fn send(&self, op: Op) -> io::Result<()> {
         self.ops.as_ref().ok_or_else(gone)?.send(op).await.map_err(|_| gone())
     }
-
 }
 
 impl Drop for Writer {
@@ -147,7 +146,11 @@ fn finish(
         None => commit(&mut group),
     };
     if let Err(text) = &result {
-        failed.send_if_modified(|slot| slot.is_none() && slot.insert(text.clone()).len() > 0);
+        failed.send_if_modified(|slot| {
+            let first = slot.is_none();
+            slot.get_or_insert_with(|| text.clone());
+            first
+        });
     }
     for ack in group.into_iter().filter_map(|op| op.ack) {
         ack(result.clone().map_err(io::Error::other));
@@ -182,7 +185,8 @@ fn batch(db: &sled::Db, edits: Vec<Edit>) -> sled::Result<sled::Batch> {
         match edit {
             Edit::Put(key, value) => batch.insert(key, value),
             Edit::RemoveLog(range) => {
-                let (from, to) = (records::log_key(*range.start(), 0), records::log_key(*range.end(), u8::MAX));
+                let (from, to) =
+                    (records::log_key(*range.start(), 0), records::log_key(*range.end(), u8::MAX));
                 for key in db.range(from..=to).keys() {
                     batch.remove(key?);
                 }

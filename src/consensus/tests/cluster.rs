@@ -57,8 +57,12 @@ impl Cluster {
         let listeners: BTreeMap<_, _> =
             (1..=voters).map(|node| (node, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
         let addrs = listeners.iter().map(|(node, l)| (*node, l.local_addr().unwrap())).collect();
-        let mut cluster =
-            Cluster { base: TempDir::new().unwrap(), ca: Ca::create(CLUSTER).unwrap(), addrs, nodes: BTreeMap::new() };
+        let mut cluster = Cluster {
+            base: TempDir::new().unwrap(),
+            ca: Ca::create(CLUSTER).unwrap(),
+            addrs,
+            nodes: BTreeMap::new(),
+        };
         for (node, listener) in listeners {
             cluster.start_on(node, listener).await;
         }
@@ -129,7 +133,12 @@ impl Cluster {
             assert!(reached.is_ok(), "node {node}: {:?}", running.consensus.status());
             let state = running.consensus.state();
             let hash = state.hash();
-            assert_eq!(*hashes.entry(state.generation).or_insert(hash), hash, "node {node} at {}", state.generation.index);
+            assert_eq!(
+                *hashes.entry(state.generation).or_insert(hash),
+                hash,
+                "node {node} at {}",
+                state.generation.index
+            );
         }
     }
 }
@@ -177,7 +186,10 @@ fn without_a_quorum_nothing_is_claimed_and_the_state_is_still_there() {
         cluster.stop(3).await;
         let short = Duration::from_millis(1500);
         let error = cluster.node(1).propose_within(write("alone"), short).await.unwrap_err();
-        assert!(matches!(error, ProposeError::Unknown(_) | ProposeError::NoLeader | ProposeError::NotLeader { .. }));
+        assert!(matches!(
+            error,
+            ProposeError::Unknown(_) | ProposeError::NoLeader | ProposeError::NotLeader { .. }
+        ));
         assert!(cluster.node(1).read_index(short).await.is_err());
         assert_eq!(cluster.node(1).state().cluster, CLUSTER);
     });
@@ -300,7 +312,11 @@ fn a_new_timing_rebuilds_raft_under_a_running_cluster() {
         assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
         cluster.agree(index).await;
         let runs = |node| cluster.node(node).inner.raft().config().heartbeat_interval == 120;
-        let rebuilt = async { while !(1..=3).all(runs) { tokio::time::sleep(Duration::from_millis(10)).await } };
+        let rebuilt = async {
+            while !(1..=3).all(runs) {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
+        };
         tokio::time::timeout(PATIENCE, rebuilt).await.expect("raft was not rebuilt");
         let (index, _) = cluster.node(3).propose(write("under the new timing")).await.unwrap();
         cluster.agree(index).await;
