@@ -139,15 +139,20 @@ async fn closing(stream: TcpStream, requests: Arc<AtomicU64>, reset_instead: boo
     let mut stream = stream;
     let mut pending = Vec::new();
     while let Some((head, _)) = read_request(&mut stream, &mut pending).await {
-        requests.fetch_add(1, Relaxed);
+        let n = requests.fetch_add(1, Relaxed);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         if head.contains("/last") {
+            // Somewhere in here the next request leaves the proxy.
+            let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 600);
+            while std::time::Instant::now() < end {
+                std::hint::spin_loop();
+            }
             return if reset_instead { reset(stream) } else { drop(stream) };
         }
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kept_connection_that_ended_is_invisible_to_any_method() {
     for reset_instead in [false, true] {
         let backend = Server::with(any(), move |s, n| closing(s, n, reset_instead));
