@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 use zonekeeper_core::{
-    Command, Entry, Outcome, State,
+    Command, Entry, Outcome, Proposal, State,
     entry::Delta,
     evidence::Standing,
     id::{NodeId, SiteId},
@@ -19,7 +19,7 @@ pub enum Bug {
     DivergentApply,
     /// An acknowledged entry is left out when a node replays its log after a crash: invariant 4.
     DroppedEntry,
-    /// What evidence does not support is applied all the same: invariant 5.
+    /// The leader takes one red site for enough, and its entry is applied without counting again: invariant 5.
     UncheckedEvidence,
     /// A move empties the answer: invariant 6.
     EmptyAnswer,
@@ -93,6 +93,14 @@ pub fn spoil(
             }
         }
         _ => {}
+    }
+}
+
+/// A leader for which one red site is enough.
+pub fn hasty(proposal: &mut Proposal) {
+    let Command::Judge(rows) = &mut proposal.command else { return };
+    for row in rows.iter_mut().filter(|r| r.verdict == Standing::Degraded) {
+        row.verdict = Standing::Down;
     }
 }
 

@@ -3,7 +3,7 @@
 //! Streams observe, verdicts go into the node's report, the report goes to every voter on change and as a refresh, and
 //! the leader decides on each report and every 100 ms, with one proposal of automation under way at a time.
 
-use crate::{machine::Machine, types::Raft, world::World};
+use crate::{bug::Bug, machine::Machine, types::Raft, world::World};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use std::{
@@ -165,9 +165,11 @@ impl Node {
             return;
         }
         brain.evidence.retain(|node| state.members.contains_key(&node));
-        let Some(proposal) = brain.decider.decide(&state, &brain.evidence, mono, log_now).proposal else {
-            return;
-        };
+        let decision = brain.decider.decide(&state, &brain.evidence, mono, log_now);
+        let Some(mut proposal) = decision.proposal else { return };
+        if self.world.setup.bug == Some(Bug::UncheckedEvidence) {
+            crate::bug::hasty(&mut proposal);
+        }
         brain.proposing = true;
         let node = self.clone();
         drop(SimRuntime::spawn(async move {

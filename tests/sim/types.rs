@@ -28,9 +28,9 @@ pub type SnapshotMeta = alias::SnapshotMetaOf<C>;
 pub type Raft = openraft::Raft<C, Machine>;
 
 /// Entries between two snapshots: few, so that snapshots, purges and installations happen in every run.
-const SNAPSHOT_EVERY: u64 = 60;
+const SNAPSHOT_EVERY: u64 = 20;
 /// Entries kept behind a snapshot.
-const KEEP: u64 = 20;
+const KEEP: u64 = 4;
 
 /// The timings of production (`zonekeeper-consensus`, `timing.rs`), with snapshots more often.
 pub fn config(timing: Timing) -> Config {

@@ -67,6 +67,10 @@ impl Lane<'_> {
         !self.closed(site) && !self.dead(site)
     }
 
+    fn up(&self, site: &SiteId) -> bool {
+        self.usable(site) && standing(self.service, site, self.family) == Standing::Up
+    }
+
     /// Why a site may not come back yet, by its failure alone.
     fn held(&self, site: &SiteId) -> bool {
         let health = self.service.health.get(&(site.clone(), self.family));
@@ -129,12 +133,12 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// A site inside its hold-down is taken only when too few are left that are not.
+    /// A site inside its hold-down is taken only when too few are left that are healthy and not in theirs.
     fn needed(&self, old: &[SiteId], new: &[SiteId]) -> bool {
         if self.one() {
             return old.iter().all(|s| !self.usable(s));
         }
-        new.iter().filter(|s| self.usable(s) && !self.held(s)).count() < self.minimum()
+        new.iter().filter(|s| self.up(s) && !self.held(s)).count() < self.minimum()
     }
 }
 

@@ -1,0 +1,315 @@
+//! A committed log with the state hashes that it must produce, replayed for ever.
+//!
+//! `fixture/v1.log` holds one log entry a line: its index, what it is (`blank`, `voters 1,2`, or `entry` with the bytes
+//! of the codec in hex) and the hash of the state after it. Old logs must replay in every later version, so once a
+//! version is released its file is never written again: a new cluster version gets a file of its own. Before that,
+//! `UPDATE_FIXTURE=1 cargo test -p zonekeeper-core --test fixture` writes it anew.
+
+mod support;
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+use support::*;
+use zonekeeper_core::{
+    Command, Entry, Outcome, Proposal, State, codec,
+    entry::{Cause, Duty, Force, Init, Join, Member, Object, Read, Role, Scope, Timing, Token, Webhook},
+    evidence::{
+        Kind,
+        Standing::{Degraded, Down, Up},
+        Vote,
+    },
+    id::{ListenerId, PoolId, ServiceId},
+    model::{
+        Backend, Balance, Bind, Change, Endpoint, Failback, Family, Listener, Policy, Pool, Protocol, Quorum,
+        Route, Service, Site, WhenAllDown, ZoneOwner,
+    },
+    time::LogTime,
+};
+
+/// One line of the log.
+enum Item {
+    Blank,
+    Voters(BTreeSet<u64>),
+    Entry(Box<Entry>),
+}
+
+fn file() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixture/v1.log")
+}
+
+fn replay(state: &mut State, index: u64, item: &Item) -> Option<Outcome> {
+    match item {
+        Item::Blank => state.skip(index),
+        Item::Voters(voters) => state.set_voters(index, voters.clone()),
+        Item::Entry(entry) => return Some(state.apply(index, entry)),
+    }
+    None
+}
+
+fn write(item: &Item) -> String {
+    match item {
+        Item::Blank => "blank".into(),
+        Item::Voters(v) => format!("voters {}", v.iter().map(u64::to_string).collect::<Vec<_>>().join(",")),
+        Item::Entry(entry) => {
+            let hex: String = codec::bytes(entry).iter().map(|b| format!("{b:02x}")).collect();
+            format!("entry {hex}")
+        }
+    }
+}
+
+fn parse(text: &str) -> Item {
+    match text.split_once(' ') {
+        None => Item::Blank,
+        Some(("voters", ids)) => Item::Voters(ids.split(',').map(|id| id.parse().unwrap()).collect()),
+        Some((_, hex)) => {
+            let bytes: Vec<u8> =
+                (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
+            Item::Entry(Box::new(codec::from_bytes(&bytes).expect("an old entry decodes for ever")))
+        }
+    }
+}
+
+#[test]
+fn the_committed_log_gives_the_committed_hashes() {
+    if std::env::var_os("UPDATE_FIXTURE").is_some() {
+        fs::create_dir_all(file().parent().unwrap()).unwrap();
+        fs::write(file(), generate()).unwrap();
+    }
+    let (mut state, mut lines) = (State::default(), 0);
+    for line in fs::read_to_string(file()).expect("the fixture is committed").lines() {
+        let (index, rest) = line.split_once(' ').unwrap();
+        let (item, hash) = rest.rsplit_once(' ').unwrap();
+        replay(&mut state, index.parse().unwrap(), &parse(item));
+        assert_eq!(format!("{:032x}", state.hash()), hash, "after {index}: {}", &item[..item.len().min(80)]);
+        lines += 1;
+    }
+    assert!(lines > 50, "only {lines} lines");
+    assert!(state.history.len() > 5);
+}
+
+#[test]
+fn a_snapshot_of_the_fixture_is_the_same_state() {
+    let mut state = State::default();
+    for (index, item) in (0..).zip(script()) {
+        replay(&mut state, index, &item);
+    }
+    let again: State = codec::from_bytes(&codec::bytes(&state)).unwrap();
+    assert_eq!(again.hash(), state.hash());
+}
+
+fn generate() -> String {
+    let (mut state, mut text, mut outcomes) = (State::default(), String::new(), [0; 3]);
+    for (index, item) in (0..).zip(script()) {
+        match replay(&mut state, index, &item) {
+            Some(Outcome::Applied(_)) => outcomes[0] += 1,
+            Some(Outcome::Stale(_)) => outcomes[1] += 1,
+            Some(Outcome::Refused(_)) => outcomes[2] += 1,
+            None => {}
+        }
+        text += &format!("{index} {} {:032x}\n", write(&item), state.hash());
+    }
+    assert!(outcomes[0] > 40 && outcomes[1] > 0 && outcomes[2] > 3, "{outcomes:?}");
+    text
+}
+
+/// The log of version 1: every command once at least, applied, stale and refused.
+fn script() -> Vec<Item> {
+    let mut items = vec![Item::Voters([1, 2, 3].into()), Item::Blank];
+    let mut now = START;
+    let mut entry = |ms: u64, cause: Option<&str>, reads: Vec<Read>, command: Command| {
+        now += ms;
+        let cause = cause.map_or(Cause::Automation, |who| Cause::Operator(who.into()));
+        let proposal = Proposal { reads, cause, command };
+        Item::Entry(Box::new(Entry { time: LogTime(now), proposal }))
+    };
+    for command in members() {
+        items.push(entry(3, Some("bootstrap"), vec![], command));
+    }
+    let config = Read { object: Object::Config, version: 0 };
+    items.push(entry(10, Some("ops"), vec![config.clone()], Command::Configure(declared())));
+    items.push(entry(10, Some("ops"), vec![config], Command::Configure(declared()))); // stale
+    for command in records_and_stages() {
+        items.push(entry(7, Some("ops"), vec![], command));
+    }
+    for (ms, command) in incident() {
+        items.push(entry(ms, None, vec![], command));
+    }
+    for (ms, command) in operators() {
+        items.push(entry(ms, Some("ops"), vec![], command));
+    }
+    items.push(Item::Voters([1, 2, 3, 4].into()));
+    items.push(Item::Blank);
+    items.push(entry(1_000, None, vec![], Command::Judge(vec![fitting("a", Down)]))); // refused: d is left out
+    items.push(entry(400_000, None, vec![], Command::Tick));
+    items
+}
+
+fn member(n: u8, at: &str, duty: Duty) -> Command {
+    Command::PutMember(
+        n.into(),
+        Member { site: site(at), duty, peer: ([10, 0, 0, n], 7000).into(), admin: None },
+    )
+}
+
+fn members() -> Vec<Command> {
+    let hash = [7; 32];
+    vec![
+        Command::Tick, // refused: no cluster yet
+        Command::Init(Init { cluster: 0xfeed, version: 1, timing: Timing::Lan }),
+        member(1, "a", Duty::Full),
+        member(2, "b", Duty::Full),
+        member(3, "c", Duty::Witness),
+        Command::PutJoin(Join { hash, expires: LogTime(START + 9_000) }),
+        Command::UseJoin { hash, node: 4 },
+        member(4, "d", Duty::Full),
+        member(5, "d", Duty::Full),
+        Command::RemoveMember(5),
+        member(5, "d", Duty::Full), // refused: used before
+        Command::SetTiming(Timing::Heartbeat { ms: 120 }),
+        Command::PutToken(Token {
+            name: "ci".into(),
+            hash,
+            role: Role::Operate,
+            expires: Some(LogTime(START + 50)),
+        }),
+        Command::PutToken(Token { name: "old".into(), hash, role: Role::Admin, expires: None }),
+        Command::RemoveToken("old".into()),
+        Command::PutWebhook(Webhook { url: "https://hook.example".into(), secret: "s".into() }),
+        Command::PutWebhook(Webhook { url: "http://gone.example".into(), secret: "s".into() }),
+        Command::RemoveWebhook("http://gone.example".into()),
+        Command::Upgrade(9), // refused
+    ]
+}
+
+fn declared() -> Vec<Change> {
+    let mut changes: Vec<Change> = ["a", "b", "c", "d"]
+        .map(|s| Change::PutSite(site(s), Site { description: format!("site {s}") }))
+        .to_vec();
+    changes.extend(zone());
+    let pool: PoolId = "pool".parse().unwrap();
+    let backend = |n| Backend { site: Some(site("a")), addr: ([127, 0, 0, n], 9000).into(), weight: n };
+    let pool_spec = Pool {
+        backends: vec![backend(1), backend(2)],
+        balance: Balance::ResponseTime,
+        check: Some(check()),
+        connect_timeout_ms: 1_000,
+        response_timeout_ms: 30_000,
+        max_connections: 100,
+        retries: 1,
+        eject_ms: 5_000,
+    };
+    changes.push(Change::PutPool(pool.clone(), Box::new(pool_spec)));
+    let route = Route {
+        hosts: vec!["*.example.com".into()],
+        path_prefix: "/api".into(),
+        header: Some(("x-test".into(), String::new())),
+        cookie: None,
+        pool: pool.clone(),
+    };
+    let listener = Listener {
+        binds: vec![Bind { site: None, addr: ([0, 0, 0, 0], 443).into() }],
+        protocol: Protocol::Http,
+        tls: None,
+        routes: vec![route],
+        max_connections: 0,
+        header_timeout_ms: 5_000,
+        idle_timeout_ms: 60_000,
+        max_body: 0,
+    };
+    changes.push(Change::PutListener("front".parse::<ListenerId>().unwrap(), Box::new(listener)));
+    let put = |id: &str, spec: Service| Change::PutService(id.parse::<ServiceId>().unwrap(), Box::new(spec));
+    let mut dual = service(failover());
+    dual.endpoints
+        .get_mut(&site("b"))
+        .unwrap()
+        .push(Endpoint { addr: "2001:db8::b".parse().unwrap(), port: 443 });
+    dual.pool = Some(pool);
+    changes.push(put("web", dual));
+    let named = |n: &str, spec| Service { names: vec![name(n)], ..spec };
+    let all = Service { min_answers: 2, failback: Failback::Manual, ..service(Policy::All) };
+    changes.push(put("all", named("all.example.com.", all)));
+    let weights = [("a", 3), ("b", 1)].map(|(s, w)| (site(s), w)).into();
+    let (quorum, when_all_down) = (Quorum::Unanimous, WhenAllDown::ServFail);
+    let weighted = Service { quorum, when_all_down, ..service(Policy::Weighted(weights)) };
+    changes.push(put("weighted", named("example.com.", weighted)));
+    changes
+}
+
+fn txt(n: u8) -> Change {
+    Change::PutRecords(name("example.com."), vec![record(&format!("t{n}.example.com."), 16, &[1, n])])
+}
+
+fn records_and_stages() -> Vec<Command> {
+    let second = name("example.net.");
+    let remove = Change::RemoveRecords(name("example.com."), vec![(name("t1.example.com."), 16)]);
+    let stage = |id, part, changes| Command::Stage { id, part, changes };
+    vec![
+        Command::Configure(vec![txt(1), txt(2)]),
+        Command::Configure(vec![remove.clone()]),
+        Command::Configure(vec![remove]), // refused: it is gone
+        Command::Configure(vec![Change::PutZone(second.clone(), ZoneOwner::File)]), // refused: no SOA
+        stage(1, 0, vec![Change::PutZone(second.clone(), ZoneOwner::File)]),
+        stage(1, 1, zone_of("example.net.")),
+        Command::Commit { id: 1, parts: 2 },
+        stage(2, 0, vec![txt(9)]),
+        Command::Abort { id: 2 },
+        stage(3, 0, vec![txt(8)]), // expires
+        Command::Configure(vec![Change::RemoveZone(second)]),
+    ]
+}
+
+fn zone_of(origin: &str) -> Vec<Change> {
+    let soa = [&[2, b'n', b's', 0, 0][..], &[0; 20]].concat();
+    let records = vec![record(origin, 6, &soa), record(origin, 2, &[2, b'n', b's', 0])];
+    vec![Change::PutRecords(name(origin), records)]
+}
+
+fn incident() -> Vec<(u64, Command)> {
+    let of = |id: &str, mut row: zonekeeper_core::evidence::Row| {
+        row.target.service = id.parse().unwrap();
+        row
+    };
+    let mut v6 = fitting("b", Down);
+    v6.target.family = Family::V6;
+    let judge = |rows| Command::Judge(rows);
+    vec![
+        (
+            500,
+            judge(vec![
+                fitting("a", Down),
+                of("all", fitting("a", Down)),
+                of("weighted", fitting("a", Down)),
+            ]),
+        ),
+        (500, judge(vec![row("b", &[("a", RED), ("c", Vote::Yellow)], None, Down)])), // refused
+        (500, judge(vec![row("b", &[("a", Vote::Green), ("c", Vote::Green)], Some(Kind::Draining), Down)])),
+        (500, judge(vec![fitting("c", Degraded), v6])),
+        (500, judge(vec![of("all", fitting("b", Down)), of("weighted", fitting("b", Down))])),
+        (9_000, judge(vec![fitting("a", Up), fitting("b", Up), of("all", fitting("a", Up))])),
+        (1_000, Command::Tick),
+        (60_000, Command::Tick),
+    ]
+}
+
+fn operators() -> Vec<(u64, Command)> {
+    let own = Scope::ServiceSite(web(), site("b"));
+    let backend = Scope::Backend("pool".parse().unwrap(), ([127, 0, 0, 1], 9000).into());
+    vec![
+        (100, over(Scope::Site(site("a")), Force::Drain, Some(START + 10_000_000))),
+        (100, over(own.clone(), Force::Up, Some(START + 200_000))),
+        (100, over(backend.clone(), Force::Down, None)),
+        (100, over(Scope::Site(site("x")), Force::Down, None)), // refused
+        (100, Command::Release(Scope::Site(site("a")))),
+        (100, Command::Move { service: web(), to: Some(site("c")) }),
+        (100, Command::Automation { service: None, on: false }),
+        (100, Command::Automation { service: Some(web()), on: false }),
+        (100, Command::Automation { service: None, on: true }),
+        (100, Command::Move { service: web(), to: None }),
+        (100, Command::Release(backend)),
+        (100, Command::Release(own)),
+        (100, Command::Configure(vec![Change::RemoveListener("front".parse().unwrap())])),
+        (100, Command::Configure(vec![Change::RemoveService("all".parse().unwrap())])),
+        (100, Command::Configure(vec![Change::RemovePool("pool".parse().unwrap())])), // refused: web needs it
+        (100, Command::Configure(vec![Change::RemoveSite(site("d"))])),
+        (100, Command::RemoveMember(1)), // refused: it votes
+    ]
+}
