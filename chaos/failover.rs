@@ -110,7 +110,7 @@ pub fn run(lab: &mut Lab, number: usize, victim: Victim) -> Result<Run, LabError
         std::thread::sleep(EVERY);
     }
     std::thread::sleep(Duration::from_secs(1)); // whoever would go back does so now
-    let seen = watch.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let seen = *watch.seen.lock().unwrap_or_else(PoisonError::into_inner);
     out.first_red_ms = seen.red.map(|t| since(at, t));
     out.committed_ms = seen.committed.map(|t| since(at, t));
     let requests = watch.client.since(at);

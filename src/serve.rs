@@ -27,6 +27,8 @@ use zonekeeper_core::{
 };
 use zonekeeper_peer::keys::{Ca, Credentials};
 
+/// How long the flags may take to be in force.
+const SERVING: std::time::Duration = std::time::Duration::from_secs(20);
 /// Listeners and pools whose name begins so belong to the flags.
 const PREFIX: &str = "serve-";
 
@@ -139,6 +141,7 @@ impl Serve {
         let config = self.node(dir)?;
         let node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
         self.declare(&node.consensus).await?;
+        node.serving(SERVING).await?;
         self.greet(&node, dir).map_err(|e| e.to_string())?;
         until_signal(&node).await;
         node.stop().await;
@@ -311,7 +314,7 @@ async fn configure(
 /// Large imports say how far they are, ten times.
 #[allow(clippy::print_stderr, reason = "progress of a long command, apart from its output")]
 fn progress(part: usize, count: usize) {
-    if count >= 50 && part % (count / 10) == 0 {
+    if count >= 50 && part.is_multiple_of(count / 10) {
         eprintln!("loading: {} %", part * 100 / count);
     }
 }

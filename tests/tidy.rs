@@ -1,5 +1,7 @@
 //! Repository rules as tests: who may import whom, where `unsafe` may stand, how long a file may be.
 
+#![allow(clippy::unwrap_used, reason = "a test: what cannot be read is a failure")]
+
 use std::{
     collections::BTreeMap,
     fs,

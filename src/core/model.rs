@@ -209,7 +209,7 @@ pub struct Pool {
     pub check: Option<Check>,
     /// Longest wait for a connection.
     pub connect_timeout_ms: u32,
-    /// Longest wait for the first byte of a response (L7), or between bytes (L4).
+    /// Longest wait for the first byte of a response (L7). At L4 the listener's idle timeout rules.
     pub response_timeout_ms: u32,
     /// Connections or requests in flight per backend; 0 for no limit.
     pub max_connections: u32,

@@ -61,6 +61,11 @@ impl DataPlane {
         Ok(DataPlane { dns, proxy, flags, health, vitals })
     }
 
+    /// The proxy, where there is one.
+    pub(crate) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_deref()
+    }
+
     /// Tells the proxy that there is a new publication.
     pub(crate) fn refresher(&self) -> impl Fn() + Send + 'static {
         let proxy = self.proxy.clone();

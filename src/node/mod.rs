@@ -44,6 +44,8 @@ use zonekeeper_peer::{Lane, PeerConfig, Peers, keys::Credentials};
 
 /// How long a stop waits for the answers to move away.
 const DRAIN: Duration = Duration::from_secs(5);
+/// From one look at the publication to the next while waiting for it.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long a stop waits for open connections.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -163,6 +165,31 @@ impl Node {
             admin: admin_addr,
             tasks,
         })
+    }
+
+    /// Waits until everything that was committed is published and the proxy listens where it should; or says why it
+    /// does not.
+    pub(crate) async fn serving(&self, within: Duration) -> Result<(), String> {
+        let index = self.consensus.status().applied;
+        let wait = async {
+            while self.published.load().generation.index < index {
+                tokio::time::sleep(LOOK).await;
+            }
+            let Some(proxy) = self.data.as_ref().and_then(DataPlane::proxy) else { return Ok(()) };
+            let table = self.published.load().proxy.clone();
+            let wanted: usize = table.listeners.values().map(|l| l.binds.len()).sum();
+            loop {
+                if let Some(problem) = proxy.problems().first() {
+                    return Err(format!("listener {}: {}", problem.listener, problem.message));
+                }
+                if proxy.local_addrs().len() >= wanted {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let late = || Err(format!("the configuration was not in force within {within:?}; see the log"));
+        tokio::time::timeout(within, wait).await.unwrap_or_else(|_| late())
     }
 
     /// Waits until the store fails; the node goes on answering, and the caller decides when to end it.

@@ -22,6 +22,7 @@ use zonekeeper_core::{
     evidence::Colour,
     id::{NodeId, SiteId},
     model::Check,
+    time::Mono,
 };
 use zonekeeper_proxy::LocalHealth;
 
@@ -138,6 +139,7 @@ impl Run {
             if changed || round == 1 {
                 self.tell(&detector);
             }
+            self.settle_backends(&detector);
             let wait = match detector.confirming() {
                 true => Duration::from_millis(CONFIRM_MS),
                 false => jittered(check, round, self.key.addr.port()),
@@ -152,7 +154,7 @@ impl Run {
         if remote { PATIENCE_MS } else { 0 }
     }
 
-    fn tell(&self, detector: &Detector) {
+    fn show(&self, detector: &Detector) {
         let now = clock::mono();
         let verdict = detector.verdict(now);
         self.board.put(
@@ -160,12 +162,24 @@ impl Run {
             verdict,
             zonekeeper_core::time::Mono(now.0 - verdict.age_ms.min(now.0)),
         );
+    }
+
+    /// The proxy hears of each probe: a success ends an ejection.
+    fn tell(&self, detector: &Detector) {
+        let now = clock::mono();
+        let verdict = detector.verdict(now);
+        self.board.put(&self.subjects, verdict, Mono(now.0 - verdict.age_ms.min(now.0)));
+    }
+
+    /// After each probe, since a success also ends a passive ejection. Yellow keeps what is held: one lost probe takes no
+    /// backend out.
+    fn settle_backends(&self, detector: &Detector) {
+        let colour = detector.verdict(clock::mono()).colour;
         for subject in &self.subjects {
-            // yellow keeps what is held: one lost probe takes no backend out
             if let Subject::Backend(pool, addr) = subject
-                && verdict.colour != Colour::Yellow
+                && colour != Colour::Yellow
             {
-                self.health.set(pool, *addr, verdict.colour == Colour::Green);
+                self.health.set(pool, *addr, colour == Colour::Green);
             }
         }
     }
