@@ -72,7 +72,9 @@ pub fn spoil(
     outcome: &mut Outcome,
 ) {
     match bug {
-        Bug::DivergentApply if node == 2 && after.generation.index % 16 == 0 => after.automation ^= true,
+        Bug::DivergentApply if node == 2 && after.generation.index.is_multiple_of(16) => {
+            after.automation ^= true
+        }
         Bug::UncheckedEvidence => unchecked(after, entry, outcome),
         Bug::ReusedEpoch | Bug::EmptyAnswer | Bug::NoHoldDown => {
             for (id, service) in &mut after.services {

@@ -133,7 +133,10 @@ impl Node {
         for to in self.world.nodes().filter(|n| *n != self.id) {
             let (node, report) = (self.clone(), report.clone());
             drop(SimRuntime::spawn(async move {
-                let send = |peer: Arc<Node>| async move { Some(peer.receive(report)) };
+                let send = |peer: Arc<Node>| async move {
+                    peer.receive(report);
+                    Some(())
+                };
                 let _ = node.world.call(node.id, to, Duration::from_secs(1), send).await; // the refresh follows
             }));
         }

@@ -138,7 +138,10 @@ async fn beat(node: Arc<Node>, peer: NodeId) {
         node.world.gate(node.id).await;
         let started = node.world.now();
         let report = node.report();
-        let send = |to: Arc<Node>| async move { Some(to.receive(report)) };
+        let send = |to: Arc<Node>| async move {
+            to.receive(report);
+            Some(())
+        };
         let answer = node.world.call(node.id, peer, Duration::from_secs(1), send).await;
         node.world.gate(node.id).await;
         let seen = match answer {

@@ -1,5 +1,7 @@
 //! What `apply` says of entries: stale reads, refusals, staging, expiry, members, references.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::collections::BTreeSet;

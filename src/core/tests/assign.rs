@@ -1,5 +1,7 @@
 //! Where a service is answered from, rule by rule.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! The leader's part: what is proposed from the evidence, what is not, and why.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use support::*;

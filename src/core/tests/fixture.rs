@@ -5,6 +5,8 @@
 //! version is released its file is never written again: a new cluster version gets a file of its own. Before that,
 //! `UPDATE_FIXTURE=1 cargo test -p zonekeeper-core --test fixture` writes it anew.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
