@@ -1,6 +1,9 @@
 //! Child processes: the test binary runs itself with one of these "tests" by name. Without their variable they pass.
+//!
+//! None outlives its parent: the parent holds the other end of its standard input, and the end of that ends the child,
+//! however the parent went. Nor does any live longer than [`LIFE`].
 
-use super::support::{append, entry, open, runtime, size_of, vote};
+use super::support::{PATIENCE, append, entry, open, runtime, size_of, vote};
 use crate::types::TypeConfig;
 use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
@@ -11,15 +14,18 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 const DIR: &str = "ZK_TEST_CHILD_DIR";
+/// Longer than any test with children takes.
+const LIFE: Duration = Duration::from_secs(120);
 
 /// A child that writes to `dir`.
 pub(super) struct Writer {
-    pub(super) process: Child,
-    pub(super) stdin: ChildStdin,
-    pub(super) lines: mpsc::Receiver<String>,
+    process: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Writer {
@@ -42,13 +48,13 @@ impl Writer {
         let stdout = BufReader::new(process.stdout.take().unwrap());
         let (tx, lines) = mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
-        Writer { stdin: process.stdin.take().unwrap(), lines, process }
+        Writer { stdin: process.stdin.take(), lines, process }
     }
 
     /// The number behind `word` in the next line that begins with it; none when the child ends first.
     pub(super) fn next(&self, word: &str) -> Option<u64> {
         loop {
-            let line = self.lines.recv_timeout(super::support::PATIENCE).ok()?;
+            let line = self.lines.recv_timeout(PATIENCE).ok()?;
             // The test harness prints its own text before the first line.
             if let Some(at) = line.find(word) {
                 return line[at + word.len()..].trim().parse().ok();
@@ -57,7 +63,23 @@ impl Writer {
     }
 
     pub(super) fn go_on(&mut self) {
-        let _ = self.stdin.write_all(b"\n");
+        let _ = self.stdin.as_mut().map(|pipe| pipe.write_all(b"\n"));
+    }
+
+    /// Closes the child's standard input.
+    pub(super) fn hang_up(&mut self) {
+        self.stdin = None;
+    }
+
+    /// The child closes its output in time: it has ended.
+    pub(super) fn ends_by_itself(&mut self) -> bool {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(error) => return error == mpsc::RecvTimeoutError::Disconnected,
+            }
+        }
     }
 
     /// SIGKILL, and every line that was on its way.
@@ -81,15 +103,28 @@ fn say(word: &str, number: u64) {
     out.flush().unwrap();
 }
 
-fn dir() -> Option<PathBuf> {
-    std::env::var_os(DIR).map(PathBuf::from)
+/// Where this child writes, and a message for each line from its parent; none when this is no child.
+fn child() -> Option<(PathBuf, mpsc::Receiver<()>)> {
+    let dir = PathBuf::from(std::env::var_os(DIR)?);
+    let (tx, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let _ = tx.send(());
+        }
+        std::process::exit(1);
+    });
+    std::thread::spawn(|| {
+        std::thread::sleep(LIFE);
+        std::process::exit(1);
+    });
+    Some((dir, told))
 }
 
 /// Writes one entry after another, says so when each is acknowledged, and waits for a line at every tenth.
 #[test]
 #[ignore = "runs as a child of the power-cut test"]
 fn write_and_wait() {
-    let Some(dir) = dir() else { return };
+    let Some((dir, told)) = child() else { return };
     runtime().block_on(async {
         let mut store = open(&dir);
         store.save_vote(&vote()).await.unwrap();
@@ -98,7 +133,7 @@ fn write_and_wait() {
             if index % 10 == 9 {
                 store.save_watermark(index).await.unwrap();
                 say("ACKED", index);
-                std::io::stdin().lock().read_line(&mut String::new()).unwrap();
+                told.recv().unwrap();
             }
         }
     });
@@ -108,7 +143,7 @@ fn write_and_wait() {
 #[test]
 #[ignore = "runs as a child of the kill test"]
 fn write_for_ever() {
-    let Some(dir) = dir() else { return };
+    let Some((dir, _told)) = child() else { return };
     runtime().block_on(async {
         let mut store = open(&dir);
         let LogState { last_log_id, .. } = store.get_log_state().await.unwrap();

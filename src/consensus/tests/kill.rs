@@ -23,3 +23,15 @@ fn a_hundred_kills_under_writes_lose_nothing_acknowledged() {
     }
     assert!(acked > 1000, "{acked} entries are too few to mean anything");
 }
+
+#[test]
+fn a_child_ends_with_its_parent() {
+    for name in ["write_for_ever", "write_and_wait"] {
+        let dir = TempDir::new().unwrap();
+        let mut writer = Writer::start(name, dir.path(), &[]);
+        writer.next("ACKED").unwrap();
+        // What the kernel does with the pipe of a parent that is killed.
+        writer.hang_up();
+        assert!(writer.ends_by_itself(), "{name} goes on without its parent");
+    }
+}
