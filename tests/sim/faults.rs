@@ -113,7 +113,12 @@ fn begin(world: &Arc<World>, fault: &Fault, lasts: u64) {
         Fault::CrashAll => world.nodes().for_each(|n| world.kill(n, true)),
         Fault::Cut(pairs) => pairs.iter().for_each(|(a, b)| world.outside().links.cut(*a, *b)),
         Fault::Lossy(loss) => world.outside().links.loss = Some(*loss),
-        Fault::Stall(node) => host(world, *node, |h| h.stalled_until = now + lasts),
+        Fault::Stall(node) => host(world, *node, |h| {
+            // in a quiet run two pauses must not add up to a long one
+            if !world.setup.quiet || h.stalled_until == 0 || h.stalled_until + SHORT_PAUSE_MS < now {
+                h.stalled_until = now + lasts;
+            }
+        }),
         Fault::SlowDisk(node, ms) => host(world, *node, |h| h.fsync_ms = *ms),
         Fault::Jump(node, ms) => host(world, *node, |h| h.wall_offset += ms),
         Fault::Broken(service, node, seen) => {
