@@ -3,7 +3,10 @@
 //! None outlives its parent: the parent holds the other end of its standard input, and the end of that ends the child,
 //! however the parent went. Nor does any live longer than [`LIFE`].
 
-use super::support::{PATIENCE, append, entry, open, runtime, size_of, vote};
+use super::{
+    import,
+    support::{PATIENCE, append, entry, open, runtime, size_of, vote},
+};
 use crate::types::TypeConfig;
 use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
@@ -18,6 +21,8 @@ use std::{
 };
 
 const DIR: &str = "ZK_TEST_CHILD_DIR";
+/// Parts of the import: more than 1 MiB; with what stands before and behind them, a multiple of four entries.
+pub(super) const IMPORT_PARTS: u32 = 17;
 /// Longer than any test with children takes.
 const LIFE: Duration = Duration::from_secs(120);
 
@@ -55,15 +60,35 @@ impl Writer {
     pub(super) fn next(&self, word: &str) -> Option<u64> {
         loop {
             let line = self.lines.recv_timeout(PATIENCE).ok()?;
-            // The test harness prints its own text before the first line.
-            if let Some(at) = line.find(word) {
-                return line[at + word.len()..].trim().parse().ok();
+            if let Some(number) = number(&line, word) {
+                return Some(number);
             }
         }
     }
 
     pub(super) fn go_on(&mut self) {
         let _ = self.stdin.as_mut().map(|pipe| pipe.write_all(b"\n"));
+    }
+
+    /// Stops the child (SIGSTOP) for some work. The number in its last acknowledgement before it stopped, if there is
+    /// a new one.
+    pub(super) fn stopped(&mut self, work: impl FnOnce()) -> Option<u64> {
+        let pid = self.process.id().to_string();
+        // A process of its own lets the child go on, so that it does so even when this one is killed meanwhile.
+        let mut guard = Command::new("sh")
+            .args(["-c", "kill -STOP $0 && echo stopped && read _; kill -CONT $0", &pid])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "stopped\n");
+        work();
+        let last = self.lines.try_iter().filter_map(|line| number(&line, "ACKED")).last();
+        drop(guard.stdin.take());
+        guard.wait().unwrap();
+        last
     }
 
     /// Closes the child's standard input.
@@ -95,6 +120,12 @@ impl Drop for Writer {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The number behind `word`. The test harness prints its own text before the first line.
+fn number(line: &str, word: &str) -> Option<u64> {
+    let at = line.find(word)?;
+    line[at + word.len()..].trim().parse().ok()
 }
 
 fn say(word: &str, number: u64) {
@@ -139,6 +170,31 @@ fn write_and_wait() {
     });
 }
 
+/// Writes an import and says what is acknowledged, and that it is published; waits for a line at every fourth entry.
+#[test]
+#[ignore = "runs as a child of the power-cut test"]
+fn import_and_wait() {
+    let Some((dir, told)) = child() else { return };
+    runtime().block_on(async {
+        let mut store = open(&dir);
+        store.save_vote(&vote()).await.unwrap();
+        for entry in import::log(IMPORT_PARTS) {
+            let index = entry.log_id.index;
+            append(&mut store, [entry]).await;
+            if index % 4 == 3 {
+                store.save_watermark(index).await.unwrap();
+                say("ACKED", index);
+                told.recv().unwrap();
+            }
+        }
+    });
+}
+
+/// Size of entry `index` of [`write_for_ever`].
+pub(super) fn small(index: u64) -> usize {
+    size_of(index) % 4096 + 64
+}
+
 /// Writes without waiting and says what is acknowledged, until it is killed.
 #[test]
 #[ignore = "runs as a child of the kill test"]
@@ -153,8 +209,7 @@ fn write_for_ever() {
         let mut flights = std::collections::VecDeque::new();
         loop {
             let (tx, rx) = TypeConfig::oneshot();
-            let size = size_of(next) % 4096 + 64;
-            store.append([entry(next, size)], IOFlushed::signal(tx)).await.unwrap();
+            store.append([entry(next, small(next))], IOFlushed::signal(tx)).await.unwrap();
             next += 1;
             flights.push_back((next, rx));
             if flights.len() > 8 {

@@ -6,6 +6,7 @@ mod cluster;
 mod damage;
 mod disk_full;
 mod golden;
+mod import;
 mod kill;
 mod power_cut;
 mod suite;
