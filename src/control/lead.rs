@@ -76,15 +76,19 @@ impl Lead {
             self.decision.store(Arc::new(LocalDecision { at, notes: decision.notes }));
             if let (true, Some(proposal)) = (leads, decision.proposal) {
                 match self.consensus.propose_within(proposal, PROPOSE).await {
-                    Ok((index, Outcome::Applied(_))) => tracing::info!(index, "automation decided"),
-                    Ok((_, Outcome::Stale(read))) => {
-                        tracing::debug!(?read, "decided on an older version, again")
+                    Ok((index, Outcome::Applied(_))) => {
+                        tracing::info!(index, "automation decided");
+                        self.news.notify_one(); // what is left is decided at once
                     }
+                    Ok((_, Outcome::Stale(read))) => {
+                        tracing::debug!(?read, "decided on an older version");
+                        self.news.notify_one();
+                    }
+                    // what failed is tried at the next tick, not at once
                     Ok((_, Outcome::Refused(why))) => tracing::warn!(%why, "automation was refused"),
                     Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) => {}
                     Err(error) => tracing::warn!(%error, "automation could not decide"),
                 }
-                self.news.notify_one(); // what is left is decided at once
             }
         }
     }

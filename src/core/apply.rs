@@ -315,7 +315,7 @@ impl State {
             Some(id) => {
                 let service =
                     self.services.get_mut(id).ok_or_else(|| format!("service {id} is not declared"))?;
-                Arc::make_mut(service).spec.automation = on;
+                Arc::make_mut(service).automation = Some(on);
                 step.settle.insert(id.clone());
             }
         }

@@ -34,6 +34,29 @@ pub enum Class {
     Forbidden,
 }
 
+/// What keeps a site that is up from coming back, from least to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Nothing.
+    Free,
+    /// It has to be healthy for so many milliseconds more.
+    Unproven(u64),
+    /// It failed lately: so many milliseconds are left.
+    Down(u64),
+    /// Only an operator brings it back.
+    Manual,
+}
+
+impl Hold {
+    fn rank(self) -> u8 {
+        match self {
+            Hold::Free => 0,
+            Hold::Unproven(_) => 1,
+            Hold::Down(_) | Hold::Manual => 2,
+        }
+    }
+}
+
 /// What an operator's hand adds to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hand<'a> {
@@ -104,31 +127,32 @@ impl<'a> Lane<'a> {
     }
 
     fn automated(&self) -> bool {
-        self.state.automation && self.service.spec.automation
+        self.state.automation && self.service.automated()
     }
 
-    /// Why a site that is up may not come back yet; none when it may.
+    /// What keeps a site that is up from coming back.
+    fn hold(&self, site: &SiteId) -> Hold {
+        let forced_up = self.forced(site).is_some_and(|o| o.force == Force::Up);
+        let Some(health) = self.health(site).filter(|_| !forced_up) else { return Hold::Free };
+        let Some(failed) = health.failed else { return Hold::Free };
+        let left = failed.plus(self.service.spec.hold_down_ms).since(self.now);
+        let unproven = |healthy_ms| health.since.plus(healthy_ms).since(self.now);
+        match self.service.spec.failback {
+            _ if left > 0 => Hold::Down(left),
+            Failback::Manual => Hold::Manual,
+            Failback::Auto { healthy_ms } if unproven(healthy_ms) > 0 => Hold::Unproven(unproven(healthy_ms)),
+            Failback::Auto { .. } => Hold::Free,
+        }
+    }
+
+    /// Why a site that is up may not come back yet, in words; none when it may.
     pub fn held(&self, site: &SiteId) -> Option<String> {
-        if self.forced(site).is_some_and(|o| o.force == Force::Up) {
-            return None;
+        match self.hold(site) {
+            Hold::Free => None,
+            Hold::Unproven(left) => Some(format!("healthy for {} s more", left.div_ceil(1000))),
+            Hold::Down(left) => Some(format!("hold-down, {} s left", left.div_ceil(1000))),
+            Hold::Manual => Some("failback is manual".into()),
         }
-        let health = self.health(site)?;
-        if let Some(failed) = health.failed {
-            let left = failed.plus(self.service.spec.hold_down_ms).since(self.now);
-            if left > 0 {
-                return Some(format!("hold-down, {} s left", left.div_ceil(1000)));
-            }
-            match self.service.spec.failback {
-                Failback::Manual => return Some("failback is manual".into()),
-                Failback::Auto { healthy_ms } => {
-                    let left = health.since.plus(healthy_ms).since(self.now);
-                    if left > 0 {
-                        return Some(format!("healthy for {} s more", left.div_ceil(1000)));
-                    }
-                }
-            }
-        }
-        None
     }
 
     fn current(&self) -> &'a [SiteId] {
@@ -165,7 +189,7 @@ impl<'a> Lane<'a> {
     fn one(&self, candidates: &[&SiteId], hand: Hand<'_>) -> Option<SiteId> {
         let current = self.current().first().filter(|c| candidates.contains(c) && self.usable(c));
         let best = || {
-            let rank = |(place, s): &(usize, &&SiteId)| (self.class(s), self.held(s).is_some(), *place);
+            let rank = |(place, s): &(usize, &&SiteId)| (self.class(s), self.hold(s).rank(), *place);
             candidates.iter().enumerate().filter(|(_, s)| self.usable(s)).min_by_key(rank).map(|(_, s)| *s)
         };
         match (hand, current) {
@@ -178,7 +202,7 @@ impl<'a> Lane<'a> {
         let current = current?;
         let earlier = candidates.iter().take_while(|s| **s != current);
         let mut back =
-            earlier.filter(|s| self.automated() && self.class(s) == Class::Up && self.held(s).is_none());
+            earlier.filter(|s| self.automated() && self.class(s) == Class::Up && self.hold(s) == Hold::Free);
         Some(back.next().copied().unwrap_or(current).clone())
     }
 
@@ -191,13 +215,16 @@ impl<'a> Lane<'a> {
                 matches!(hand, Hand::To(s) if s == site) || matches!(hand, Hand::Home) && self.usable(site);
             let stays = current.contains(site) && self.usable(site);
             let comes =
-                self.class(site) == Class::Up && self.held(site).is_none() && (self.automated() || first);
+                self.class(site) == Class::Up && self.hold(site) == Hold::Free && (self.automated() || first);
             if wanted || stays || comes {
                 set.insert(site);
             }
         }
         if set.is_empty() {
-            set.extend(candidates.iter().filter(|s| self.usable(s)));
+            // Nothing else is left: the sites that only have to prove themselves before the ones that failed lately.
+            let usable = || candidates.iter().filter(|s| self.usable(s));
+            let least = usable().map(|s| self.hold(s).rank()).min();
+            set.extend(usable().filter(|s| Some(self.hold(s).rank()) == least));
         }
         self.keep_minimum(candidates, &mut set);
         candidates.iter().filter(|s| set.contains(*s)).map(|s| (*s).clone()).collect()
@@ -210,7 +237,7 @@ impl<'a> Lane<'a> {
         let leaves = candidates.iter().any(|s| self.current().contains(s) && self.class(s) == Class::Down);
         let mut spare: Vec<&&SiteId> =
             candidates.iter().filter(|s| !set.contains(*s) && self.usable(s)).collect();
-        spare.sort_by_key(|s| (self.class(s), self.held(s).is_some()));
+        spare.sort_by_key(|s| (self.class(s), self.hold(s).rank()));
         for site in spare.into_iter().filter(|_| leaves && self.automated()) {
             if set.len() >= minimum {
                 return;

@@ -141,6 +141,7 @@ impl State {
                 assignment: BTreeMap::new(),
                 suspects: BTreeSet::new(),
                 pinned: None,
+                automation: None,
             },
         };
         // names that the service gives up change too
@@ -154,6 +155,9 @@ impl State {
         };
         next.health.retain(|(site, family), _| kept(site, *family));
         next.pinned = next.pinned.filter(|p| spec.endpoints.contains_key(p));
+        if next.spec.automation != spec.automation {
+            next.automation = None; // the declaration has the last word when it changes
+        }
         next.spec = spec.clone();
         next.version = self.generation.index;
         self.services.insert(id.clone(), Arc::new(next));

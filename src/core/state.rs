@@ -85,6 +85,15 @@ pub struct ServiceState {
     pub suspects: BTreeSet<SiteId>,
     /// Where an operator moved the service; holds until that site fails.
     pub pinned: Option<SiteId>,
+    /// An operator's switch of automation, which counts before the declaration until that changes it.
+    pub automation: Option<bool>,
+}
+
+impl ServiceState {
+    /// Whether automation may move this service, as far as the service itself says.
+    pub fn automated(&self) -> bool {
+        self.automation.unwrap_or(self.spec.automation)
+    }
 }
 
 /// A committed decision, with its evidence.

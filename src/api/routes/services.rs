@@ -58,7 +58,7 @@ fn service(handles: &Handles, published: &Published, id: &ServiceId, service: &S
         id: id.clone(),
         declaration: service.spec.clone(),
         version: service.version,
-        automation: state.automation && service.spec.automation,
+        automation: state.automation && service.automated(),
         pinned: service.pinned.clone(),
         lanes: families.map(|f| lane(handles, state, id, service, f)).collect(),
     }

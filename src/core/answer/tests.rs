@@ -62,6 +62,7 @@ fn service(names: &[&str], sites: &[&str], policy: Policy) -> ServiceState {
         assignment: [(Family::V4, assignment)].into(),
         suspects: Default::default(),
         pinned: Default::default(),
+        automation: None,
     }
 }
 

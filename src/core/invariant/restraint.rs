@@ -47,7 +47,7 @@ struct Lane<'a> {
 
 impl Lane<'_> {
     fn automated(&self) -> bool {
-        self.state.automation && self.service.spec.automation
+        self.state.automation && self.service.automated()
     }
 
     fn force(&self, site: &SiteId) -> Option<Force> {

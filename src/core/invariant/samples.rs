@@ -73,6 +73,7 @@ pub(super) fn state() -> State {
         assignment: BTreeMap::new(),
         suspects,
         pinned: None,
+        automation: None,
     };
     state.services.insert(id(), Arc::new(service));
     assign(&mut state, &["a"]);

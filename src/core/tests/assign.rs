@@ -295,6 +295,23 @@ fn with_automation_off_nothing_moves_by_itself() {
 }
 
 #[test]
+fn an_operators_switch_outlives_a_declaration_that_does_not_touch_it() {
+    let mut log = Log::new(service(failover()));
+    let mut spec = service(failover());
+    let mut declare = |log: &mut Log, ttl, automation| {
+        (spec.ttl, spec.automation) = (ttl, automation);
+        log.ok(Command::Configure(vec![Change::PutService(web(), Box::new(spec.clone()))]));
+    };
+    log.ok(Command::Automation { service: Some(web()), on: false });
+    declare(&mut log, 77, true);
+    log.judge("a", Down);
+    assert_eq!(log.answered(), "a", "still switched off");
+    declare(&mut log, 77, false);
+    declare(&mut log, 77, true);
+    assert_eq!(log.answered(), "b", "the declaration changed: it has the last word");
+}
+
+#[test]
 fn with_automation_off_an_operators_word_counts() {
     let mut log = Log::new(service(failover()));
     log.ok(Command::Automation { service: None, on: false });

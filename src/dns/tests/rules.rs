@@ -303,6 +303,7 @@ fn with_services() -> State {
         assignment: [(Family::V4, a)].into(),
         suspects: Default::default(),
         pinned: None,
+        automation: None,
     };
     let down = Service { names: vec![name("down.example.")], ..spec.clone() };
     let mut state = common::state(&[("example.", ZONE)]);
