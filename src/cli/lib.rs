@@ -6,7 +6,7 @@
 //! run       one command against one node                           files    check, plan, apply, export
 //! ```
 //!
-//! The binary flattens [`ClientCommand`] and [`Global`] into its own commands and calls [`run`].
+//! The binary flattens [`ClientCommand`] and [`Global`] into its own commands and calls [`run()`].
 
 mod client;
 pub mod command;

@@ -1,4 +1,4 @@
-//! The loop that drives core, and the one writer of [`Published`].
+//! The loop that drives core, and the one writer of [`Published`](zonekeeper_core::Published).
 //!
 //! ```text
 //! consensus ── applied ──> publish ── one swap ──> dns, proxy, api
