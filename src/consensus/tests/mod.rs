@@ -9,5 +9,6 @@ mod golden;
 mod import;
 mod kill;
 mod power_cut;
+mod snapshots;
 mod suite;
 mod support;
