@@ -1,10 +1,11 @@
-//! The handle: open a data directory, start Raft on it, rebuild it under another timing, stop it.
+//! The handle: open a data directory, start Raft on it, watch it.
 
 use crate::{
     clock::Clock,
     error::OpenError,
+    gate::Gate,
     machine::{Applied, Machine, Sink},
-    network::Network,
+    rebuild,
     status::{self, Status},
     store::{Identity, Store},
     timing,
@@ -12,7 +13,6 @@ use crate::{
     transport::Transport,
     types::Raft,
 };
-use openraft::Config;
 use std::{
     io,
     path::Path,
@@ -75,7 +75,8 @@ impl Opened {
         let (timing_tx, timing_rx) = watch::channel(timing);
         let tap = Tap { clock: clock.clone(), timing: timing_tx, inner: sink, time: Mutex::default() };
         let machine = self.machine.attach(Arc::new(tap));
-        let raft = raise(self.node, timing::config(timing), &self.store, &machine, &transport).await?;
+        let raft =
+            rebuild::raise(self.node, timing::config(timing), &self.store, &machine, &transport).await?;
         let (status, _) = watch::channel(status::of(&raft, None, None));
         let consensus = Consensus {
             inner: Arc::new(Inner {
@@ -85,6 +86,7 @@ impl Opened {
                 transport,
                 clock,
                 raft: RwLock::new(raft),
+                gate: Gate::new(),
                 timing: tokio::sync::Mutex::new(Some(timing)),
                 heard: Mutex::default(),
                 permits: Semaphore::new(IN_FLIGHT),
@@ -92,7 +94,7 @@ impl Opened {
                 status,
             }),
         };
-        tokio::spawn(follow_timing(Arc::downgrade(&consensus.inner), timing_rx));
+        tokio::spawn(rebuild::follow(Arc::downgrade(&consensus.inner), timing_rx));
         tokio::spawn(follow_status(Arc::downgrade(&consensus.inner)));
         Ok(consensus)
     }
@@ -111,9 +113,11 @@ pub(crate) struct Inner {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<Clock>,
     /// Replaced when the timing changes; never locked across an await.
-    raft: RwLock<Raft>,
+    pub(crate) raft: RwLock<Raft>,
+    /// What writes pass on their way to `raft`.
+    pub(crate) gate: Arc<Gate>,
     /// The timing that `raft` runs; none after shutdown. Its lock serialises rebuilds.
-    timing: tokio::sync::Mutex<Option<Timing>>,
+    pub(crate) timing: tokio::sync::Mutex<Option<Timing>>,
     /// When the leader was last heard.
     heard: Mutex<Option<Instant>>,
     pub(crate) permits: Semaphore,
@@ -194,54 +198,6 @@ impl Consensus {
         // A stopped Raft has nothing to snapshot, and its status says so.
         let _ = self.inner.raft().trigger().snapshot().await;
     }
-
-    /// Runs Raft under another timing, on the same store, while readers go on. Called by itself when a committed
-    /// timing differs from the running one; a no-op when it does not.
-    pub async fn set_timing(&self, timing: Timing) -> io::Result<()> {
-        let mut running = self.inner.timing.lock().await;
-        if running.is_none() || *running == Some(timing) {
-            return Ok(());
-        }
-        stop(&self.inner.raft()).await;
-        self.inner.store.barrier().await?;
-        // The same process goes on with the same memory and the same log, so a leader may go on leading: this is not
-        // the restart that `enable_leader_restore` is forbidden for.
-        let config = Config { enable_leader_restore: Some(true), ..timing::config(timing) };
-        let inner = &self.inner;
-        let machine = inner.machine.successor();
-        let raft = raise(inner.node, config, &inner.store, &machine, &inner.transport).await?;
-        *inner.raft.write().unwrap_or_else(PoisonError::into_inner) = raft;
-        *running = Some(timing);
-        tracing::info!(heartbeat_ms = timing.heartbeat_ms(), "raft runs under a new timing");
-        Ok(())
-    }
-
-    /// Stops Raft and waits until all that was written is durable.
-    pub async fn shutdown(&self) {
-        *self.inner.timing.lock().await = None;
-        stop(&self.inner.raft()).await;
-        if let Err(error) = self.inner.store.barrier().await {
-            tracing::warn!(%error, "the store did not take its last writes");
-        }
-    }
-}
-
-async fn raise(
-    node: NodeId,
-    config: Config,
-    store: &Store,
-    machine: &Machine,
-    transport: &Arc<dyn Transport>,
-) -> io::Result<Raft> {
-    let config = config.validate().map_err(io::Error::other)?;
-    let network = Network::new(transport.clone());
-    Raft::new(node, Arc::new(config), network, store.clone(), machine.clone()).await.map_err(io::Error::other)
-}
-
-async fn stop(raft: &Raft) {
-    if let Err(error) = raft.shutdown().await {
-        tracing::warn!(%error, "raft did not stop in order");
-    }
 }
 
 /// Between the state machine and the node's sink: notes log time and the committed timing.
@@ -265,16 +221,6 @@ impl Sink for Tap {
             self.timing.send_if_modified(|t| std::mem::replace(t, batch.state.timing) != batch.state.timing);
         }
         self.inner.applied(batch);
-    }
-}
-
-async fn follow_timing(inner: std::sync::Weak<Inner>, mut committed: watch::Receiver<Timing>) {
-    while committed.changed().await.is_ok() {
-        let timing = *committed.borrow_and_update();
-        let Some(inner) = inner.upgrade() else { return };
-        if let Err(error) = (Consensus { inner }).set_timing(timing).await {
-            tracing::error!(%error, "raft could not be rebuilt under the new timing; restart this node");
-        }
     }
 }
 

@@ -96,7 +96,11 @@ impl Consensus {
     /// two steps of a joint change both the old and the new voters must agree to everything.
     pub(crate) async fn change(&self, change: Change, within: Duration) -> ControlReply {
         let this = self.clone();
-        let task = tokio::spawn(async move { this.change_here(change, within).await });
+        let pass = self.inner.gate.enter(Instant::now() + within).await?;
+        let task = tokio::spawn(async move {
+            let _pass = pass;
+            this.change_here(change, within).await
+        });
         match tokio::time::timeout(within, task).await {
             Ok(Ok(done)) => done.map(Done::Index),
             Ok(Err(_)) | Err(_) => {

@@ -4,14 +4,17 @@ use crate::{
     consensus::{Consensus, IN_FLIGHT},
     error::ProposeError,
     transport::TransportError,
+    types::TypeConfig,
     wire::{self, Ask, ControlCall, ControlReply, Done},
 };
 use openraft::{
     ReadPolicy,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
+    impls::ProgressResponder,
 };
 use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
 use zonekeeper_core::{Entry, Outcome, Proposal, codec, entry::MAX_ENTRY, id::NodeId};
 use zonekeeper_peer::Lane;
 
@@ -89,7 +92,12 @@ impl Consensus {
     async fn forward(&self, leader: NodeId, ask: Ask, left: Duration) -> ControlReply {
         let request = ControlCall::new(ask, left.saturating_sub(MARGIN)).encode();
         match self.inner.transport.call(leader, Lane::Control, request, left).await {
-            Ok(reply) => wire::decode(&reply).unwrap_or_else(|error| Err(ProposeError::Unknown(error))),
+            Ok(reply) => match wire::decode(&reply) {
+                // It will not lead for long: another node may do it.
+                Ok(Err(ProposeError::Stopped(_))) => Err(ProposeError::NoLeader),
+                Ok(reply) => reply,
+                Err(error) => Err(ProposeError::Unknown(error)),
+            },
             Err(TransportError::Lost(text)) => Err(ProposeError::Unknown(text)),
             Err(_) => Err(ProposeError::NoLeader),
         }
@@ -109,13 +117,22 @@ impl Consensus {
         Entry { time: self.inner.clock.stamp(), proposal }
     }
 
+    /// Until Raft has taken the entry, every error says that nothing was written, and the caller may try again.
     async fn write(&self, proposal: Proposal, within: Duration) -> ControlReply {
+        let until = Instant::now() + within;
+        let _pass = self.inner.gate.enter(until).await?;
         let entry = self.entry(proposal);
         check_size(&entry)?;
         let raft = self.inner.raft();
-        match tokio::time::timeout(within, raft.client_write(entry)).await {
-            Ok(Ok(written)) => Ok(Done::Wrote(written.log_id.index, written.data)),
-            Ok(Err(error)) => Err(write_error(error)),
+        let (responder, answer) = ProgressResponder::complete_only();
+        match timeout_at(until.into(), raft.client_write_ff(entry, Some(responder))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(ProposeError::NoLeader),
+        }
+        match timeout_at(until.into(), answer).await {
+            Ok(Ok(Ok(written))) => Ok(Done::Wrote(written.log_id.index, written.data)),
+            Ok(Ok(Err(error))) => Err(refusal(error)),
+            Ok(Err(_)) => Err(ProposeError::Unknown("raft has stopped here".into())),
             Err(_) => Err(ProposeError::Unknown(format!("no quorum confirmed it within {within:?}"))),
         }
     }
@@ -133,19 +150,20 @@ impl Consensus {
     }
 }
 
-pub(crate) fn write_error(
-    error: RaftError<crate::types::TypeConfig, ClientWriteError<crate::types::TypeConfig>>,
-) -> ProposeError {
+/// What an error of a change of members means.
+pub(crate) fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
-            ProposeError::NotLeader { leader: to.leader_id }
-        }
-        RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
-            ProposeError::Unknown(error.to_string())
-        }
-        RaftError::APIError(error) => ProposeError::Refused(error.to_string()),
+        RaftError::APIError(error) => refusal(error),
         // Raft may have stopped before or after it wrote.
         RaftError::Fatal(fatal) => ProposeError::Unknown(fatal.to_string()),
+    }
+}
+
+fn refusal(error: ClientWriteError<TypeConfig>) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: to.leader_id },
+        ClientWriteError::LogEntryDiscarded(_) => ProposeError::Unknown(error.to_string()),
+        error => ProposeError::Refused(error.to_string()),
     }
 }
 

@@ -20,8 +20,12 @@ pub fn election_max_ms(timing: Timing) -> u64 {
     5 * timing.heartbeat_ms()
 }
 
-/// The configuration that every node of the cluster runs. Sources of the numbers: measurements in
-/// `research/raft.md` 1.5; openraft #2080 for the probe interval.
+/// The configuration that every node of the cluster runs.
+///
+/// openraft gives AppendEntries and heartbeats one heartbeat interval: with its defaults and a round trip of 100 ms no
+/// leader ever worked, in 12 of 12 runs; with a heartbeat of twice the round trip and elections of 3 to 5 heartbeats
+/// one always did. Without a probe interval one partial partition stopped the cluster for good, in 10 of 10 runs
+/// (openraft #2080).
 pub fn config(timing: Timing) -> Config {
     let election_timeout_max = election_max_ms(timing);
     Config {

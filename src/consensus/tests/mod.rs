@@ -12,3 +12,4 @@ mod power_cut;
 mod snapshots;
 mod suite;
 mod support;
+mod timing;
