@@ -140,8 +140,8 @@ impl Serve {
     async fn serve(self, dir: &Path, data: &tokio::runtime::Handle) -> Result<(), String> {
         let config = self.node(dir)?;
         let node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
-        self.declare(&node.consensus).await?;
-        node.serving(SERVING).await?;
+        let index = self.declare(&node.consensus).await?;
+        node.serving(index, SERVING).await?;
         self.greet(&node, dir).map_err(|e| e.to_string())?;
         until_signal(&node).await;
         node.stop().await;
@@ -184,8 +184,9 @@ impl Serve {
         })
     }
 
-    /// Brings the state to what the flags say; zones that are there already keep their edits.
-    async fn declare(&self, consensus: &Consensus) -> Result<(), String> {
+    /// Brings the state to what the flags say; zones that are there already keep their edits. The index at which that
+    /// is so.
+    async fn declare(&self, consensus: &Consensus) -> Result<u64, String> {
         let state = consensus.state();
         let running = ClusterConfig::current(&state);
         let mut wanted = running.clone();
@@ -202,8 +203,10 @@ impl Serve {
                 self.forward(kind, i + 1, forward, &mut wanted)?;
             }
         }
-        let changes = plan(&running, &wanted).changes;
-        configure(consensus, changes, state.revision).await
+        match plan(&running, &wanted).changes {
+            changes if changes.is_empty() => Ok(state.generation.index),
+            changes => configure(consensus, changes, state.revision).await,
+        }
     }
 
     fn forward(
@@ -291,10 +294,7 @@ async fn configure(
     consensus: &Consensus,
     changes: Vec<zonekeeper_core::model::Change>,
     revision: u64,
-) -> Result<(), String> {
-    if changes.is_empty() {
-        return Ok(());
-    }
+) -> Result<u64, String> {
     let mut parts = stages(changes).map_err(|e| e.to_string())?;
     let reads = vec![Read { object: Object::Config, version: revision }];
     let command = match parts.len() {
@@ -319,10 +319,10 @@ fn progress(part: usize, count: usize) {
     }
 }
 
-async fn propose(consensus: &Consensus, reads: Vec<Read>, command: Command) -> Result<(), String> {
+async fn propose(consensus: &Consensus, reads: Vec<Read>, command: Command) -> Result<u64, String> {
     let proposal = Proposal { reads, cause: Cause::Operator("serve".into()), command };
     match consensus.propose(proposal).await.map_err(|e| e.to_string())? {
-        (_, Outcome::Applied(_)) => Ok(()),
+        (index, Outcome::Applied(_)) => Ok(index),
         (_, Outcome::Refused(why)) => Err(why),
         (_, Outcome::Stale(_)) => Err("the configuration changed meanwhile; start again".into()),
     }

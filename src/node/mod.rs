@@ -167,10 +167,8 @@ impl Node {
         })
     }
 
-    /// Waits until everything that was committed is published and the proxy listens where it should; or says why it
-    /// does not.
-    pub(crate) async fn serving(&self, within: Duration) -> Result<(), String> {
-        let index = self.consensus.status().applied;
+    /// Waits until the entry at `index` is published and the proxy listens where it should; or says why it does not.
+    pub(crate) async fn serving(&self, index: u64, within: Duration) -> Result<(), String> {
         let wait = async {
             while self.published.load().generation.index < index {
                 tokio::time::sleep(LOOK).await;

@@ -154,17 +154,6 @@ impl Run {
         if remote { PATIENCE_MS } else { 0 }
     }
 
-    fn show(&self, detector: &Detector) {
-        let now = clock::mono();
-        let verdict = detector.verdict(now);
-        self.board.put(
-            &self.subjects,
-            verdict,
-            zonekeeper_core::time::Mono(now.0 - verdict.age_ms.min(now.0)),
-        );
-    }
-
-    /// The proxy hears of each probe: a success ends an ejection.
     fn tell(&self, detector: &Detector) {
         let now = clock::mono();
         let verdict = detector.verdict(now);
