@@ -102,12 +102,12 @@ impl Detector {
     }
 
     fn answered(&mut self, now: Mono) {
-        if let Some(last) = self.last_answer {
+        // a gap of an outage is not the rhythm, and is no first idea of it either
+        if let Some(last) = self.last_answer.filter(|_| self.failures == 0) {
             let gap = now.since(last) * 8;
             if self.mean == 0 {
                 (self.mean, self.deviation) = (gap, gap / 2);
-            } else if self.failures == 0 {
-                // a gap of an outage is not the rhythm
+            } else {
                 let off = gap.abs_diff(self.mean);
                 self.deviation = self.deviation - self.deviation / 8 + off / 8;
                 self.mean = self.mean - self.mean / 8 + gap / 8;
@@ -258,6 +258,22 @@ mod tests {
         assert_eq!(d.verdict(Mono(at)).colour, Colour::Yellow, "mean 1 s, deviation 0.9 s: 7.3 s are needed");
         d.observe(Observation::Silence, Mono(at + 8_000));
         assert_eq!(d.verdict(Mono(at)).colour, Colour::Red);
+    }
+
+    #[test]
+    fn an_outage_after_the_very_first_answer_is_not_taken_for_the_rhythm() {
+        let mut d = Detector::new(T, Mono(0));
+        d.observe(Observation::Answer, Mono(500));
+        for ms in (1_000..25_000).step_by(500) {
+            d.observe(Observation::Silence, Mono(ms));
+        }
+        for ms in [25_000, 25_500, 26_000] {
+            d.observe(Observation::Answer, Mono(ms));
+        }
+        for ms in [26_500, 27_000, 27_500, 28_000, 28_500] {
+            d.observe(Observation::Silence, Mono(ms));
+        }
+        assert_eq!(d.verdict(Mono(28_500)).colour, Colour::Red, "2 s of silence, at a rhythm of 500 ms");
     }
 
     #[test]
