@@ -54,11 +54,14 @@ fn serve(stream: TcpStream, name: &str, stop: &AtomicBool) {
     let Ok(mut out) = stream.try_clone() else { return };
     let mut lines = BufReader::new(stream).lines();
     loop {
-        let mut first = true;
+        let (mut first, mut last_request) = (true, false);
         loop {
             match lines.next() {
                 Some(Ok(line)) if line.is_empty() && !first => break,
-                Some(Ok(_)) => first = false,
+                Some(Ok(line)) => {
+                    first = false;
+                    last_request |= line.eq_ignore_ascii_case("connection: close");
+                }
                 _ => return,
             }
         }
@@ -70,7 +73,7 @@ fn serve(stream: TcpStream, name: &str, stop: &AtomicBool) {
             "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        if out.write_all(answer.as_bytes()).is_err() {
+        if out.write_all(answer.as_bytes()).is_err() || last_request {
             return;
         }
     }

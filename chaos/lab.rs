@@ -50,7 +50,7 @@ pub struct Options {
     pub backends: usize,
     /// More lines for the service `www`, in TOML.
     pub service: String,
-    /// More cluster configuration, in TOML.
+    /// More cluster configuration, in TOML; `{SITE}` stands for that site's address.
     pub more: String,
     /// More records of the zone `example.com`.
     pub records: String,
@@ -140,9 +140,7 @@ impl Lab {
         let mut lab = Lab::empty(options)?;
         let count = lab.options.founders.min(lab.nodes.len());
         progress("keys");
-        lab.keys()?;
-        lab.serve_backends()?;
-        files::write(lab.folder.path(), &lab.nodes, &lab.options)?;
+        lab.prepare()?;
         progress("first node");
         lab.spawn(0, &["--bootstrap"])?;
         lab.read_token()?;
@@ -161,6 +159,13 @@ impl Lab {
             }
         })?;
         Ok(lab)
+    }
+
+    /// Makes keys, backends and files; starts no node.
+    pub fn prepare(&mut self) -> Result<(), LabError> {
+        self.keys()?;
+        self.serve_backends()?;
+        files::write(self.folder.path(), &self.nodes, &self.options)
     }
 
     /// A folder and addresses, no process.

@@ -65,12 +65,12 @@ impl Net {
     fn wire(&self, i: usize) -> io::Result<()> {
         let (hub, site, port) = (&self.hub, &self.sites[i], format!("s{}", i + 1));
         let net = format!("10.77.{}", i + 1);
-        ip(&["-n", hub, "link", "add", &port, "type", "veth", "peer", "name", "up", "netns", site])?;
+        ip(&["-n", hub, "link", "add", &port, "type", "veth", "peer", "name", "wan", "netns", site])?;
         ip(&["-n", hub, "addr", "add", &format!("{net}.254/24"), "dev", &port])?;
         ip(&["-n", hub, "link", "set", &port, "up"])?;
         ip(&["-n", site, "link", "set", "lo", "up"])?;
-        ip(&["-n", site, "addr", "add", &format!("{net}.1/24"), "dev", "up"])?;
-        ip(&["-n", site, "link", "set", "up", "up"])?;
+        ip(&["-n", site, "addr", "add", &format!("{net}.1/24"), "dev", "wan"])?;
+        ip(&["-n", site, "link", "set", "wan", "up"])?;
         ip(&["-n", site, "route", "add", "default", "via", &format!("{net}.254")])
     }
 
@@ -104,9 +104,9 @@ impl Net {
             let ports: Vec<String> = away.iter().map(|i| format!("\"s{}\"", i + 1)).collect();
             let set = ports.join(", ");
             rules += &format!(
-                "table inet cut {{ chain c {{ type filter hook forward priority 0; policy accept;\n\
+                "table inet cut {{\nchain c {{\ntype filter hook forward priority 0; policy accept;\n\
                  iifname {{ {set} }} oifname != {{ {set} }} drop\n\
-                 oifname {{ {set} }} iifname != {{ {set} }} drop\n}} }}\n"
+                 oifname {{ {set} }} iifname != {{ {set} }} drop\n}}\n}}\n"
             );
         }
         let mut nft = Command::new("ip");

@@ -47,7 +47,7 @@ fn cluster_file(sites: &[&Node], options: &Options) -> String {
         let binds = listed(&|n| format!("{{ site = {:?}, addr = \"{}\" }}", n.site, n.at(port)));
         t += &format!("\n[listener.{name}]\nprotocol = \"{protocol}\"\npool = \"web\"\nbind = [{binds}]\n");
     }
-    t + &options.more
+    sites.iter().fold(t + &options.more, |t, n| t.replace(&format!("{{{}}}", n.site), &n.ip.to_string()))
 }
 
 fn node_file(node: &Node) -> String {

@@ -1,0 +1,46 @@
+//! A site dies: every survivor answers with the next one, soon, and goes back when it may.
+
+use crate::support::{exe, lab, options, turn};
+use std::process::Command;
+use zonekeeper_chaos::failover::{Run, Victim, run};
+
+/// Longest time from a kill to the changed answer on every survivor, in milliseconds. Twice what a release build is
+/// held to: this may be a debug build, on a machine that does other things.
+const FOLLOWER_MS: f64 = 2_000.0;
+const LEADER_MS: f64 = 4_000.0;
+
+fn judge(run: &Run, bound_ms: f64) {
+    assert!(run.wrong.is_empty(), "{run:#?}");
+    let slow = |ms: &Option<f64>| ms.is_none_or(|ms| ms > bound_ms);
+    assert!(!run.answered_ms.iter().any(slow), "more than {bound_ms} ms: {run:#?}");
+    assert!(run.served_ms.is_some(), "{run:#?}");
+}
+
+#[test]
+fn a_killed_site_is_left_in_time_and_a_standby_is_not_missed() {
+    let _turn = turn();
+    let mut lab = lab(options());
+    for (number, victim, bound) in
+        [(1, Victim::Primary, FOLLOWER_MS), (2, Victim::Leader, LEADER_MS), (3, Victim::Standby, FOLLOWER_MS)]
+    {
+        let run = run(&mut lab, number, victim).unwrap_or_else(|e| panic!("{victim:?}: {e}"));
+        eprintln!("{run:?}");
+        judge(&run, bound);
+    }
+}
+
+#[test]
+fn the_scripted_demo_exits_with_0_and_reports_as_json() {
+    let _turn = turn();
+    let done = Command::new(exe()).args(["demo", "--script", "failover", "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stdout));
+    let runs: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let run = &runs[0];
+    assert_eq!(run["victim"], "primary");
+    assert_eq!(run["answered_ms"].as_array().unwrap().len(), 2, "two survivors: {run}");
+    assert!(
+        run["committed_ms"].is_f64() && run["caught_up_ms"].is_f64() && run["failback_ms"].is_f64(),
+        "{run}"
+    );
+}

@@ -1,0 +1,31 @@
+//! Integration tests on the real binary: real processes, real sockets, the tools that people use.
+//!
+//! ```text
+//! failover   a site dies: who is answered, how soon
+//! steer      operators' hands and the rules: drain, force, move, hold-down, expiry, safety limit
+//! dns        dig, kdig and drill agree on every node
+//! partition  a site is cut off and healed (network namespaces)
+//! members    grow, replace, hand over, shrink, under load
+//! proxy      a backend is killed under wrk
+//! serve      one node from flags alone
+//! restart    all nodes killed, one started alone
+//! flood      both cores saturated
+//! docs       what the documents say can be typed
+//! ```
+//!
+//! One laboratory runs at a time (see [`support::turn`]): the bounds on time mean something, and two cores suffice.
+//! `ZONEKEEPER_EXE` names another binary to test, as one built with `--release`.
+
+mod ask;
+mod support;
+
+mod dns;
+mod docs;
+mod failover;
+mod flood;
+mod members;
+mod partition;
+mod proxy;
+mod restart;
+mod serve;
+mod steer;

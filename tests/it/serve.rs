@@ -1,0 +1,204 @@
+//! `zonekeeper serve`: one node from flags alone.
+
+use crate::{
+    ask::{TOOLS, ask, records},
+    support::{Process, address, exe, output, tools, turn, until},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{ChildStdout, Command, Stdio},
+    time::Duration,
+};
+use zonekeeper_chaos::{asker, backend::Backend, http};
+
+const ZONE: &str = "\
+$ORIGIN example.com.\n$TTL 300\n\
+@ SOA ns1 hostmaster ( 2026010100 3600 600 604800 60 )\n@ NS ns1\nns1 A 192.0.2.53\nmail A 192.0.2.25\n";
+
+/// A running `serve`, with its admin API.
+pub(crate) struct Serve {
+    process: Process,
+    /// Its greeting goes on: a pipe that is closed too early would end it.
+    _stdout: BufReader<ChildStdout>,
+    admin: SocketAddr,
+    token: String,
+}
+
+impl Serve {
+    /// Starts it and reads its greeting: from then on it serves.
+    #[track_caller]
+    pub(crate) fn start(args: &[&str]) -> Serve {
+        let mut process = Process::start(Command::new(exe()).arg("serve").args(args).stdout(Stdio::piped()));
+        let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
+        let (mut said, mut from) = (String::new(), 0);
+        while stdout.read_line(&mut said).unwrap() > 0 {
+            let line = said[from..].trim_end();
+            from = said.len();
+            let Some(rest) = line.strip_prefix("admin  http://") else { continue };
+            let (admin, token) = rest.split_once("  token in ").unwrap();
+            let token = fs::read_to_string(token).unwrap().trim().to_owned();
+            return Serve { process, _stdout: stdout, admin: admin.parse().unwrap(), token };
+        }
+        panic!("serve {args:?} ended without a greeting: {said}");
+    }
+
+    /// One call of its admin API.
+    #[track_caller]
+    pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let within = Duration::from_secs(20);
+        let answer = http::request(self.admin, method, path, Some(&self.token), body, within).unwrap();
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!((200..300).contains(&answer.status), "{method} {path}: {} {text}", answer.status);
+        answer.json().unwrap()
+    }
+
+    /// SIGTERM, and waits for the end.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        self.process.stop();
+    }
+}
+
+fn serial(dns: SocketAddr) -> u32 {
+    asker::ask(dns, "example.com", asker::SOA, Duration::from_secs(5)).unwrap().serial.unwrap()
+}
+
+#[test]
+fn a_zone_file_is_answered_at_once_and_its_edits_outlive_a_restart() {
+    if !tools(&TOOLS) {
+        return;
+    }
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    fs::write(path("example.com.zone"), ZONE).unwrap();
+    let dns = SocketAddr::new(address(), 5300);
+    let (listen, zone, dir) =
+        (dns.to_string(), format!("example.com={}", path("example.com.zone")), path("state"));
+    let args = ["--dir", &dir, "--dns", &listen, "--zone", &zone, "--workers", "1"];
+
+    let mut serve = Serve::start(&args);
+    assert_eq!(ask(dns, "mail.example.com", "A").answer, records(&["mail.example.com. A 192.0.2.25"]));
+    assert_eq!(serial(dns), 2026010100);
+    serve.call(
+        "PUT",
+        "/v1/zones/example.com/records/new/A",
+        Some(&json!({"ttl": 60, "records": ["192.0.2.80"]})),
+    );
+    let edited = records(&["new.example.com. A 192.0.2.80"]);
+    assert_eq!(ask(dns, "new.example.com", "A").answer, edited);
+    let before = serial(dns);
+    serve.stop();
+
+    let mut serve = Serve::start(&args);
+    assert_eq!(ask(dns, "new.example.com", "A").answer, edited, "an edit outlives a restart");
+    assert!(serial(dns) >= before);
+    let killed = serial(dns);
+    serve.process.0.kill().unwrap();
+    serve.process.0.wait().unwrap();
+
+    let _serve = Serve::start(&args);
+    assert_eq!(ask(dns, "new.example.com", "A").answer, edited, "an edit outlives SIGKILL");
+    assert!(serial(dns) >= killed);
+}
+
+/// Who answers, of 60 requests.
+fn who(to: SocketAddr) -> BTreeSet<String> {
+    let one =
+        |n| http::get(to, "/", Duration::from_secs(5)).unwrap_or_else(|e| panic!("request {n} to {to}: {e}"));
+    (0..60).map(one).map(|a| String::from_utf8_lossy(&a.body).trim().to_owned()).collect()
+}
+
+#[test]
+fn http_tcp_and_tls_are_balanced_over_all_backends() {
+    if !tools(&["openssl", "curl"]) {
+        return;
+    }
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = certificate(folder.path());
+    let ip = address();
+    let at = |port: u16| SocketAddr::new(ip, port);
+    let backends = [9001, 9002].map(|p| Backend::start(at(p), &format!("backend {p}")).unwrap());
+    let both = BTreeSet::from(["backend 9001".to_owned(), "backend 9002".to_owned()]);
+    let to = |port: u16| format!("{}={},{}", at(port), at(9001), at(9002));
+    let (http, tcp, tls) = (to(8080), to(8081), to(8443));
+    for balance in ["least-connections", "round-robin", "response-time"] {
+        let mut serve = Serve::start(&[
+            "--http",
+            &http,
+            "--tcp",
+            &tcp,
+            "--tls",
+            &tls,
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+            "--balance",
+            balance,
+            "--workers",
+            "1",
+        ]);
+        assert_eq!(who(at(8080)), both, "--http, {balance}");
+        assert_eq!(who(at(8081)), both, "--tcp, {balance}");
+        let url = format!("https://{}/", at(8443));
+        let body = |_| output("curl", &["-sSk", "--max-time", "5", &url]);
+        let bodies: BTreeSet<String> =
+            (0..12).map(body).map(|d| String::from_utf8_lossy(&d.stdout).trim().to_owned()).collect();
+        assert_eq!(bodies, both, "--tls, {balance}");
+        serve.stop();
+    }
+    drop(backends);
+    let _serve = Serve::start(&["--http", &http, "--workers", "1"]);
+    let status = || http::get(at(8080), "/", Duration::from_secs(5)).map(|a| a.status).unwrap_or(0);
+    until("without backends a request is answered with 502", Duration::from_secs(5), || status() == 502);
+}
+
+fn certificate(folder: &Path) -> (String, String) {
+    let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let made = output(
+        "openssl",
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=example.com",
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+        ],
+    );
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (cert, key)
+}
+
+#[test]
+fn flags_that_make_no_sense_are_refused_with_what_to_do() {
+    let dns = SocketAddr::new(address(), 5300).to_string();
+    for (args, says) in [
+        (&["serve"][..], "nothing to serve"),
+        (&["serve", "--dns", &dns, "--zone", "example.com=/nowhere/x.zone"], "/nowhere/x.zone"),
+        (&["serve", "--dns", &dns, "--zone", "example.com"], "ORIGIN=FILE"),
+        (&["serve", "--http", "127.0.0.1:8080"], "LISTEN=BACKEND"),
+        (&["serve", "--tls", "127.0.0.1:8443=127.0.0.1:9001"], "--cert"),
+    ] {
+        let done = Command::new(exe()).args(args).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && said.contains(says), "{args:?}: {said}");
+    }
+}
