@@ -13,6 +13,7 @@ use crate::{
     transport::Transport,
     types::Raft,
 };
+use openraft::errors::Fatal;
 use std::{
     io,
     path::Path,
@@ -181,7 +182,7 @@ impl Consensus {
         self.inner.machine.watch()
     }
 
-    /// Becomes some text when the store can no longer write. The node must say so loudly, take no more part in Raft,
+    /// Becomes some text when the store can no longer write or Raft has broken down. The node must say so loudly, take no more part in Raft,
     /// and go on answering from what it has: a full disk stops writing, not answering.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.store.failed()
@@ -235,7 +236,14 @@ async fn follow_status(inner: std::sync::Weak<Inner>) {
         match tokio::time::timeout(STATUS_EVERY, watched.changed()).await {
             Ok(Ok(())) => tokio::time::sleep(STATUS_PACE).await,
             Ok(Err(_)) => {
-                metrics = None; // stopped, or between two Rafts
+                metrics = None; // broken, stopped, or between two Rafts
+                let Some(strong) = inner.upgrade() else { return };
+                if let Err(fatal) = strong.raft().is_initialized().await
+                    && !matches!(fatal, Fatal::Stopped)
+                {
+                    strong.store.fail(&fatal.to_string());
+                }
+                drop(strong);
                 tokio::time::sleep(STATUS_EVERY).await;
             }
             Err(_) => {}

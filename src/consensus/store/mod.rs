@@ -47,6 +47,8 @@ struct Shared {
     view: RwLock<View>,
     tree: sled::Tree,
     writer: Writer,
+    /// The last watermark that was given to the writer.
+    watermark: tokio::sync::Mutex<u64>,
 }
 
 impl Store {
@@ -54,7 +56,8 @@ impl Store {
     fn new(db: sled::Db, view: View, witness: Witness) -> io::Result<Store> {
         let tree: sled::Tree = (*db).clone();
         let writer = Writer::spawn(db, witness)?;
-        Ok(Store { shared: Arc::new(Shared { view: RwLock::new(view), tree, writer }) })
+        let watermark = tokio::sync::Mutex::new(view.watermark);
+        Ok(Store { shared: Arc::new(Shared { view: RwLock::new(view), tree, writer, watermark }) })
     }
 
     fn view(&self) -> RwLockReadGuard<'_, View> {
@@ -81,6 +84,11 @@ impl Store {
         self.shared.writer.failed()
     }
 
+    /// Stops writing: Raft has stopped for a reason that a restart alone may mend.
+    pub(crate) fn fail(&self, why: &str) {
+        self.shared.writer.fail(why);
+    }
+
     /// Writes the identity of a directory that has none.
     pub(crate) async fn claim(&self, cluster: u128, node: NodeId) -> io::Result<Identity> {
         if let Some(identity) = self.identity() {
@@ -102,7 +110,16 @@ impl Store {
         if index <= self.view().watermark {
             return Ok(());
         }
-        self.write(meta(Kind::Watermark, records::watermark(index)), None).await?;
+        // Locked until it is in the writer's queue, so that an older one never follows a newer one there.
+        let mut queued = self.shared.watermark.lock().await;
+        if index <= *queued {
+            drop(queued);
+            return self.barrier().await;
+        }
+        let wait = self.submit(meta(Kind::Watermark, records::watermark(index)), None).await?;
+        *queued = index;
+        drop(queued);
+        wait.await.map_err(|_| writer::gone())??;
         let mut view = self.view_mut();
         view.watermark = view.watermark.max(index);
         Ok(())
@@ -126,10 +143,19 @@ impl Store {
     }
 
     async fn write(&self, edits: Vec<Edit>, fact: Option<Fact>) -> io::Result<()> {
+        self.submit(edits, fact).await?.await.map_err(|_| writer::gone())?
+    }
+
+    /// Puts something in the writer's queue; the receiver says when it is durable.
+    async fn submit(
+        &self,
+        edits: Vec<Edit>,
+        fact: Option<Fact>,
+    ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let (done, wait) = oneshot::channel();
         let ack = Box::new(move |result| drop(done.send(result)));
         self.shared.writer.send(Op::synced(edits, fact, ack)).await?;
-        wait.await.map_err(|_| writer::gone())?
+        Ok(wait)
     }
 }
 

@@ -54,7 +54,8 @@ impl Witness {
                 tracing::warn!(%error, path = %path.display(), "the witness file does not read; it is written anew");
                 Memory::default()
             }),
-            Err(_) => Memory::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Memory::default(),
+            Err(error) => return Err(error),
         };
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
         fsync::sync_dir(dir)?;

@@ -70,22 +70,33 @@ impl Op {
 /// Handle to the thread; dropping it waits until the thread has written everything.
 pub(super) struct Writer {
     ops: Option<mpsc::Sender<Op>>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Sender<Option<String>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     pub(super) fn spawn(db: sled::Db, witness: Witness) -> io::Result<Writer> {
         let (ops, queue) = mpsc::channel(QUEUE);
-        let (failed_tx, failed) = watch::channel(None);
+        let failed = watch::Sender::new(None);
+        let told = failed.clone();
         let mut disk = Disk { db, witness };
-        let work = move || run(&mut disk, queue, &failed_tx);
+        let work = move || {
+            let runs = AssertUnwindSafe(|| run(&mut disk, queue, &told));
+            if catch_unwind(runs).is_err() {
+                fail(&told, &explain("the writer panicked"));
+            }
+        };
         let thread = std::thread::Builder::new().name("zk-store".into()).spawn(work)?;
         Ok(Writer { ops: Some(ops), failed, thread: Some(thread) })
     }
 
     pub(super) fn failed(&self) -> watch::Receiver<Option<String>> {
-        self.failed.clone()
+        self.failed.subscribe()
+    }
+
+    /// Nothing is written any more.
+    pub(super) fn fail(&self, why: &str) {
+        fail(&self.failed, &explain(why));
     }
 
     pub(super) async fn send(&self, op: Op) -> io::Result<()> {
@@ -146,15 +157,20 @@ fn finish(
         None => commit(&mut group),
     };
     if let Err(text) = &result {
-        failed.send_if_modified(|slot| {
-            let first = slot.is_none();
-            slot.get_or_insert_with(|| text.clone());
-            first
-        });
+        fail(failed, text);
     }
     for ack in group.into_iter().filter_map(|op| op.ack) {
         ack(result.clone().map_err(io::Error::other));
     }
+}
+
+/// The first reason stays.
+fn fail(failed: &watch::Sender<Option<String>>, text: &str) {
+    failed.send_if_modified(|slot| {
+        let first = slot.is_none();
+        slot.get_or_insert_with(|| text.into());
+        first
+    });
 }
 
 /// Never tried again after an error: the kernel may have dropped the pages that it could not write, and a second

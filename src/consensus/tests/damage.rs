@@ -73,6 +73,17 @@ fn a_log_that_is_shorter_than_what_was_published_is_seen() {
 }
 
 #[test]
+fn an_older_publication_never_takes_the_place_of_a_newer_one() {
+    let dir = TempDir::new().unwrap();
+    runtime().block_on(async {
+        let store = filled(dir.path(), 10).await;
+        let (newer, older) = tokio::join!(store.save_watermark(9), store.save_watermark(5));
+        newer.and(older).unwrap();
+    });
+    assert_eq!(Consensus::open(dir.path(), 1, None).unwrap().index(), 9);
+}
+
+#[test]
 fn a_purged_log_without_its_snapshot_is_seen() {
     let dir = TempDir::new().unwrap();
     runtime().block_on(async { filled(dir.path(), 10).await.purge(log_id(5)).await.unwrap() });
