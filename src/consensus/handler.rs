@@ -3,10 +3,11 @@
 use crate::{
     consensus::Consensus,
     machine::Image,
-    wire::{self, BulkCall, BulkReply, ControlCall, RaftCall, RaftReply},
+    types::Vote,
+    wire::{self, BulkCall, BulkReply, ControlCall, FileId, RaftCall, RaftReply},
 };
 use openraft::{raft::AppendEntriesResponse, storage::Snapshot};
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use zonekeeper_core::{codec, id::NodeId};
 use zonekeeper_peer::{BoxFuture, Handler, Lane};
 
@@ -40,22 +41,32 @@ impl Consensus {
 
     async fn bulk_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
         let path = self.inner.machine.files().map(|f| f.incoming()).ok_or("no place for snapshots")?;
-        let mut incoming = self.inner.incoming.lock().await;
         let reply = match wire::decode(request)? {
-            BulkCall::Offer(file) => BulkReply::Have(incoming.offer(path, file).await.map_err(text)?),
+            BulkCall::Offer(file) => {
+                let mut incoming = self.inner.incoming.lock().await;
+                BulkReply::Have(incoming.offer(path, file).await.map_err(text)?)
+            }
             BulkCall::Chunk { file, offset, bytes } => {
+                let mut incoming = self.inner.incoming.lock().await;
                 BulkReply::Have(incoming.chunk(&file, offset, &bytes).await.map_err(text)?)
             }
             BulkCall::Install { vote, file } => {
-                let (path, state) = incoming.finish(path, &file).await.map_err(text)?;
-                let snapshot = Snapshot { meta: file.meta, snapshot: Image::Received(path, state) };
-                // The lock is held meanwhile: the next transfer must not overwrite the file.
-                let response = self.inner.raft().install_full_snapshot(vote, snapshot).await.map_err(text)?;
-                self.inner.hear();
-                BulkReply::Installed(response)
+                let this = self.clone();
+                // A call ends with its connection; this must not, or the next transfer would overwrite the file.
+                tokio::spawn(async move { this.install(path, vote, file).await }).await.map_err(text)??
             }
         };
         Ok(codec::bytes(&reply))
+    }
+
+    async fn install(&self, path: PathBuf, vote: Vote, file: FileId) -> Result<BulkReply, String> {
+        // Held until the file has its own name: the next transfer must not overwrite it.
+        let mut incoming = self.inner.incoming.lock().await;
+        let (path, state) = incoming.finish(path, &file).await.map_err(text)?;
+        let snapshot = Snapshot { meta: file.meta, snapshot: Image::Received(path, state) };
+        let response = self.inner.raft().install_full_snapshot(vote, snapshot).await.map_err(text)?;
+        self.inner.hear();
+        Ok(BulkReply::Installed(response))
     }
 
     async fn control_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {

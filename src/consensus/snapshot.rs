@@ -14,6 +14,7 @@ use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 use zonekeeper_core::{
     State,
@@ -61,6 +62,9 @@ impl From<SnapshotError> for io::Error {
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotDir {
     path: PathBuf,
+    /// One writes at a time: a Raft that was replaced may still build the snapshot that its successor begins, under
+    /// the same temporary name, or delete the file that a received one is about to delete.
+    writing: Arc<Mutex<()>>,
 }
 
 impl SnapshotDir {
@@ -72,7 +76,7 @@ impl SnapshotDir {
                 std::fs::remove_file(file)?;
             }
         }
-        Ok(SnapshotDir { path })
+        Ok(SnapshotDir { path, writing: Arc::default() })
     }
 
     /// The newest snapshot, decoded; none when there is none.
@@ -93,6 +97,7 @@ impl SnapshotDir {
 
     /// Writes a snapshot durably. Blocking.
     pub(crate) fn write(&self, meta: &SnapshotMeta, state: &State) -> io::Result<PathBuf> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.file(meta);
         let tmp = path.with_extension("tmp");
         let mut out = BufWriter::new(File::create(&tmp)?);
@@ -112,6 +117,7 @@ impl SnapshotDir {
 
     /// Gives a received and checked file its name, durably. Blocking.
     pub(crate) fn adopt(&self, received: &Path, name: &Path) -> io::Result<()> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         File::open(received)?.sync_all()?;
         self.publish(received, name)
     }

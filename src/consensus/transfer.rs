@@ -112,7 +112,10 @@ impl Incoming {
             return Err(io::Error::other("the snapshot was not offered"));
         };
         if offset == partial.have && partial.have + bytes.len() as u64 <= id.len {
+            // From where the acknowledged bytes end: a chunk before may have been written in part, and given up.
+            partial.file.seek(SeekFrom::Start(partial.have)).await?;
             partial.file.write_all(bytes).await?;
+            partial.file.flush().await?;
             partial.have += bytes.len() as u64;
         }
         Ok(partial.have)
@@ -120,10 +123,9 @@ impl Incoming {
 
     /// Ends a transfer: the file is whole, readable, and what was announced. Otherwise it is forgotten.
     pub(crate) async fn finish(&mut self, path: PathBuf, id: &FileId) -> io::Result<(PathBuf, Arc<State>)> {
-        let Some(mut partial) = self.partial.take_if(|p| p.id == *id && p.have == id.len) else {
+        let Some(partial) = self.partial.take_if(|p| p.id == *id && p.have == id.len) else {
             return Err(io::Error::other("the snapshot is not complete"));
         };
-        partial.file.flush().await?;
         drop(partial);
         let wanted = id.meta.clone();
         let check = move || -> io::Result<(PathBuf, Arc<State>)> {
