@@ -8,7 +8,8 @@ use crate::{
     wire::{self, Ask, ControlCall, ControlReply, Done},
 };
 use openraft::{
-    ReadPolicy,
+    RaftMetrics, ReadPolicy,
+    alias::WatchReceiverOf,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
     impls::ProgressResponder,
@@ -72,7 +73,7 @@ impl Consensus {
                 return Err(ProposeError::Stopped(text));
             }
             let left = until.saturating_duration_since(Instant::now());
-            let mut metrics = self.inner.raft().metrics();
+            let metrics = self.inner.raft().metrics();
             let leader = metrics.borrow_watched().current_leader;
             let reply = match leader {
                 Some(node) if node == self.node() => self.serve(ask.clone(), left).await,
@@ -83,9 +84,8 @@ impl Consensus {
                 Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) if until > Instant::now() => {}
                 reply => return reply,
             }
-            if let Ok(Err(_)) = tokio::time::timeout(RETRY, metrics.changed()).await {
-                tokio::time::sleep(RETRY).await; // this Raft has stopped; the next one may be on its way
-            }
+            // Elapsed is the usual case: nothing has changed, and it is time to ask again.
+            let _ = tokio::time::timeout(RETRY, other_leader(metrics, leader)).await;
         }
     }
 
@@ -146,6 +146,19 @@ impl Consensus {
             }
             // A read changes nothing: it simply was not confirmed.
             Ok(Err(_)) | Err(_) => Err(ProposeError::NoLeader),
+        }
+    }
+}
+
+/// Ends when Raft names another leader than before; never when it has stopped (the next one may be on its way). Each
+/// receiver of metrics begins with a change that is none, so that the first [`WatchReceiver::changed`] says nothing.
+async fn other_leader(
+    mut metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    leader: Option<NodeId>,
+) {
+    while metrics.borrow_watched().current_leader == leader {
+        if metrics.changed().await.is_err() {
+            std::future::pending().await
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes with real stores and real mutual TLS on loopback, in one process.
 
 use super::{
-    snapshots::{Bulk, Line},
+    line::{Line, Traffic},
     support::PATIENCE,
 };
 use crate::{Applied, Consensus, ProposeError, Role, Sink};
@@ -40,12 +40,12 @@ pub(super) struct Running {
 }
 
 pub(super) struct Cluster {
-    base: TempDir,
+    pub(super) base: TempDir,
     ca: Ca,
     addrs: BTreeMap<NodeId, SocketAddr>,
     pub(super) nodes: BTreeMap<NodeId, Running>,
-    /// All snapshots that go from node to node.
-    pub(super) bulk: Arc<Bulk>,
+    /// All that goes from node to node.
+    pub(super) traffic: Arc<Traffic>,
     timing: Timing,
 }
 
@@ -73,7 +73,7 @@ impl Cluster {
             ca: Ca::create(CLUSTER).unwrap(),
             addrs,
             nodes: BTreeMap::new(),
-            bulk: Arc::default(),
+            traffic: Arc::default(),
             timing,
         };
         for (node, listener) in listeners {
@@ -106,7 +106,7 @@ impl Cluster {
         let before = (opened.state().hash(), opened.index());
         let timing = if opened.is_empty() { self.timing } else { opened.state().timing };
         let heard = Arc::new(Heard::default());
-        let line = Arc::new(Line { peers: peers.clone(), bulk: self.bulk.clone() });
+        let line = Arc::new(Line { peers: peers.clone(), traffic: self.traffic.clone() });
         let consensus = opened.start(line, timing, heard.clone()).await.unwrap();
         for lane in [Lane::Heartbeat, Lane::Raft, Lane::Bulk, Lane::Control] {
             peers.set_handler(lane, consensus.handler());
@@ -206,6 +206,20 @@ fn without_a_quorum_nothing_is_claimed_and_the_state_is_still_there() {
         ));
         assert!(cluster.node(1).read_index(short).await.is_err());
         assert_eq!(cluster.node(1).state().cluster, CLUSTER);
+    });
+}
+
+#[test]
+fn a_write_that_waits_for_a_leader_asks_now_and_then() {
+    run(async {
+        // An election takes seconds here, and until then the follower holds on to the leader that is gone.
+        let mut cluster = Cluster::under(Timing::Heartbeat { ms: 1000 }, 2).await;
+        cluster.stop(1).await;
+        cluster.traffic.0.lock().unwrap().control = 0;
+        let short = Duration::from_secs(1);
+        cluster.node(2).propose_within(write("to nobody"), short).await.unwrap_err();
+        let asked = cluster.traffic.0.lock().unwrap().control;
+        assert!((1..=25).contains(&asked), "asked {asked} times in a second");
     });
 }
 

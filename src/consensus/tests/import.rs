@@ -60,10 +60,8 @@ pub(super) fn log(parts: u32) -> impl Iterator<Item = LogEntry> {
     [init, zone()].into_iter().chain(staged(parts)).zip(0..).map(|(command, index)| {
         let entry = Entry { time: LogTime(index), proposal: Proposal::by("import", command) };
         let size = codec::bytes(&entry).len();
-        assert!(
-            size <= MAX_ENTRY && (size > MAX_ENTRY - 2048 || size < 256),
-            "entry {index} has {size} bytes"
-        );
+        let full = (MAX_ENTRY - 2048..=MAX_ENTRY).contains(&size);
+        assert!(full || size < 256, "entry {index} has {size} bytes");
         LogEntry { log_id: super::support::log_id(index), payload: Payload::Normal(entry) }
     })
 }

@@ -8,6 +8,7 @@ mod disk_full;
 mod golden;
 mod import;
 mod kill;
+mod line;
 mod power_cut;
 mod snapshots;
 mod suite;

@@ -5,80 +5,16 @@ use super::{
     import,
     support::PATIENCE,
 };
-use crate::{
-    Transport, TransportError,
-    wire::{self, BulkCall, BulkReply},
-};
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use crate::ProposeError;
+use std::net::SocketAddr;
 use zonekeeper_core::{
     Command, Outcome, Proposal,
     entry::{Duty, Member, Timing},
     id::NodeId,
 };
-use zonekeeper_peer::{BoxFuture, Lane, Peers};
 
 /// The leader stays whatever else this machine does: another one would still have its log and need no snapshot.
 const CALM: Timing = Timing::Global;
-
-/// What went over the lanes of snapshots, and what goes wrong there.
-#[derive(Default)]
-pub(super) struct Bulk(Mutex<Seen>);
-
-#[derive(Default)]
-struct Seen {
-    /// What receivers answered to offers: where they want to go on.
-    offers: Vec<u64>,
-    /// Offsets of the chunks that were sent.
-    chunks: Vec<u64>,
-    /// Numbers of chunks whose answer is lost.
-    unanswered: Vec<usize>,
-    /// Numbers of chunks that never arrive.
-    undelivered: Vec<usize>,
-}
-
-/// The real transport, with an eye and a finger on the lane of snapshots.
-pub(super) struct Line {
-    pub(super) peers: Arc<Peers>,
-    pub(super) bulk: Arc<Bulk>,
-}
-
-impl Transport for Line {
-    fn call(
-        &self,
-        to: NodeId,
-        lane: Lane,
-        request: Vec<u8>,
-        deadline: Duration,
-    ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-        if lane != Lane::Bulk {
-            return Transport::call(&*self.peers, to, lane, request, deadline);
-        }
-        Box::pin(async move {
-            let call: BulkCall = wire::decode(&request).unwrap();
-            let cut = || Err(TransportError::Lost("the test has cut the line".into()));
-            let number = self.bulk.0.lock().unwrap().chunks.len();
-            if let BulkCall::Chunk { offset, .. } = call {
-                let mut seen = self.bulk.0.lock().unwrap();
-                seen.chunks.push(offset);
-                if seen.undelivered.contains(&number) {
-                    return cut();
-                }
-            }
-            let reply = Transport::call(&*self.peers, to, lane, request, deadline).await?;
-            let mut seen = self.bulk.0.lock().unwrap();
-            match (call, wire::decode(&reply)) {
-                (BulkCall::Offer(_), Ok(BulkReply::Have(offset))) => seen.offers.push(offset),
-                (BulkCall::Chunk { .. }, _) if seen.unanswered.contains(&number) => return cut(),
-                _ => {}
-            }
-            Ok(reply)
-        })
-    }
-}
 
 /// The leader's log begins behind a snapshot of all that it has; the index of an entry after it.
 async fn leave_behind(cluster: &Cluster, leader: NodeId) -> u64 {
@@ -135,19 +71,35 @@ fn a_snapshot_of_many_chunks_goes_on_where_the_line_was_cut() {
             assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
         }
         {
-            let mut seen = cluster.bulk.0.lock().unwrap();
+            let mut seen = cluster.traffic.0.lock().unwrap();
             (seen.unanswered, seen.undelivered) = (vec![2], vec![5]);
         }
         let index = leave_behind(&cluster, leader).await;
         cluster.start(3).await;
         cluster.agree(index).await;
         assert_eq!(import::visible(&cluster.node(3).state()), import::whole(PARTS));
-        let seen = cluster.bulk.0.lock().unwrap();
+        let seen = cluster.traffic.0.lock().unwrap();
         let chunk = seen.chunks[1];
         // The chunk whose answer was lost had arrived; the one that did not arrive was sent again.
         assert_eq!(seen.offers, [0, 3 * chunk, 5 * chunk], "{:?}", seen.chunks);
         let sent: Vec<u64> = seen.chunks.iter().map(|offset| offset / chunk).collect();
         assert_eq!(sent[..8], [0, 1, 2, 3, 4, 5, 5, 6]);
         assert!(sent[8..].iter().zip(7..).all(|(sent, number)| *sent == number), "{sent:?}");
+    });
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_written_stops_the_writing_and_says_so() {
+    run(async {
+        let cluster = Cluster::of(1).await;
+        let mut failed = cluster.node(1).failed();
+        std::fs::remove_dir_all(cluster.base.path().join("1").join("snapshots")).unwrap();
+        cluster.node(1).snapshot().await;
+        let told = tokio::time::timeout(PATIENCE, failed.wait_for(Option::is_some)).await;
+        assert!(told.expect("nobody was told").unwrap().is_some());
+        let refused = cluster.node(1).propose(write("too late")).await;
+        assert!(matches!(refused, Err(ProposeError::Stopped(_))), "{refused:?}");
+        assert!(cluster.node(1).status().stopped.is_some());
+        assert_ne!(cluster.node(1).state().cluster, 0);
     });
 }

@@ -1,0 +1,71 @@
+//! The line between the nodes of a test cluster.
+
+use crate::{
+    Transport, TransportError,
+    wire::{self, BulkCall, BulkReply},
+};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use zonekeeper_core::id::NodeId;
+use zonekeeper_peer::{BoxFuture, Lane, Peers};
+
+/// What went from node to node, and what is to go wrong there.
+#[derive(Default)]
+pub(super) struct Traffic(pub(super) Mutex<Seen>);
+
+#[derive(Default)]
+pub(super) struct Seen {
+    /// How many requests went over the lane Control.
+    pub(super) control: u64,
+    /// What receivers answered to offers: where they want to go on.
+    pub(super) offers: Vec<u64>,
+    /// Offsets of the chunks that were sent.
+    pub(super) chunks: Vec<u64>,
+    /// Numbers of chunks whose answer is lost.
+    pub(super) unanswered: Vec<usize>,
+    /// Numbers of chunks that never arrive.
+    pub(super) undelivered: Vec<usize>,
+}
+
+/// The real transport, with an eye on it and a finger on the lane of snapshots.
+pub(super) struct Line {
+    pub(super) peers: Arc<Peers>,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+impl Transport for Line {
+    fn call(
+        &self,
+        to: NodeId,
+        lane: Lane,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+        self.traffic.0.lock().unwrap().control += u64::from(lane == Lane::Control);
+        if lane != Lane::Bulk {
+            return Transport::call(&*self.peers, to, lane, request, deadline);
+        }
+        Box::pin(async move {
+            let call: BulkCall = wire::decode(&request).unwrap();
+            let cut = || Err(TransportError::Lost("the test has cut the line".into()));
+            let number = self.traffic.0.lock().unwrap().chunks.len();
+            if let BulkCall::Chunk { offset, .. } = call {
+                let mut seen = self.traffic.0.lock().unwrap();
+                seen.chunks.push(offset);
+                if seen.undelivered.contains(&number) {
+                    return cut();
+                }
+            }
+            let reply = Transport::call(&*self.peers, to, lane, request, deadline).await?;
+            let mut seen = self.traffic.0.lock().unwrap();
+            match (call, wire::decode(&reply)) {
+                (BulkCall::Offer(_), Ok(BulkReply::Have(offset))) => seen.offers.push(offset),
+                (BulkCall::Chunk { .. }, _) if seen.unanswered.contains(&number) => return cut(),
+                _ => {}
+            }
+            Ok(reply)
+        })
+    }
+}
