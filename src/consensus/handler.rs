@@ -3,11 +3,12 @@
 use crate::{
     consensus::Consensus,
     machine::Image,
+    transfer,
     types::Vote,
     wire::{self, BulkCall, BulkReply, ControlCall, FileId, RaftCall, RaftReply},
 };
 use openraft::{raft::AppendEntriesResponse, storage::Snapshot};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use zonekeeper_core::{codec, id::NodeId};
 use zonekeeper_peer::{BoxFuture, Handler, Lane};
 
@@ -40,11 +41,11 @@ impl Consensus {
     }
 
     async fn bulk_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
-        let path = self.inner.machine.files().map(|f| f.incoming()).ok_or("no place for snapshots")?;
+        let files = self.inner.machine.files().ok_or("no place for snapshots")?;
         let reply = match wire::decode(request)? {
             BulkCall::Offer(file) => {
                 let mut incoming = self.inner.incoming.lock().await;
-                BulkReply::Have(incoming.offer(path, file).await.map_err(text)?)
+                BulkReply::Have(incoming.offer(|| files.incoming(), file).await.map_err(text)?)
             }
             BulkCall::Chunk { file, offset, bytes } => {
                 let mut incoming = self.inner.incoming.lock().await;
@@ -52,19 +53,26 @@ impl Consensus {
             }
             BulkCall::Install { vote, file } => {
                 let this = self.clone();
-                // A call ends with its connection; this must not, or the next transfer would overwrite the file.
-                tokio::spawn(async move { this.install(path, vote, file).await }).await.map_err(text)??
+                // A call ends with its connection; what was begun here must not, or the file would stay.
+                tokio::spawn(async move { this.install(vote, file).await }).await.map_err(text)??
             }
         };
         Ok(codec::bytes(&reply))
     }
 
-    async fn install(&self, path: PathBuf, vote: Vote, file: FileId) -> Result<BulkReply, String> {
-        // Held until the file has its own name: the next transfer must not overwrite it.
+    async fn install(&self, vote: Vote, file: FileId) -> Result<BulkReply, String> {
+        // Held to the end: one state at a time is read into memory.
         let mut incoming = self.inner.incoming.lock().await;
-        let (path, state) = incoming.finish(path, &file).await.map_err(text)?;
-        let snapshot = Snapshot { meta: file.meta, snapshot: Image::Received(path, state) };
-        let response = self.inner.raft().install_full_snapshot(vote, snapshot).await.map_err(text)?;
+        let path = incoming.finish(&file).map_err(text)?;
+        let installed = async {
+            let meta = file.meta;
+            let state = transfer::check(path.clone(), meta.clone()).await.map_err(text)?;
+            let snapshot = Snapshot { meta, snapshot: Image::Received(path.clone(), state) };
+            self.inner.raft().install_full_snapshot(vote, snapshot).await.map_err(text)
+        };
+        let installed = installed.await;
+        transfer::remove(&path).await;
+        let response = installed?;
         self.inner.hear();
         Ok(BulkReply::Installed(response))
     }

@@ -14,7 +14,10 @@ use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use zonekeeper_core::{
     State,
@@ -65,6 +68,8 @@ pub(crate) struct SnapshotDir {
     /// One writes at a time: a Raft that was replaced may still build the snapshot that its successor begins, under
     /// the same temporary name, or delete the file that a received one is about to delete.
     writing: Arc<Mutex<()>>,
+    /// Names given by [`SnapshotDir::incoming`].
+    received: Arc<AtomicU64>,
 }
 
 impl SnapshotDir {
@@ -76,7 +81,7 @@ impl SnapshotDir {
                 std::fs::remove_file(file)?;
             }
         }
-        Ok(SnapshotDir { path, writing: Arc::default() })
+        Ok(SnapshotDir { path, writing: Arc::default(), received: Arc::default() })
     }
 
     /// The newest snapshot, decoded; none when there is none.
@@ -90,9 +95,9 @@ impl SnapshotDir {
         self.path.join(name(meta))
     }
 
-    /// Where it lies while it is received.
+    /// Where one is received: a new place each time, since the one before may be on its way to its name.
     pub(crate) fn incoming(&self) -> PathBuf {
-        self.path.join("incoming.tmp")
+        self.path.join(format!("incoming-{}.tmp", self.received.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Writes a snapshot durably. Blocking.

@@ -84,26 +84,29 @@ pub(crate) struct Incoming {
 
 struct Partial {
     id: FileId,
+    path: PathBuf,
     file: File,
     have: u64,
 }
 
 impl Incoming {
-    /// Takes an offer; the bytes that are here already.
-    pub(crate) async fn offer(&mut self, path: PathBuf, id: FileId) -> io::Result<u64> {
+    /// Takes an offer; the bytes that are here already. `place` is where a new file goes.
+    pub(crate) async fn offer(&mut self, place: impl FnOnce() -> PathBuf, id: FileId) -> io::Result<u64> {
         if id.len > MAX_FILE {
             return Err(io::Error::other(format!(
                 "a snapshot of {} bytes is larger than {MAX_FILE}",
                 id.len
             )));
         }
-        match &self.partial {
-            Some(partial) if partial.id == id => Ok(partial.have),
-            _ => {
-                self.partial = Some(Partial { id, file: File::create(path).await?, have: 0 });
-                Ok(0)
-            }
+        if let Some(partial) = self.partial.as_ref().filter(|p| p.id == id) {
+            return Ok(partial.have);
         }
+        if let Some(old) = self.partial.take() {
+            remove(&old.path).await;
+        }
+        let path = place();
+        self.partial = Some(Partial { id, file: File::create(&path).await?, path, have: 0 });
+        Ok(0)
     }
 
     /// Takes a chunk; the bytes that are here now. A chunk out of order changes nothing.
@@ -121,20 +124,29 @@ impl Incoming {
         Ok(partial.have)
     }
 
-    /// Ends a transfer: the file is whole, readable, and what was announced. Otherwise it is forgotten.
-    pub(crate) async fn finish(&mut self, path: PathBuf, id: &FileId) -> io::Result<(PathBuf, Arc<State>)> {
-        let Some(partial) = self.partial.take_if(|p| p.id == *id && p.have == id.len) else {
-            return Err(io::Error::other("the snapshot is not complete"));
-        };
-        drop(partial);
-        let wanted = id.meta.clone();
-        let check = move || -> io::Result<(PathBuf, Arc<State>)> {
-            let (meta, state) = snapshot::read(&path)?;
-            match meta == wanted {
-                true => Ok((path, Arc::new(state))),
-                false => Err(io::Error::other("the snapshot is another one than announced")),
-            }
-        };
-        tokio::task::spawn_blocking(check).await.map_err(io::Error::other)?
+    /// Ends a transfer: the whole file, and where it is.
+    pub(crate) fn finish(&mut self, id: &FileId) -> io::Result<PathBuf> {
+        match self.partial.take_if(|p| p.id == *id && p.have == id.len) {
+            Some(partial) => Ok(partial.path),
+            None => Err(io::Error::other("the snapshot is not complete")),
+        }
     }
+}
+
+/// Reads a received file, which must be what was announced.
+pub(crate) async fn check(path: PathBuf, wanted: SnapshotMeta) -> io::Result<Arc<State>> {
+    let check = move || -> io::Result<Arc<State>> {
+        let (meta, state) = snapshot::read(&path)?;
+        match meta == wanted {
+            true => Ok(Arc::new(state)),
+            false => Err(io::Error::other("the snapshot is another one than announced")),
+        }
+    };
+    tokio::task::spawn_blocking(check).await.map_err(io::Error::other)?
+}
+
+/// Deletes a file that was received, unless it has its own name by now.
+pub(crate) async fn remove(path: &Path) {
+    // What stays is deleted at the next start.
+    let _ = tokio::fs::remove_file(path).await;
 }

@@ -78,6 +78,8 @@ fn a_snapshot_of_many_chunks_goes_on_where_the_line_was_cut() {
         cluster.start(3).await;
         cluster.agree(index).await;
         assert_eq!(import::visible(&cluster.node(3).state()), import::whole(PARTS));
+        let left = std::fs::read_dir(cluster.base.path().join("3").join("snapshots")).unwrap();
+        assert!(left.flatten().all(|file| file.path().extension().is_some_and(|e| e == "zks")));
         let seen = cluster.traffic.0.lock().unwrap();
         let chunk = seen.chunks[1];
         // The chunk whose answer was lost had arrived; the one that did not arrive was sent again.
