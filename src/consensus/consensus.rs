@@ -182,8 +182,8 @@ impl Consensus {
         self.inner.machine.watch()
     }
 
-    /// Becomes some text when the store can no longer write or Raft has broken down. The node must say so loudly, take no more part in Raft,
-    /// and go on answering from what it has: a full disk stops writing, not answering.
+    /// Becomes some text when the store can no longer write or Raft has broken down. The node must say so loudly, take
+    /// no more part in Raft, and go on answering from what it has: a full disk stops writing, not answering.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.store.failed()
     }
@@ -241,7 +241,7 @@ async fn follow_status(inner: std::sync::Weak<Inner>) {
                 if let Err(fatal) = strong.raft().is_initialized().await
                     && !matches!(fatal, Fatal::Stopped)
                 {
-                    strong.store.fail(&fatal.to_string());
+                    strong.store.fail(&format!("raft has broken down ({fatal})"));
                 }
                 drop(strong);
                 tokio::time::sleep(STATUS_EVERY).await;

@@ -107,7 +107,7 @@ pub(crate) async fn follow(inner: Weak<Inner>, mut committed: watch::Receiver<Ti
         let Some(inner) = inner.upgrade() else { return };
         let timing = *committed.borrow_and_update();
         if let Err(error) = (Consensus { inner }).set_timing(timing).await {
-            tracing::error!(%error, "raft could not be rebuilt under the new timing; restart this node");
+            tracing::error!(%error, "raft could not be rebuilt under the new timing; this node takes no more part");
         }
     }
 }

@@ -96,7 +96,7 @@ impl Writer {
 
     /// Nothing is written any more.
     pub(super) fn fail(&self, why: &str) {
-        fail(&self.failed, &explain(why));
+        fail(&self.failed, &remedy(why));
     }
 
     pub(super) async fn send(&self, op: Op) -> io::Result<()> {
@@ -213,8 +213,12 @@ fn batch(db: &sled::Db, edits: Vec<Edit>) -> sled::Result<sled::Batch> {
 }
 
 fn explain(error: &str) -> String {
+    remedy(&format!("the log could not be made durable ({error})"))
+}
+
+fn remedy(why: &str) -> String {
     format!(
-        "the log could not be made durable ({error}): this node votes and writes no more, and goes on answering from \
-         what it has. Free space or repair the disk, then restart it"
+        "{why}: this node votes and writes no more, and goes on answering from what it has. Free space or repair the \
+         disk, then restart it"
     )
 }

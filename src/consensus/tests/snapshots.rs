@@ -98,7 +98,10 @@ fn a_snapshot_that_cannot_be_written_stops_the_writing_and_says_so() {
         std::fs::remove_dir_all(cluster.base.path().join("1").join("snapshots")).unwrap();
         cluster.node(1).snapshot().await;
         let told = tokio::time::timeout(PATIENCE, failed.wait_for(Option::is_some)).await;
-        assert!(told.expect("nobody was told").unwrap().is_some());
+        let told = told.expect("nobody was told").unwrap().clone();
+        assert!(
+            told.is_some_and(|text| text.contains("raft has broken down") && text.contains("Free space"))
+        );
         let refused = cluster.node(1).propose(write("too late")).await;
         assert!(matches!(refused, Err(ProposeError::Stopped(_))), "{refused:?}");
         assert!(cluster.node(1).status().stopped.is_some());
