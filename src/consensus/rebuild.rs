@@ -9,7 +9,7 @@ use crate::{
     transport::Transport,
     types::Raft,
 };
-use openraft::{Config, async_runtime::watch::WatchReceiver};
+use openraft::Config;
 use std::{
     io,
     sync::{Arc, PoisonError, Weak},
@@ -98,31 +98,10 @@ async fn stop(raft: &Raft) {
 /// Rebuilds Raft whenever another timing is committed.
 pub(crate) async fn follow(inner: Weak<Inner>, mut committed: watch::Receiver<Timing>) {
     while committed.changed().await.is_ok() {
-        let wanted = *committed.borrow_and_update();
-        let wait = match inner.upgrade() {
-            Some(inner) => others_first(&inner, wanted).await,
-            None => return,
-        };
-        tokio::time::sleep(wait).await;
-        let Some(inner) = inner.upgrade() else { return };
         let timing = *committed.borrow_and_update();
+        let Some(inner) = inner.upgrade() else { return };
         if let Err(error) = (Consensus { inner }).set_timing(timing).await {
             tracing::error!(%error, "raft could not be rebuilt under the new timing; this node takes no more part");
         }
-    }
-}
-
-/// How long the other nodes are given to change before this one does, so that at no moment a slow leader meets hasty
-/// followers, who would elect another: a leader slows down last and quickens first.
-async fn others_first(inner: &Inner, wanted: Timing) -> Duration {
-    let Some(running) = *inner.timing.lock().await else { return Duration::ZERO };
-    let leads = inner.raft().metrics().borrow_watched().current_leader == Some(inner.node);
-    let slower = wanted.heartbeat_ms() > running.heartbeat_ms();
-    match leads == slower && wanted != running {
-        true => {
-            let (a, b) = (timing::election_max_ms(running), timing::election_max_ms(wanted));
-            Duration::from_millis(a.max(b))
-        }
-        false => Duration::ZERO,
     }
 }
