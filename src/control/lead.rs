@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 use zonekeeper_consensus::{Consensus, ProposeError, Role};
 use zonekeeper_core::{
-    Outcome, State,
+    Outcome, Proposal, State,
     decide::{Decider, Note},
     evidence::{Evidence, Report},
     time::{LogClock, LogTime, Mono},
@@ -54,18 +54,26 @@ impl Lead {
         }
     }
 
-    /// The evidence, for those who look.
-    pub(crate) fn evidence(&self) -> Evidence {
-        self.evidence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The reports that count, with their age in milliseconds, for those who look.
+    pub(crate) fn reports(&self) -> Vec<(Report, u64)> {
+        let evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        evidence.fresh(clock::mono()).map(|(r, age)| (r.clone(), age)).collect()
     }
 
     /// Decides for ever.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut decider = Decider::default();
         let mut log_clock = (LogClock::default(), LogTime::default());
+        let mut status = self.consensus.watch_status();
         loop {
-            let leads = self.consensus.status().role == Role::Leader;
-            let _ = tokio::time::timeout(if leads { TICK } else { IDLE_TICK }, self.news.notified()).await;
+            let led = status.borrow_and_update().role == Role::Leader;
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = tokio::time::sleep(if led { TICK } else { IDLE_TICK }) => {}
+                // a new leader decides at once, from the evidence that it has
+                _ = status.wait_for(|s| (s.role == Role::Leader) != led) => {}
+            }
+            let leads = status.borrow().role == Role::Leader;
             let state = self.consensus.state();
             let at = log_time(&mut log_clock, &state, clock::mono());
             let decision = {
@@ -75,21 +83,25 @@ impl Lead {
             };
             self.decision.store(Arc::new(LocalDecision { at, notes: decision.notes }));
             if let (true, Some(proposal)) = (leads, decision.proposal) {
-                match self.consensus.propose_within(proposal, PROPOSE).await {
-                    Ok((index, Outcome::Applied(_))) => {
-                        tracing::info!(index, "automation decided");
-                        self.news.notify_one(); // what is left is decided at once
-                    }
-                    Ok((_, Outcome::Stale(read))) => {
-                        tracing::debug!(?read, "decided on an older version");
-                        self.news.notify_one();
-                    }
-                    // what failed is tried at the next tick, not at once
-                    Ok((_, Outcome::Refused(why))) => tracing::warn!(%why, "automation was refused"),
-                    Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) => {}
-                    Err(error) => tracing::warn!(%error, "automation could not decide"),
-                }
+                self.propose(proposal).await;
             }
+        }
+    }
+
+    async fn propose(&self, proposal: Proposal) {
+        match self.consensus.propose_within(proposal, PROPOSE).await {
+            Ok((index, Outcome::Applied(_))) => {
+                tracing::info!(index, "automation decided");
+                self.news.notify_one(); // what is left is decided at once
+            }
+            Ok((_, Outcome::Stale(read))) => {
+                tracing::debug!(?read, "decided on an older version");
+                self.news.notify_one();
+            }
+            // what failed is tried at the next tick, not at once
+            Ok((_, Outcome::Refused(why))) => tracing::warn!(%why, "automation was refused"),
+            Err(ProposeError::NoLeader | ProposeError::NotLeader { .. }) => {}
+            Err(error) => tracing::warn!(%error, "automation could not decide"),
         }
     }
 }

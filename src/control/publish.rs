@@ -13,6 +13,9 @@ use zonekeeper_core::{
 
 use super::Vitals;
 
+/// Deltas that are merged at most; more of them cost more than a publication from nothing.
+const MERGED: usize = 4096;
+
 /// What was applied and is not published yet. Batches that come faster than publications are merged.
 #[derive(Default)]
 pub(crate) struct Intake {
@@ -27,8 +30,11 @@ impl Sink for Intake {
             Some(held) => {
                 held.state = batch.state;
                 held.index = batch.index;
-                held.replaced |= batch.replaced;
                 held.deltas.extend(batch.deltas);
+                held.replaced |= batch.replaced || held.deltas.len() > MERGED;
+                if held.replaced {
+                    held.deltas.clear(); // nobody looks at them: everything is built anew
+                }
             }
             none => *none = Some(batch),
         }
@@ -86,7 +92,8 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes until the store fails. Then the last publication stays: a full disk stops writing, not answering.
+    /// Publishes until the store fails. Then the last publication stays: a full disk stops writing, not answering, and
+    /// those who follow publications go on watching.
     pub(crate) async fn run(self) {
         loop {
             self.intake.news.notified().await;
@@ -94,17 +101,53 @@ impl Publisher {
             let started = Instant::now();
             if let Err(error) = self.consensus.sync_watermark(batch.index).await {
                 tracing::error!(%error, "nothing is published any more, the last answers stay; free the disk and restart");
-                return;
+                return std::future::pending().await;
             }
             self.vitals.fsync_took(started.elapsed());
             let before = self.published.load();
             let after = match batch.replaced {
-                true => publication(batch.state, &self.site),
+                // seconds for a million records: this thread's other tasks go elsewhere meanwhile
+                true => tokio::task::block_in_place(|| publication(batch.state, &self.site)),
                 false => next(&before, batch.state, &batch.deltas, &self.site),
             };
+            debug_assert!(after.generation >= before.generation, "a publication never goes back");
             let generation = after.generation;
             self.published.store(Arc::new(after));
             self.news.send_replace(generation);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(index: u64, deltas: usize, replaced: bool) -> Applied {
+        Applied { state: Arc::default(), index, deltas: vec![Delta::default(); deltas], replaced }
+    }
+
+    #[test]
+    fn what_nobody_takes_does_not_grow() {
+        let intake = Intake::default();
+        (0..100).for_each(|i| intake.applied(batch(i, 256, false)));
+        let held = intake.take().unwrap();
+        assert_eq!((held.index, held.replaced), (99, true), "too much to merge is built from nothing");
+        assert!(held.deltas.len() <= MERGED);
+        assert!(intake.take().is_none());
+    }
+
+    #[test]
+    fn batches_are_merged_in_order() {
+        let intake = Intake::default();
+        (1..=3).for_each(|i| intake.applied(batch(i, 2, false)));
+        let held = intake.take().unwrap();
+        assert_eq!((held.index, held.deltas.len(), held.replaced), (3, 6, false));
+        intake.applied(batch(4, 1, true));
+        intake.applied(batch(5, 1, false));
+        let held = intake.take().unwrap();
+        assert!(
+            held.replaced && held.deltas.is_empty(),
+            "a snapshot among them: nothing is known of what changed"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use crate::{clock, probe::board::Board};
 use arc_swap::ArcSwap;
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use zonekeeper_core::{
     Published,
     detector::Fitness,
-    evidence::{Colour, REFRESH_MS, Report, SelfReport},
+    evidence::{Colour, REFRESH_MS, Report, SelfReport, Verdict},
     id::{NodeId, SiteId},
 };
 use zonekeeper_proxy::LocalHealth;
@@ -22,46 +23,63 @@ use zonekeeper_proxy::LocalHealth;
 /// not a thousand reports.
 const PACE: Duration = Duration::from_millis(5);
 
+/// How long a sign of sickness is remembered at least; at most twice as long.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// The worst of the last one to two windows.
+#[derive(Debug, Default)]
+struct Worst {
+    now: AtomicU64,
+    before: AtomicU64,
+}
+
+impl Worst {
+    fn saw(&self, took: Duration) {
+        self.now.fetch_max(took.as_millis() as u64, Relaxed);
+    }
+
+    fn ms(&self) -> u64 {
+        self.now.load(Relaxed).max(self.before.load(Relaxed))
+    }
+
+    fn next_window(&self) {
+        self.before.store(self.now.swap(0, Relaxed), Relaxed);
+    }
+}
+
 /// Signs of sickness in this process.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
-    timer_lag_ms: AtomicU64,
-    fsync_ms: AtomicU64,
+    timer_lag: Worst,
+    fsync: Worst,
     /// The node is going away on purpose.
     pub(crate) draining: AtomicBool,
 }
 
 impl Vitals {
-    /// An fsync took so long; the slowest of the last seconds counts.
+    /// An fsync took so long.
     pub(crate) fn fsync_took(&self, took: Duration) {
-        self.fsync_ms.fetch_max(took.as_millis() as u64, Relaxed);
+        self.fsync.saw(took);
     }
 
-    /// Slowest signs since the last call with `forget`.
-    fn read(&self) -> (u64, u64) {
-        (self.timer_lag_ms.load(Relaxed), self.fsync_ms.load(Relaxed))
-    }
-
-    /// Timer lag of the last seconds in milliseconds.
+    /// Worst timer lag of the last seconds in milliseconds.
     pub(crate) fn timer_lag_ms(&self) -> u64 {
-        self.timer_lag_ms.load(Relaxed)
+        self.timer_lag.ms()
     }
 }
 
-/// Measures how late this runtime's timers fire; what was measured is forgotten after a second or two.
+/// Measures how late this runtime's timers fire, and forgets what was measured too long ago.
 pub(crate) async fn watch_timers(vitals: Arc<Vitals>) {
     const EVERY: Duration = Duration::from_millis(50);
-    let mut forget = Instant::now();
+    let mut window = Instant::now();
     loop {
         let before = Instant::now();
         tokio::time::sleep(EVERY).await;
-        let lag = before.elapsed().saturating_sub(EVERY).as_millis() as u64;
-        if forget.elapsed() > Duration::from_secs(2) {
-            forget = Instant::now();
-            vitals.timer_lag_ms.store(lag, Relaxed);
-            vitals.fsync_ms.store(0, Relaxed);
-        } else {
-            vitals.timer_lag_ms.fetch_max(lag, Relaxed);
+        vitals.timer_lag.saw(before.elapsed().saturating_sub(EVERY));
+        if window.elapsed() >= WINDOW {
+            window = Instant::now();
+            vitals.timer_lag.next_window();
+            vitals.fsync.next_window();
         }
     }
 }
@@ -70,6 +88,8 @@ pub(crate) async fn watch_timers(vitals: Arc<Vitals>) {
 pub(crate) struct Reporter {
     pub(crate) node: NodeId,
     pub(crate) site: SiteId,
+    /// A witness says nothing of its site's pools: it checks none.
+    pub(crate) proxies: bool,
     pub(crate) board: Arc<Board>,
     pub(crate) health: Arc<LocalHealth>,
     pub(crate) published: Arc<ArcSwap<Published>>,
@@ -98,14 +118,9 @@ impl Reporter {
 
     fn report(&self, seq: u64) -> Report {
         let published = self.published.load();
-        let nodes = self.board.nodes();
-        let (timer_lag_ms, fsync_ms) = self.vitals.read();
-        let fitness = Fitness {
-            peers_missing: nodes.iter().filter(|(_, v)| v.colour == Colour::Red).count(),
-            peers: nodes.len(),
-            timer_lag_ms,
-            fsync_ms,
-        };
+        let mut nodes = self.board.nodes();
+        nodes.retain(|(node, _)| published.state.members.contains_key(node)); // a stream that ended had a last word
+        let fitness = fitness(&published.state.voters, self.node, &nodes, &self.vitals);
         let votes = published.state.voters.contains(&self.node);
         Report {
             node: self.node,
@@ -113,7 +128,7 @@ impl Reporter {
             abstains: fitness.abstains(),
             endpoints: if votes { self.board.endpoints() } else { Vec::new() },
             nodes,
-            own: self.own(&published),
+            own: if self.proxies { self.own(&published) } else { Vec::new() },
         }
     }
 
@@ -130,5 +145,47 @@ impl Reporter {
             Some(SelfReport { service: id.clone(), healthy, backends, draining })
         })
         .collect()
+    }
+}
+
+/// Whether this node's own senses can be trusted. Its peers are the other voters: learners may be many, may be far, and
+/// may not have started yet.
+fn fitness(voters: &BTreeSet<NodeId>, own: NodeId, nodes: &[(NodeId, Verdict)], vitals: &Vitals) -> Fitness {
+    let peers = || nodes.iter().filter(|(node, _)| *node != own && voters.contains(node));
+    Fitness {
+        peers_missing: peers().filter(|(_, v)| v.colour == Colour::Red).count(),
+        peers: peers().count(),
+        timer_lag_ms: vitals.timer_lag.ms(),
+        fsync_ms: vitals.fsync.ms(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_of_sickness_lives_for_one_window_at_least_and_two_at_most() {
+        let vitals = Vitals::default();
+        vitals.fsync_took(Duration::from_millis(700));
+        vitals.fsync.next_window();
+        assert_eq!(vitals.fsync.ms(), 700, "the window ended just after it");
+        vitals.fsync_took(Duration::from_millis(30));
+        vitals.fsync.next_window();
+        assert_eq!(vitals.fsync.ms(), 30);
+    }
+
+    #[test]
+    fn learners_that_are_not_there_make_nobody_abstain_and_lost_voters_do() {
+        let verdict = |colour| Verdict { colour, kind: None, age_ms: 0 };
+        let (green, red) = (verdict(Colour::Green), verdict(Colour::Red));
+        let nodes = [(2, green), (3, green), (4, red), (5, red), (6, red)];
+        let abstains = |voters: &[NodeId]| {
+            fitness(&voters.iter().copied().collect(), 1, &nodes, &Vitals::default()).abstains()
+        };
+        assert_eq!(abstains(&[1, 2, 3]), None);
+        assert_eq!(abstains(&[1]), None, "a cluster of one with learners that have not started");
+        assert!(abstains(&[1, 2, 3, 4, 5, 6]).is_some());
+        assert!(abstains(&[1, 4]).is_some());
     }
 }

@@ -5,7 +5,7 @@ use crate::control::{Lead, Vitals};
 use arc_swap::ArcSwap;
 use std::{
     net::TcpListener,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -64,16 +64,16 @@ impl Local {
 
     async fn keep(mut self, view: Arc<ArcSwap<LocalView>>) {
         loop {
-            let _ = tokio::time::timeout(EVERY, self.news.changed()).await;
+            if let Ok(Err(_)) = tokio::time::timeout(EVERY, self.news.changed()).await {
+                return; // nothing publishes any more: the node stops
+            }
             view.store(Arc::new(self.view()));
         }
     }
 
     fn view(&self) -> LocalView {
-        let evidence = self.lead.evidence();
         let decision = self.lead.decision.load();
-        let now = crate::clock::mono();
-        let reports: Vec<_> = evidence.fresh(now).map(|(r, age)| (r.clone(), age)).collect();
+        let reports = self.lead.reports();
         let own = reports.iter().find(|(r, _)| r.node == self.config.id);
         LocalView {
             at: Instant::now(),
@@ -118,7 +118,8 @@ impl Local {
                 ),
             );
         }
-        for problem in self.counters.proxy.iter().flat_map(|p| p.problems()) {
+        let proxy = self.counters.proxy.as_ref().and_then(Weak::upgrade);
+        for problem in proxy.iter().flat_map(|p| p.problems()) {
             put("proxy", format!("listener {}: {}", problem.listener, problem.message));
         }
         problems
