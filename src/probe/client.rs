@@ -99,8 +99,10 @@ async fn found(mut body: hyper::body::Incoming, text: &[u8]) -> Observation {
     let mut seen = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Observation::Wrong };
+        // of what was searched already only the end may still begin the text
+        let from = seen.len().saturating_sub(text.len());
         seen.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
-        if seen.windows(text.len()).any(|w| w == text) {
+        if seen[from..].windows(text.len()).any(|w| w == text) {
             return Observation::Answer;
         }
         if seen.len() > BODY_LIMIT {
@@ -123,6 +125,11 @@ static VERIFYING: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
     let mut roots = rustls::RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        tracing::warn!(
+            "this machine trusts no CA, so every check over TLS fails here; install CA certificates or set `verify = false`"
+        );
+    }
     Arc::new(builder().with_root_certificates(roots).with_no_client_auth())
 });
 

@@ -5,7 +5,12 @@
 use super::board::Board;
 use crate::clock;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Once},
+    time::Duration,
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -83,8 +88,8 @@ async fn beat(
     loop {
         let started = Instant::now();
         let fresh = report.borrow_and_update().clone();
-        let message = if votes { Beat::Report(Box::new((*fresh).clone())) } else { Beat::Ping };
-        let seen = observe(peers.call(node, Lane::Watch, codec::bytes(&message), DEADLINE).await);
+        let message = if votes { message(&fresh) } else { codec::bytes(&Beat::Ping) };
+        let seen = observe(peers.call(node, Lane::Watch, message, DEADLINE).await);
         let now = clock::mono();
         if detector.observe(seen, now) {
             let verdict = detector.verdict(now);
@@ -101,17 +106,36 @@ async fn beat(
     }
 }
 
+/// The report, or a bare ping where it is larger than the lane takes: then this node's word is missing, which counts as
+/// abstention, but the heartbeat goes on.
+fn message(report: &Report) -> Vec<u8> {
+    let bytes = codec::bytes(&Beat::Report(Box::new(report.clone())));
+    if bytes.len() <= Lane::Watch.limit() {
+        return bytes;
+    }
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let bytes = bytes.len();
+        tracing::error!(
+            bytes,
+            "too many endpoints for one report: nobody hears what this node sees; declare fewer"
+        );
+    });
+    codec::bytes(&Beat::Ping)
+}
+
 fn observe(answer: Result<Vec<u8>, PeerError>) -> Observation {
     match answer {
         // whatever the peer says, it is there
-        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Busy(_) | PeerError::TooLarge { .. }) => {
-            Observation::Answer
-        }
+        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Busy(_)) => Observation::Answer,
         Err(PeerError::Unreachable { why, .. } | PeerError::Lost { why, .. }) => match why {
             Loss::Refused | Loss::Reset | Loss::Closed => Observation::Refused,
             _ => Observation::Silence,
         },
         Err(PeerError::Refused { .. }) => Observation::Wrong,
-        Err(PeerError::Unknown(_) | PeerError::Timeout { .. }) => Observation::Silence,
+        // nothing was sent, or nothing came back
+        Err(PeerError::TooLarge { .. } | PeerError::Unknown(_) | PeerError::Timeout { .. }) => {
+            Observation::Silence
+        }
     }
 }

@@ -7,8 +7,8 @@
 //! board   the verdicts of all streams, as a report wants them
 //! ```
 //!
-//! Probe load is bounded: one stream per (address, check) however many services share it, starts spread over the
-//! interval by a hash of node and stream, [`stream::IN_FLIGHT`] probes at once.
+//! Probe load is bounded: one stream per (address, check) however many services share it, each at a place of its own in
+//! the interval by a hash of node and stream, [`stream::IN_FLIGHT`] probes at once.
 
 pub(crate) mod board;
 mod client;

@@ -9,7 +9,7 @@ use zonekeeper_core::{
 };
 
 /// One thing to probe, shared by everything that wants it probed in the same way.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// Where.
     pub addr: SocketAddr,

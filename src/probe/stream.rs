@@ -26,7 +26,8 @@ use zonekeeper_core::{
 };
 use zonekeeper_proxy::LocalHealth;
 
-/// Probes of one node on their way at once: each holds a socket.
+/// Probes of one node on their way at once, of endpoints and of local backends each: each holds a socket. Endpoints of a
+/// site that swallows packets hold theirs for the whole timeout, which must not delay the look at a local backend.
 pub(crate) const IN_FLIGHT: usize = 256;
 
 /// Silence shorter than this moves nothing, in milliseconds (`balanced`).
@@ -38,7 +39,8 @@ pub(crate) struct Streams {
     node: NodeId,
     board: Arc<Board>,
     health: Arc<LocalHealth>,
-    in_flight: Arc<Semaphore>,
+    endpoints_in_flight: Arc<Semaphore>,
+    backends_in_flight: Arc<Semaphore>,
     running: BTreeMap<Key, Stream>,
 }
 
@@ -58,16 +60,18 @@ impl Drop for Stream {
 impl Streams {
     /// No streams yet.
     pub(crate) fn new(node: NodeId, board: Arc<Board>, health: Arc<LocalHealth>) -> Streams {
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-        Streams { node, board, health, in_flight, running: BTreeMap::new() }
+        let [endpoints_in_flight, backends_in_flight] = [(); 2].map(|()| Arc::new(Semaphore::new(IN_FLIGHT)));
+        Streams { node, board, health, endpoints_in_flight, backends_in_flight, running: BTreeMap::new() }
     }
 
     /// Makes the running streams those of the plan. A stream that stays keeps its detector, unless those who want to
     /// know changed.
     pub(crate) fn follow(&mut self, plan: Plan) {
         let gone = self.running.extract_if(.., |key, s| plan.get(key) != Some(&s.subjects));
-        for (_, stream) in gone {
+        for (_, stream) in gone.collect::<Vec<_>>() {
+            stream.task.abort(); // first, so that it does not put back what is taken away
             self.board.remove(&stream.subjects);
+            self.forget_checks(&stream.subjects, &plan);
         }
         for (key, subjects) in plan {
             if !self.running.contains_key(&key) {
@@ -85,30 +89,40 @@ impl Streams {
         }
     }
 
+    /// A backend that nobody checks any more is not held to the last verdict: only its failures count from now on.
+    fn forget_checks(&self, subjects: &[Subject], plan: &Plan) {
+        for subject in subjects {
+            if let Subject::Backend(pool, addr) = subject
+                && self.health.get(pool, *addr).is_some()
+                && !plan.values().flatten().any(|s| s == subject)
+            {
+                self.health.set(pool, *addr, true);
+            }
+        }
+    }
+
     fn start(&self, key: Key, subjects: Vec<Subject>) -> Stream {
         let now = Arc::new(Notify::new());
+        let local = subjects.iter().any(|s| matches!(s, Subject::Backend(..)));
+        let in_flight = if local { &self.backends_in_flight } else { &self.endpoints_in_flight };
         let run = Run {
-            first: self.offset(&key),
+            phase: phase(self.node, &key),
+            local,
             key,
             subjects: subjects.clone(),
             now: now.clone(),
             board: self.board.clone(),
             health: self.health.clone(),
-            in_flight: self.in_flight.clone(),
+            in_flight: in_flight.clone(),
         };
         Stream { subjects, now, task: tokio::spawn(run.forever()) }
-    }
-
-    /// Spreads the streams of all nodes over the interval.
-    fn offset(&self, key: &Key) -> Duration {
-        let mut hash = DefaultHasher::new();
-        (self.node, key.addr).hash(&mut hash);
-        Duration::from_millis(hash.finish() % u64::from(key.check.interval_ms).max(1))
     }
 }
 
 struct Run {
-    first: Duration,
+    phase: u64,
+    /// Checks a backend behind the local proxy.
+    local: bool,
     key: Key,
     subjects: Vec<Subject>,
     now: Arc<Notify>,
@@ -123,8 +137,7 @@ impl Run {
         let thresholds = Thresholds { rise: check.rise, fall: check.fall, patience_ms: self.patience() };
         let mut detector = Detector::new(thresholds, clock::mono());
         // Backends decide whether a site may take traffic at all: the first look does not wait.
-        let local = self.subjects.iter().any(|s| matches!(s, Subject::Backend(..)));
-        let mut next = Instant::now() + if local { Duration::ZERO } else { self.first.min(FIRST_LOOK) };
+        let mut next = Instant::now() + if self.local { Duration::ZERO } else { first_look(self.phase) };
         let mut round = 0u64;
         loop {
             tokio::select! {
@@ -142,7 +155,8 @@ impl Run {
             self.settle_backends(&detector);
             let wait = match detector.confirming() {
                 true => Duration::from_millis(CONFIRM_MS),
-                false => jittered(check, round, self.key.addr.port()),
+                false if round == 1 => place(check, self.phase),
+                false => jittered(check, round, self.phase),
             };
             next = started + wait;
         }
@@ -154,6 +168,7 @@ impl Run {
         if remote { PATIENCE_MS } else { 0 }
     }
 
+    /// Puts the verdict on the board, for the next report.
     fn tell(&self, detector: &Detector) {
         let now = clock::mono();
         let verdict = detector.verdict(now);
@@ -174,15 +189,92 @@ impl Run {
     }
 }
 
-/// A new stream looks soon, whatever its interval.
-const FIRST_LOOK: Duration = Duration::from_millis(200);
+/// New streams look within this time, whatever their interval.
+const FIRST_LOOK_MS: u64 = 200;
 
-/// The interval, spread by the check's jitter; the spread needs no good randomness, only to differ between rounds.
-fn jittered(check: &Check, round: u64, salt: u16) -> Duration {
+/// A number of its own for each stream of each node, by which they are spread.
+fn phase(node: NodeId, key: &Key) -> u64 {
+    let mut hash = DefaultHasher::new();
+    (node, key).hash(&mut hash);
+    hash.finish()
+}
+
+/// Many new streams do not look in one moment.
+fn first_look(phase: u64) -> Duration {
+    Duration::from_millis(phase % FIRST_LOOK_MS)
+}
+
+/// From the first look to the second, which finds the stream's place in the interval.
+fn place(check: &Check, phase: u64) -> Duration {
+    Duration::from_millis(phase % u64::from(check.interval_ms).max(1))
+}
+
+/// The interval, spread by the check's jitter; the spread needs no good randomness, only to differ between rounds and
+/// between streams.
+fn jittered(check: &Check, round: u64, phase: u64) -> Duration {
     let interval = u64::from(check.interval_ms);
     let spread = interval * u64::from(check.jitter_percent) / 100;
     let mut hash = DefaultHasher::new();
-    (round, salt, std::process::id()).hash(&mut hash);
+    (round, phase).hash(&mut hash);
     let shift = if spread == 0 { 0 } else { hash.finish() % (2 * spread + 1) };
-    Duration::from_millis(interval - spread + shift)
+    Duration::from_millis(interval.saturating_sub(spread) + shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use zonekeeper_core::model::CheckKind;
+
+    fn check(jitter_percent: u8) -> Check {
+        Check {
+            kind: CheckKind::Tcp,
+            interval_ms: 5_000,
+            timeout_ms: 1_000,
+            rise: 1,
+            fall: 2,
+            jitter_percent,
+        }
+    }
+
+    fn key(host: u8, check: Check) -> Key {
+        Key { addr: SocketAddr::from(([192, 0, 2, host], 443)), check, host: String::new() }
+    }
+
+    /// How many of 200 streams fall into the fullest of ten equal parts of `whole`.
+    fn fullest(of: impl Fn(u64) -> Duration, whole: u64) -> usize {
+        let mut parts = [0; 10];
+        for host in 0..200 {
+            let at = of(phase(1, &key(host, check(0)))).as_millis() as u64;
+            parts[(at * 10 / whole) as usize] += 1;
+        }
+        parts.into_iter().max().unwrap_or_default()
+    }
+
+    #[test]
+    fn streams_of_a_long_interval_are_spread_over_it() {
+        assert!(fullest(first_look, FIRST_LOOK_MS) < 50, "first looks in one moment");
+        assert!(fullest(|p| place(&check(0), p), 5_000) < 50, "the places in the interval bunch");
+    }
+
+    #[test]
+    fn jitter_differs_between_streams_of_one_port_and_stays_in_its_bounds() {
+        let (a, b) = (phase(1, &key(1, check(10))), phase(1, &key(2, check(10))));
+        let rounds = |p: u64| (1..50).map(move |r| jittered(&check(10), r, p).as_millis());
+        assert_ne!(rounds(a).collect::<Vec<_>>(), rounds(b).collect::<Vec<_>>());
+        assert!(rounds(a).all(|ms| (4_500..=5_500).contains(&ms)));
+        assert_eq!(jittered(&check(0), 7, a), Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_is_not_checked_any_more_is_usable_again() {
+        let health = LocalHealth::new();
+        let mut streams = Streams::new(1, Arc::default(), health.clone());
+        let (pool, addr): (zonekeeper_core::id::PoolId, _) = ("web".parse().unwrap(), key(1, check(0)).addr);
+        let plan = Plan::from([(key(1, check(0)), vec![Subject::Backend(pool.clone(), addr)])]);
+        streams.follow(plan);
+        health.set(&pool, addr, false);
+        streams.follow(Plan::new());
+        assert_eq!(health.get(&pool, addr).unwrap().checked(), zonekeeper_proxy::Checked::Up);
+    }
 }
