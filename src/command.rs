@@ -44,7 +44,7 @@ enum Command {
         /// First start of a node whose data directory is empty
         #[arg(long)]
         new: bool,
-        /// Raft timing of the new cluster: round trips up to 25, 100 or 200 ms
+        /// Raft timing of the new cluster; it can be changed while the cluster runs
         #[arg(long, value_enum, default_value = "lan", requires = "bootstrap")]
         timing: Preset,
     },
@@ -83,8 +83,11 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Preset {
+    /// Round trips up to 25 ms
     Lan,
+    /// Round trips up to 100 ms
     Wan,
+    /// Round trips up to 200 ms
     Global,
 }
 
@@ -184,7 +187,7 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
     let node = control.spawn(async move {
         let node = Node::start(config, start, &handle).await.map_err(|e| chain(&e))?;
         until_signal(&node).await;
-        node.stop().await;
+        stop(node).await;
         Ok(())
     });
     control.block_on(node).map_err(|e| e.to_string())?
@@ -200,6 +203,14 @@ pub(crate) async fn until_signal(node: &Node) {
     tokio::select! {
         () = any_signal() => {}
         () = failed => {}
+    }
+}
+
+/// Drains and stops; a second signal ends it at once.
+pub(crate) async fn stop(node: Node) {
+    tokio::select! {
+        () = node.stop() => {}
+        () = any_signal() => tracing::warn!("a second signal: stopped without draining"),
     }
 }
 

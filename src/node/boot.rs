@@ -5,7 +5,7 @@ use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::D
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Opened};
 use zonekeeper_core::{
-    Command, Outcome, Proposal, VERSION,
+    Command, Outcome, Proposal, State, VERSION,
     entry::{Init, Member, Role, Timing, Token},
     model::{Change, Site},
 };
@@ -13,6 +13,9 @@ use zonekeeper_peer::keys::Credentials;
 
 /// Name of the file in the data directory that holds the first admin token.
 pub(crate) const TOKEN_FILE: &str = "admin.token";
+
+/// How long each step of a founding may take.
+const WITHIN: Duration = Duration::from_secs(20);
 
 /// What the operator says about this start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +46,33 @@ pub(crate) async fn open(config: &NodeConfig, keys: &Credentials, start: Start) 
         let (dir, found, id) = (config.keys_dir.clone(), keys.node(), config.id);
         return Err(NodeError::Foreign { dir, found, id });
     }
-    let (dir, config, cluster) = (config.data_dir.clone(), config.clone(), keys.cluster());
-    let opened = tokio::task::spawn_blocking(move || open_blocking(&config, cluster, start));
-    let opened = opened.await.map_err(|e| NodeError::Raft(std::io::Error::other(e)))??;
+    let opened = replay(config, Some(keys.cluster()), start).await?;
     if opened.identity().is_none() {
-        opened.claim(cluster).await.map_err(|e| NodeError::File(dir, e))?;
+        claim(&opened, config, keys).await?;
     }
     Ok(opened)
 }
 
-fn open_blocking(config: &NodeConfig, cluster: u128, start: Start) -> Result<Opened, NodeError> {
+/// Opens the empty data directory of a node that has no keys yet.
+pub(crate) async fn open_empty(config: &NodeConfig) -> Result<Opened, NodeError> {
+    replay(config, None, Start::New).await
+}
+
+/// Writes down whose data this is.
+pub(crate) async fn claim(opened: &Opened, config: &NodeConfig, keys: &Credentials) -> Result<(), NodeError> {
+    let claimed = opened.claim(keys.cluster()).await;
+    claimed.map(drop).map_err(|e| NodeError::File(config.data_dir.clone(), e))
+}
+
+async fn replay(config: &NodeConfig, cluster: Option<u128>, start: Start) -> Result<Opened, NodeError> {
+    let config = config.clone();
+    let opened = tokio::task::spawn_blocking(move || replay_blocking(&config, cluster, start));
+    opened.await.map_err(NodeError::Task)?
+}
+
+fn replay_blocking(config: &NodeConfig, cluster: Option<u128>, start: Start) -> Result<Opened, NodeError> {
     let (dir, id) = (&config.data_dir, config.id);
-    let opened = Consensus::open(dir, id, Some(cluster))?;
+    let opened = Consensus::open(dir, id, cluster)?;
     let fresh = opened.identity().is_none();
     match start {
         Start::Again if fresh => return Err(NodeError::Empty { dir: dir.clone(), id }),
@@ -69,24 +87,31 @@ fn open_blocking(config: &NodeConfig, cluster: u128, start: Start) -> Result<Ope
 }
 
 /// Writes the first entries of a new cluster: its name, its first member and site, and an admin token. A founding that
-/// was cut short is taken up again.
+/// was cut short (`begun`: the log is not empty) is taken up again.
 pub(crate) async fn found(
     consensus: &Consensus,
     config: &NodeConfig,
     keys: &Credentials,
     start: Start,
+    begun: bool,
 ) -> Result<(), NodeError> {
     let Some(timing) = start.founds() else { return Ok(()) };
-    let state = consensus.state();
-    if state.cluster != 0 && state.members.contains_key(&config.id) && !state.tokens.is_empty() {
+    let founded = |s: &State| s.cluster != 0 && s.members.contains_key(&config.id) && !s.tokens.is_empty();
+    if founded(&consensus.state()) {
         return Ok(());
     }
     let member = member(config);
     let refused = |e: zonekeeper_consensus::ProposeError| NodeError::Found(e.to_string());
-    if consensus.status().voters.is_empty() {
-        consensus.bootstrap(&member, Duration::from_secs(20)).await.map_err(refused)?;
+    if !begun {
+        consensus.bootstrap(&member, WITHIN).await.map_err(refused)?;
     }
     lead(consensus).await?;
+    // what was committed before a crash may be later than what was published before it
+    consensus.read_index(WITHIN).await.map_err(refused)?;
+    let state = consensus.state();
+    if founded(&state) {
+        return Ok(());
+    }
     if state.cluster == 0 {
         let init = Init { cluster: keys.cluster(), version: VERSION, timing };
         propose(consensus, Command::Init(init)).await?;
@@ -103,9 +128,11 @@ pub(crate) async fn found(
 async fn lead(consensus: &Consensus) -> Result<(), NodeError> {
     let mut status = consensus.watch_status();
     let leads = status.wait_for(|s| s.role == zonekeeper_consensus::Role::Leader);
-    match tokio::time::timeout(Duration::from_secs(20), leads).await {
+    match tokio::time::timeout(WITHIN, leads).await {
         Ok(Ok(_)) => Ok(()),
-        _ => Err(NodeError::Found("this node did not become the leader within 20 s".into())),
+        _ => Err(NodeError::Found(format!(
+            "this node did not become the leader within {WITHIN:?}; see its log"
+        ))),
     }
 }
 

@@ -19,14 +19,37 @@ pub(crate) fn attach(
     published: &Arc<ArcSwap<Published>>,
     keys: &Path,
 ) {
+    let raft = Arc::new(Raft { consensus: consensus.handler(), published: published.clone() });
     for lane in RAFT_LANES {
-        peers.set_handler(lane, consensus.handler());
+        peers.set_handler(lane, raft.clone());
     }
     peers.set_handler(Lane::Watch, Arc::new(Watch { lead: lead.clone(), published: published.clone() }));
     let control =
         Control { consensus: consensus.handler(), published: published.clone(), keys: keys.to_owned() };
     peers.set_handler(Lane::Control, Arc::new(control));
     peers.set_join(Arc::new(Joins { consensus: consensus.clone(), keys: keys.to_owned() }));
+}
+
+/// A node that was removed has no word any more, also where the transport lets every certificate in.
+fn not_removed(published: &ArcSwap<Published>, from: NodeId) -> Result<(), String> {
+    match published.load().state.retired.contains(&from) {
+        true => Err(format!("node {from} was removed from the cluster; join under a new id")),
+        false => Ok(()),
+    }
+}
+
+struct Raft {
+    consensus: Arc<dyn Handler>,
+    published: Arc<ArcSwap<Published>>,
+}
+
+impl Handler for Raft {
+    fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        match not_removed(&self.published, from) {
+            Ok(()) => self.consensus.handle(from, lane, payload),
+            Err(why) => Box::pin(std::future::ready(Err(why))),
+        }
+    }
 }
 
 struct Watch {
@@ -60,6 +83,7 @@ struct Control {
 impl Handler for Control {
     fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         Box::pin(async move {
+            not_removed(&self.published, from)?;
             match payload.split_first() {
                 Some((&CONTROL_TAG, _)) => self.consensus.handle(from, lane, payload).await,
                 Some((&RENEW_TAG, csr)) => {

@@ -3,7 +3,10 @@
 use super::NodeError;
 use crate::{control::Vitals, priority};
 use arc_swap::ArcSwap;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::runtime::Handle;
 use zonekeeper_config::NodeConfig;
 use zonekeeper_core::{Published, entry::Duty};
@@ -19,11 +22,12 @@ pub(crate) struct DataPlane {
     pub(crate) vitals: Arc<Vitals>,
 }
 
-/// Sources of counters, for the metrics.
+/// Sources of counters, for the metrics. Weak, so that whoever still reads them at a stop (an open request of the admin
+/// API) does not keep the servers from ending in order.
 #[derive(Clone)]
 pub(crate) struct Counters {
-    pub(crate) dns: Option<Arc<DnsServer>>,
-    pub(crate) proxy: Option<Arc<Proxy>>,
+    pub(crate) dns: Option<Weak<DnsServer>>,
+    pub(crate) proxy: Option<Weak<Proxy>>,
 }
 
 impl DataPlane {
@@ -57,7 +61,7 @@ impl DataPlane {
             };
             Ok::<_, NodeError>((dns, Some(Arc::new(proxy))))
         });
-        let (dns, proxy) = started.await.map_err(|e| NodeError::Raft(std::io::Error::other(e)))??;
+        let (dns, proxy) = started.await.map_err(NodeError::Task)??;
         Ok(DataPlane { dns, proxy, flags, health, vitals })
     }
 
@@ -68,9 +72,9 @@ impl DataPlane {
 
     /// Tells the proxy that there is a new publication.
     pub(crate) fn refresher(&self) -> impl Fn() + Send + 'static {
-        let proxy = self.proxy.clone();
+        let proxy = self.counters().proxy;
         move || {
-            if let Some(proxy) = &proxy {
+            if let Some(proxy) = proxy.as_ref().and_then(Weak::upgrade) {
                 proxy.refresh();
             }
         }
@@ -78,7 +82,10 @@ impl DataPlane {
 
     /// Where totals are read.
     pub(crate) fn counters(&self) -> Counters {
-        Counters { dns: self.dns.clone(), proxy: self.proxy.clone() }
+        Counters {
+            dns: self.dns.as_ref().map(Arc::downgrade),
+            proxy: self.proxy.as_ref().map(Arc::downgrade),
+        }
     }
 
     /// Stops both; open proxy connections get so long to end.

@@ -48,6 +48,9 @@ pub(crate) enum NodeError {
     /// Raft.
     #[error("Raft did not start")]
     Raft(#[source] io::Error),
+    /// A part panicked.
+    #[error("a part of the node ended while it started; this is a bug, see the log")]
+    Task(#[source] tokio::task::JoinError),
     /// DNS.
     #[error(transparent)]
     Dns(#[from] zonekeeper_dns::BindError),

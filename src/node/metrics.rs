@@ -10,10 +10,18 @@ use zonekeeper_peer::Peers;
 pub(super) fn sources(counters: &Counters, peers: &Peers, vitals: &Arc<Vitals>) -> Vec<Source> {
     let mut sources: Vec<Source> = Vec::new();
     if let Some(dns) = counters.dns.clone() {
-        sources.push(Arc::new(move |out| metrics::dns(out, &dns.counters())));
+        sources.push(Arc::new(move |out| {
+            if let Some(dns) = dns.upgrade() {
+                metrics::dns(out, &dns.counters());
+            }
+        }));
     }
     if let Some(proxy) = counters.proxy.clone() {
-        sources.push(Arc::new(move |out| metrics::proxy(out, &proxy.counters())));
+        sources.push(Arc::new(move |out| {
+            if let Some(proxy) = proxy.upgrade() {
+                metrics::proxy(out, &proxy.counters());
+            }
+        }));
     }
     let (peers, vitals) = (peers.clone(), vitals.clone());
     sources.push(Arc::new(move |out| metrics::refusals(out, &peers.refusals())));

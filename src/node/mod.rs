@@ -31,7 +31,6 @@ use crate::{
 use arc_swap::ArcSwap;
 use data_plane::DataPlane;
 use std::{
-    collections::BTreeSet,
     net::{SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -39,13 +38,20 @@ use std::{
 use tokio::{sync::watch::channel as watch_channel, task::JoinSet};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Role};
-use zonekeeper_core::{Published, entry::Duty};
+use zonekeeper_core::{
+    Published, State,
+    entry::{Duty, Member},
+    evidence::Standing,
+    id::SiteId,
+};
 use zonekeeper_peer::{Lane, PeerConfig, Peers, keys::Credentials};
 
 /// How long a stop waits for the answers to move away.
 const DRAIN: Duration = Duration::from_secs(5);
 /// From one look at the publication to the next while waiting for it.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a stop waits for another leader.
+const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long a stop waits for open connections.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -72,6 +78,7 @@ impl Node {
     ) -> Result<Node, NodeError> {
         let credentials = Credentials::load(&config.keys_dir)?;
         let opened = boot::open(&config, &credentials, start).await?;
+        let begun = !opened.is_empty();
         let published = Arc::new(ArcSwap::from_pointee(publication(opened.state(), &config.site)));
         let plane = DataPlane::start(&config, &published, data).await?;
 
@@ -104,6 +111,7 @@ impl Node {
         let reporter = Reporter {
             node: config.id,
             site: config.site.clone(),
+            proxies: config.duty == Duty::Full,
             board: board.clone(),
             health: plane.health.clone(),
             published: published.clone(),
@@ -121,6 +129,7 @@ impl Node {
             proxies: config.duty == Duty::Full,
             peers: peers.clone(),
             board: board.clone(),
+            consensus: consensus.clone(),
             published: published.clone(),
             news: news.subscribe(),
         };
@@ -134,7 +143,7 @@ impl Node {
             config.site.clone(),
         ));
 
-        boot::found(&consensus, &config, &credentials, start).await?;
+        boot::found(&consensus, &config, &credentials, start, begun).await?;
 
         let admin = TcpListener::bind(config.admin.listen)
             .map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
@@ -209,13 +218,7 @@ impl Node {
         self.vitals.draining.store(true, Relaxed);
         self.board.touch();
         let _ = tokio::time::timeout(DRAIN, self.moved_away()).await;
-        let status = self.consensus.status();
-        if status.role == Role::Leader
-            && let Some(&to) = status.voters.keys().find(|n| **n != self.config.id)
-            && let Err(error) = self.consensus.transfer_leader(to, Duration::from_secs(2)).await
-        {
-            tracing::warn!(%error, "leadership could not be handed over; the others will elect");
-        }
+        self.hand_over().await;
         self.tasks.shutdown().await;
         if let Some(data) = self.data.take() {
             data.stop(LINGER).await;
@@ -225,25 +228,111 @@ impl Node {
         tracing::info!("stopped");
     }
 
-    /// Waits until no service is answered from this site any more, or nobody else could answer.
+    /// A leader that goes hands over to the voter that answered last.
+    async fn hand_over(&self) {
+        let status = self.consensus.status();
+        let others = status.voters.iter().filter(|(id, _)| **id != self.config.id);
+        let Some((&to, _)) = others.min_by_key(|(_, peer)| peer.acked_ms.unwrap_or(u64::MAX)) else { return };
+        if status.role == Role::Leader
+            && let Err(error) = self.consensus.transfer_leader(to, HAND_OVER).await
+        {
+            tracing::warn!(%error, "leadership could not be handed over; the others will elect");
+        }
+    }
+
+    /// Waits until this site's word that it goes was decided on, for each service that is answered from it; not at all
+    /// where nobody could decide or nobody else could answer.
     async fn moved_away(&self) {
-        let here = |published: &Published| {
-            published.state.services.values().any(|s| {
-                let alone = s.spec.endpoints.len() < 2 || !s.spec.endpoints.contains_key(&self.config.site);
-                !alone && s.assignment.values().any(|a| a.sites.contains(&self.config.site))
-            })
-        };
         let state = self.published.load().state.clone();
-        let sites: BTreeSet<_> = state.members.values().map(|m| &m.site).collect();
-        let last_of_site = state.members.values().filter(|m| m.site == self.config.site).count() < 2;
-        if sites.len() < 2 || !last_of_site {
+        let here = |m: &Member| m.site == self.config.site;
+        let speaks = self.config.duty == Duty::Full && state.members.contains_key(&self.config.id);
+        let last_of_site = state.members.values().filter(|m| here(m)).count() < 2;
+        let others = state.members.values().any(|m| !here(m));
+        if !(speaks && last_of_site && others) {
             return;
         }
-        while here(&self.published.load()) {
+        while undecided(&self.published.load().state, &self.config.site) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
+/// Whether a service that other sites may take over is answered from this one as if nothing had been said. A site that is
+/// held to be down and answered all the same (the last set, the safety limit, automation off) is waited for in vain.
+fn undecided(state: &State, site: &SiteId) -> bool {
+    state.services.values().filter(|s| s.spec.endpoints.len() > 1).any(|service| {
+        let down = |family| {
+            let health = service.health.get(&(site.clone(), family));
+            health.is_some_and(|h| h.standing == Standing::Down)
+        };
+        service.assignment.iter().any(|(family, held)| held.sites.contains(site) && !down(*family))
+    })
+}
+
 /// Lanes that consensus answers whole.
 const RAFT_LANES: [Lane; 3] = [Lane::Heartbeat, Lane::Raft, Lane::Bulk];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeMap, sync::Arc};
+    use zonekeeper_core::{
+        model::{Endpoint, Failback, Family, Policy, Quorum, Service, WhenAllDown},
+        state::{Assignment, Basis, Health, ServiceState},
+        time::LogTime,
+    };
+
+    fn site(name: &str) -> SiteId {
+        name.parse().unwrap()
+    }
+
+    /// A service at some sites, answered from fra.
+    fn service(sites: &[&str]) -> ServiceState {
+        let endpoint = || vec![Endpoint { addr: [192, 0, 2, 1].into(), port: 80 }];
+        let assignment = Assignment {
+            epoch: Default::default(),
+            since: LogTime(0),
+            sites: vec![site("fra")],
+            basis: Basis::Usable,
+        };
+        ServiceState {
+            version: 1,
+            spec: Service {
+                names: Vec::new(),
+                policy: Policy::Failover(sites.iter().map(|s| site(s)).collect()),
+                endpoints: sites.iter().map(|s| (site(s), endpoint())).collect(),
+                ttl: 30,
+                check: None,
+                pool: None,
+                min_backends: 1,
+                when_all_down: WhenAllDown::FailOpen,
+                hold_down_ms: 0,
+                failback: Failback::Manual,
+                quorum: Quorum::Majority,
+                min_answers: 1,
+                automation: true,
+            },
+            health: BTreeMap::new(),
+            assignment: BTreeMap::from([(Family::V4, assignment)]),
+            suspects: Default::default(),
+            pinned: None,
+            automation: None,
+        }
+    }
+
+    #[test]
+    fn a_stop_waits_for_the_decision_and_not_for_what_will_not_happen() {
+        let mut state = State::default();
+        let id = || "www".parse().unwrap();
+        state.services.insert(id(), Arc::new(service(&["fra"])));
+        assert!(!undecided(&state, &site("fra")), "nobody else has an endpoint");
+        let mut two = service(&["fra", "ams"]);
+        state.services.insert(id(), Arc::new(two.clone()));
+        assert!(undecided(&state, &site("fra")));
+        assert!(!undecided(&state, &site("ams")), "it is not answered from there");
+        let down = Health { standing: Standing::Down, since: LogTime(1), failed: Some(LogTime(1)) };
+        two.health.insert((site("fra"), Family::V4), down);
+        state.services.insert(id(), Arc::new(two));
+        assert!(!undecided(&state, &site("fra")), "decided: down, and kept, with automation off for example");
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! A node asks any peer that holds the CA key (a `ca.key` beside its own keys; at least one voter should have it, two
 //! survive the loss of one). At two thirds of its life, staggered by node id, a certificate is due; a node tries again
-//! every minute until somebody signs.
+//! every minute, or sooner where the certificate ends sooner, until somebody signs.
 
 use super::control_lane::RENEW_TAG;
 use std::{
@@ -54,7 +54,8 @@ pub(crate) async fn keep_valid(peers: Peers, keys: PathBuf, mut credentials: Cre
             }
             Err(why) => {
                 tracing::warn!(%why, "the node's certificate is due and nobody renews it; put ca.key into a voter's key folder");
-                tokio::time::sleep(AGAIN).await;
+                let left = credentials.expires().duration_since(SystemTime::now()).unwrap_or(AGAIN);
+                tokio::time::sleep((left / 8).clamp(Duration::from_secs(1), AGAIN)).await;
             }
         }
     }
@@ -79,9 +80,11 @@ async fn ask(peers: &Peers, csr: &str) -> Result<(String, String), String> {
     for node in peers.connected() {
         let mut request = vec![RENEW_TAG];
         request.extend_from_slice(csr.as_bytes());
-        match peers.call(node, Lane::Control, request, Duration::from_secs(5)).await {
-            Ok(answer) => return codec::from_bytes(&answer).map_err(|e| e.to_string()),
-            Err(error) => last = error.to_string(),
+        let answer = peers.call(node, Lane::Control, request, Duration::from_secs(5)).await;
+        match answer.map_err(|e| e.to_string()).and_then(|a| codec::from_bytes(&a).map_err(|e| e.to_string()))
+        {
+            Ok(signed) => return Ok(signed),
+            Err(why) => last = why,
         }
     }
     Err(last)

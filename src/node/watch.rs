@@ -6,15 +6,15 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{broadcast::error::RecvError, watch};
 use zonekeeper_config::{DnsConfig, OnStale};
-use zonekeeper_consensus::{Consensus, timing_warning};
+use zonekeeper_consensus::{Consensus, Role, Status, timing_warning};
 use zonekeeper_core::{
-    Published,
+    Published, State,
     entry::Timing,
     evidence::Report,
     id::{NodeId, SiteId},
@@ -43,13 +43,23 @@ pub(super) async fn local_health(health: Arc<LocalHealth>, board: Arc<Board>) {
 /// Flags the answers of a node that heard no leader for too long.
 pub(super) async fn staleness(consensus: Consensus, config: DnsConfig, flags: Arc<DnsFlags>) {
     let Some(limit) = config.max_stale else { return };
+    let started = Instant::now();
     loop {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        let age = consensus.status().quorum_age_ms;
-        let stale = age.is_none_or(|ms| u128::from(ms) > limit.as_millis());
+        let stale = age(&consensus.status(), started.elapsed()) > limit;
         flags.stale.store(stale, Relaxed);
         flags.servfail.store(stale && config.on_stale == OnStale::ServFail, Relaxed);
     }
+}
+
+/// How old the answers may be. Before the first word of a leader it counts from the start: a node that was restarted
+/// answers at once, and has as long to find its leader as one that lost it.
+fn age(status: &Status, running: Duration) -> Duration {
+    let alone = status.role == Role::Leader && status.voters.len() == 1;
+    if alone {
+        return Duration::ZERO; // its own word is the quorum's
+    }
+    status.quorum_age_ms.map_or(running, Duration::from_millis)
 }
 
 /// What the handshake compares: nodes must run Raft under one timing.
@@ -73,6 +83,11 @@ pub(super) fn timing_problem(consensus: &Consensus, peers: &Peers) -> Option<Str
     timing_warning(consensus.state().timing, slowest.as_millis() as u64)
 }
 
+/// From one look at whether this node has fallen behind to the next.
+const BEHIND_LOOK: Duration = Duration::from_secs(1);
+/// A node that heard no leader for so long may have missed who is a member: several elections of the slowest timing.
+const BEHIND: Duration = Duration::from_secs(15);
+
 /// Follows publications (peers, probes, heartbeats, proxy) and link events (a crash that the network announces is
 /// re-probed at once).
 pub(super) struct Follower {
@@ -81,6 +96,7 @@ pub(super) struct Follower {
     pub(super) proxies: bool,
     pub(super) peers: Peers,
     pub(super) board: Arc<Board>,
+    pub(super) consensus: Consensus,
     pub(super) published: Arc<ArcSwap<Published>>,
     pub(super) news: watch::Receiver<Generation>,
 }
@@ -94,33 +110,39 @@ impl Follower {
     ) {
         let mut heartbeats = Heartbeats::new(self.peers.clone(), self.board.clone(), reports);
         let mut links = self.peers.events();
-        self.follow(&mut streams, &mut heartbeats);
+        let mut followed = None;
+        let mut allowed = None;
         loop {
+            self.news.borrow_and_update();
+            let state = self.published.load().state.clone();
+            if followed.replace(inputs(&state)) != Some(inputs(&state)) {
+                self.follow(&state, &mut streams, &mut heartbeats);
+            }
+            let now = Some(callers(&state, self.node, self.consensus.status().quorum_age_ms));
+            if allowed != now {
+                self.peers.set_allowed(now.clone().flatten());
+                allowed = now;
+            }
             tokio::select! {
                 news = self.news.changed() => {
                     if news.is_err() { return }
                     refresh();
-                    self.follow(&mut streams, &mut heartbeats);
                 }
                 link = links.recv() => match link {
                     Ok(event) => self.link(&streams, event),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },
+                () = tokio::time::sleep(BEHIND_LOOK) => {}
             }
         }
     }
 
-    fn follow(&mut self, streams: &mut Streams, heartbeats: &mut Heartbeats) {
-        self.news.borrow_and_update();
-        let state = self.published.load().state.clone();
+    fn follow(&self, state: &State, streams: &mut Streams, heartbeats: &mut Heartbeats) {
         self.peers.set_settings(settings(state.timing));
-        streams.follow(plan(&state, self.node, &self.site, self.proxies));
+        streams.follow(plan(state, self.node, &self.site, self.proxies));
         let others = || state.members.iter().filter(|(id, _)| **id != self.node);
         self.peers.set_peers(others().map(|(id, m)| (*id, m.peer)).collect());
-        // before the first member is known, whoever has a certificate of the cluster may bring the log
-        let known = state.members.contains_key(&self.node);
-        self.peers.set_allowed(known.then(|| state.members.keys().copied().collect()));
         let members: BTreeMap<_, _> =
             others().map(|(id, m)| (*id, (m.peer, state.voters.contains(id)))).collect();
         heartbeats.follow(&members);
@@ -134,5 +156,70 @@ impl Follower {
         if let (true, Some(member)) = (news, self.published.load().state.members.get(&event.node)) {
             streams.kick(&member.site);
         }
+    }
+}
+
+/// What [`Follower::follow`] reads of a state, in versions: edits of records and decisions leave it as it is.
+fn inputs(state: &State) -> (u32, u64, u64, Timing) {
+    (state.generation.incarnation, state.revision, state.members_version, state.timing)
+}
+
+/// Who may connect; none: whoever has a certificate of the cluster and was not removed (the lanes look at that). A node
+/// that is no member yet, or that was away, may be brought the log by a leader that it does not know.
+fn callers(state: &State, node: NodeId, quorum_age_ms: Option<u64>) -> Option<BTreeSet<NodeId>> {
+    let behind = quorum_age_ms.is_none_or(|ms| u128::from(ms) > BEHIND.as_millis());
+    let alone = state.voters.len() == 1 && state.voters.contains(&node);
+    let known = state.members.contains_key(&node) && (alone || !behind);
+    known.then(|| state.members.keys().copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zonekeeper_core::entry::{Duty, Member};
+
+    fn status(role: Role, voters: u64, quorum_age_ms: Option<u64>) -> Status {
+        let peer = || zonekeeper_consensus::Peer { addr: String::new(), matched: None, acked_ms: None };
+        Status {
+            node: 1,
+            role,
+            term: 1,
+            leader: None,
+            last_log: 0,
+            committed: 0,
+            applied: 0,
+            snapshot: 0,
+            voters: (1..=voters).map(|id| (id, peer())).collect(),
+            learners: BTreeMap::new(),
+            quorum_age_ms,
+            leader_heard_ms: None,
+            stopped: None,
+        }
+    }
+
+    #[test]
+    fn answers_age_from_the_leaders_last_word_or_from_the_start() {
+        let (s, ms) = (Duration::from_secs, Duration::from_millis);
+        assert_eq!(age(&status(Role::Follower, 3, Some(700)), s(60)), ms(700));
+        assert_eq!(age(&status(Role::Follower, 3, None), s(2)), s(2), "restarted: not stale at once");
+        assert_eq!(age(&status(Role::Leader, 3, Some(9_000)), s(60)), s(9), "a leader cut off ages too");
+        assert_eq!(age(&status(Role::Leader, 1, None), s(60)), s(0), "a cluster of one never ages");
+        assert_eq!(age(&status(Role::Stopped, 1, None), s(60)), s(60), "unless it has stopped");
+    }
+
+    #[test]
+    fn a_node_that_was_away_may_be_called_by_a_leader_that_it_does_not_know() {
+        let member = |id: u64| {
+            let peer = ([127, 0, 0, id as u8], 1).into();
+            Arc::new(Member { site: "fra".parse().unwrap(), duty: Duty::Full, peer, admin: None })
+        };
+        let members = (1..=3).map(|id| (id, member(id))).collect();
+        let mut state = State { members, voters: [1, 2, 3].into(), ..State::default() };
+        assert_eq!(callers(&state, 1, Some(100)), Some([1, 2, 3].into()));
+        assert_eq!(callers(&state, 1, None), None, "nothing heard yet: its list may be old");
+        assert_eq!(callers(&state, 1, Some(60_000)), None, "cut off for a minute");
+        assert_eq!(callers(&state, 9, Some(100)), None, "not a member yet");
+        state.voters = [1].into();
+        assert_eq!(callers(&state, 1, None), Some([1, 2, 3].into()), "alone it decides who is a member");
     }
 }
