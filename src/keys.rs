@@ -65,6 +65,10 @@ impl FromStr for NodeAt {
 pub(crate) enum KeysError {
     #[error("{0} exists already; keys are never overwritten, give a new folder")]
     Exists(PathBuf),
+    #[error("--nodes names node {0} twice; ids are unique")]
+    Twice(NodeId),
+    #[error("--signers names node {0}, which --nodes does not; give it there too")]
+    Signer(NodeId),
     #[error("--days {0} is out of range; use up to 3650")]
     Days(f64),
     #[error("no random numbers: {0}")]
@@ -103,6 +107,13 @@ fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId], lifetime: Duration) -> 
     if dir.exists() {
         return Err(KeysError::Exists(dir.to_owned()));
     }
+    let twice = nodes.iter().enumerate().find(|(i, at)| nodes[..*i].iter().any(|n| n.node == at.node));
+    if let Some((_, at)) = twice {
+        return Err(KeysError::Twice(at.node));
+    }
+    if let Some(stranger) = signers.iter().find(|s| nodes.iter().all(|at| at.node != **s)) {
+        return Err(KeysError::Signer(*stranger));
+    }
     let ca = Ca::create(cluster_id()?)?;
     ca.save(&dir.join("ca"))?;
     let mut out = std::io::stdout();
@@ -131,4 +142,24 @@ fn show(dir: &Path) -> Result<(), KeysError> {
     let signs = if Ca::load(dir).is_ok() { "yes" } else { "no" };
     writeln!(out, "holds the CA key: {signs}")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_in_the_nodes_leaves_nothing_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("keys");
+        let at = |text: &[&str]| text.iter().map(|t| t.parse().unwrap()).collect::<Vec<NodeAt>>();
+        let day = Duration::from_secs(86_400);
+        let twice = new(&dir, &at(&["1=fra", "2=ams", "1=iad"]), &[], day);
+        assert!(matches!(twice, Err(KeysError::Twice(1))), "{twice:?}");
+        let nobody = new(&dir, &at(&["1=fra", "2=ams"]), &[1, 3], day);
+        assert!(matches!(nobody, Err(KeysError::Signer(3))), "{nobody:?}");
+        assert!(!dir.exists());
+        new(&dir, &at(&["1=fra", "2=ams"]), &[2], day).unwrap();
+        assert!(Ca::load(&dir.join("node-1")).is_err() && Ca::load(&dir.join("node-2")).is_ok());
+    }
 }

@@ -2,7 +2,7 @@
 //! here can grow into a cluster later.
 
 use crate::{
-    command::{chain, control_runtime, data_runtime, log_to_stderr, until_signal},
+    command::{chain, control_runtime, data_runtime, log_to_stderr, stop, until_signal},
     keys,
     node::{CERTIFICATE_LIFETIME, Node, Start},
 };
@@ -25,10 +25,12 @@ use zonekeeper_core::{
     model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route, TlsFiles, ZoneOwner},
     name::Name,
 };
-use zonekeeper_peer::keys::{Ca, Credentials};
+use zonekeeper_peer::keys::Ca;
 
 /// How long the flags may take to be in force.
 const SERVING: std::time::Duration = std::time::Duration::from_secs(20);
+/// The stage of the flags: `serve` is alone on its state.
+const STAGE: u64 = u64::from_be_bytes(*b"zk-serve");
 /// Listeners and pools whose name begins so belong to the flags.
 const PREFIX: &str = "serve-";
 
@@ -144,7 +146,7 @@ impl Serve {
         node.serving(index, SERVING).await?;
         self.greet(&node, dir).map_err(|e| e.to_string())?;
         until_signal(&node).await;
-        node.stop().await;
+        stop(node).await;
         Ok(())
     }
 
@@ -152,7 +154,7 @@ impl Serve {
     fn node(&self, dir: &Path) -> Result<NodeConfig, String> {
         let site = site();
         let keys_dir = dir.join("keys");
-        if Credentials::load(&keys_dir).is_err() && !keys_dir.exists() {
+        if !keys_dir.exists() {
             let ca = Ca::create(keys::cluster_id().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
             let issued = ca.issue(1, &site, CERTIFICATE_LIFETIME).map_err(|e| e.to_string())?;
             ca.save(&keys_dir).and_then(|()| issued.save(&keys_dir)).map_err(|e| chain(&e))?;
@@ -187,6 +189,8 @@ impl Serve {
     /// Brings the state to what the flags say; zones that are there already keep their edits. The index at which that
     /// is so.
     async fn declare(&self, consensus: &Consensus) -> Result<u64, String> {
+        // all that an earlier run committed is applied before it is compared
+        consensus.read_index(SERVING).await.map_err(|e| e.to_string())?;
         let state = consensus.state();
         let running = ClusterConfig::current(&state);
         let mut wanted = running.clone();
@@ -300,12 +304,15 @@ async fn configure(
     let command = match parts.len() {
         1 => Command::Configure(parts.remove(0)),
         count => {
-            let id = revision ^ u64::from(std::process::id()) << 32;
+            // what a run that was killed half way has left is forgotten first
+            let abort = Proposal::by("serve", Command::Abort { id: STAGE });
+            consensus.propose(abort).await.map_err(|e| e.to_string())?;
             for (part, changes) in parts.into_iter().enumerate() {
                 progress(part, count);
-                propose(consensus, Vec::new(), Command::Stage { id, part: part as u32, changes }).await?;
+                propose(consensus, Vec::new(), Command::Stage { id: STAGE, part: part as u32, changes })
+                    .await?;
             }
-            Command::Commit { id, parts: count as u32 }
+            Command::Commit { id: STAGE, parts: count as u32 }
         }
     };
     propose(consensus, reads, command).await
