@@ -47,11 +47,16 @@ pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(S
     })?;
     fsync::sync_tree(&dir.join(LOG_DIR)).and_then(|()| fsync::sync_tree(dir)).map_err(io)?;
 
-    let (view, entries) = load(&db).map_err(damaged)?;
+    let (mut view, mut entries) = load(&db).map_err(damaged)?;
     check_owner(dir, view.identity, node, cluster)?;
     let snapshots = SnapshotDir::new(dir.join(SNAPSHOT_DIR)).map_err(io)?;
     let newest = snapshots.load().map_err(|error| damaged(error.to_string()))?;
-    check(&view, &entries, newest.as_ref().and_then(|(meta, _)| meta.last_log_id)).map_err(damaged)?;
+    let covered = newest.as_ref().and_then(|(meta, _)| meta.last_log_id);
+    if let Some(covered) = covered.filter(|c| interrupted(&view, &entries, c.index)) {
+        finish_purge(&db, covered).map_err(io)?;
+        (view, entries) = load(&db).map_err(damaged)?;
+    }
+    check(&view, &entries, covered).map_err(damaged)?;
 
     let witness = Witness::open(dir).map_err(io)?;
     recall(&view, witness.memory()).map_err(damaged)?;
@@ -163,6 +168,26 @@ fn load_meta(view: &mut View, key: &[u8], record: &[u8]) -> Result<(), String> {
         return Err("is of no kind that this version knows".into());
     }
     Ok(())
+}
+
+/// A node that received a snapshot appends behind it before it purges what the snapshot covers. A crash between the two
+/// leaves a hole in the log that the snapshot fills: that is a purge to be finished, not damage.
+fn interrupted(view: &View, entries: &[LogEntry], covered: u64) -> bool {
+    let first = view.purged.map_or(0, |p| p.index + 1);
+    let behind = (first..).zip(entries).find(|(next, entry)| entry.log_id.index != *next);
+    behind.is_some_and(|(_, entry)| entry.log_id.index <= covered + 1)
+}
+
+fn finish_purge(db: &sled::Db, covered: LogId) -> io::Result<()> {
+    let mut batch = sled::Batch::default();
+    for key in db.iter().keys() {
+        let key = key.map_err(io::Error::other)?;
+        if records::log_index(&key).is_some_and(|index| index <= covered.index) {
+            batch.remove(key);
+        }
+    }
+    batch.insert(&records::meta_key(Kind::Purged), records::purged(&covered));
+    db.apply_batch(batch).and_then(|()| db.flush()).map(drop).map_err(io::Error::other)
 }
 
 /// The records must tell one story.

@@ -57,6 +57,24 @@ fn a_hole_in_the_log_is_seen() {
 }
 
 #[test]
+fn a_hole_that_a_snapshot_fills_is_a_purge_to_be_finished() {
+    let dir = written(10);
+    let snapshots = SnapshotDir::new(dir.path().join("snapshots")).unwrap();
+    let meta = SnapshotMeta { last_log_id: Some(log_id(6)), last_membership: StoredMembership::default() };
+    snapshots.write(&meta, &State::default()).unwrap();
+    tamper(dir.path(), |db| (4..=6).for_each(|i| drop(db.remove(store::log_key(i, 0)).unwrap())));
+    let (mut store, machine) = store::open(dir.path(), 1, None).unwrap();
+    let state = runtime().block_on(store.get_log_state()).unwrap();
+    assert_eq!(state.last_purged_log_id, Some(log_id(6)));
+    let entries = runtime().block_on(store.try_get_log_entries(0..20)).unwrap();
+    assert_eq!(entries.first().map(|e| e.log_id.index), Some(7));
+    assert_eq!(machine.index(), 6);
+    drop((store, machine));
+    tamper(dir.path(), |db| drop(db.remove(store::log_key(8, 0)).unwrap()));
+    assert!(refusal(dir.path()).contains("log entry 8 is missing"), "behind the snapshot it is damage");
+}
+
+#[test]
 fn a_log_without_a_vote_is_seen() {
     let dir = written(10);
     tamper(dir.path(), |db| drop(db.remove(store::meta_key(Kind::Vote)).unwrap()));
