@@ -155,9 +155,7 @@ impl Serve {
         let site = site();
         let keys_dir = dir.join("keys");
         if !keys_dir.exists() {
-            let ca = Ca::create(keys::cluster_id().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-            let issued = ca.issue(1, &site, CERTIFICATE_LIFETIME).map_err(|e| e.to_string())?;
-            ca.save(&keys_dir).and_then(|()| issued.save(&keys_dir)).map_err(|e| chain(&e))?;
+            make_keys(&keys_dir, &site)?;
         }
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -286,6 +284,19 @@ impl From<BalanceArg> for Balance {
 
 fn site() -> SiteId {
     "local".parse().unwrap_or_else(|e| unreachable!("a fixed label: {e}"))
+}
+
+/// Makes the keys beside their place and moves them there, so that a start that is killed leaves all or none.
+fn make_keys(dir: &Path, site: &SiteId) -> Result<(), String> {
+    let made = dir.with_extension("new");
+    let io = |e: std::io::Error| format!("{}: {e}", made.display());
+    if made.exists() {
+        std::fs::remove_dir_all(&made).map_err(io)?;
+    }
+    let ca = Ca::create(keys::cluster_id().map_err(|e| e.to_string())?).map_err(|e| chain(&e))?;
+    let issued = ca.issue(1, site, CERTIFICATE_LIFETIME).map_err(|e| chain(&e))?;
+    ca.save(&made).and_then(|()| issued.save(&made)).map_err(|e| chain(&e))?;
+    std::fs::rename(&made, dir).map_err(io)
 }
 
 fn absolute(path: &Path) -> Result<String, String> {
