@@ -16,6 +16,8 @@
 //! One laboratory runs at a time (see [`support::turn`]): the bounds on time mean something, and two cores suffice.
 //! `ZONEKEEPER_EXE` names another binary to test, as one built with `--release`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is their way to fail")]
+
 mod ask;
 mod support;
 

@@ -44,7 +44,7 @@ impl Writer {
                     http::request(node, "PUT", &path, Some(&token), Some(&body), Duration::from_secs(20));
                 let ok = done.is_ok_and(|a| a.status == 200);
                 acknowledged_.lock().unwrap_or_else(PoisonError::into_inner).insert(n, ok);
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(5));
             }
         });
         Writer { to, acknowledged, stop, thread: Some(thread) }
@@ -119,6 +119,7 @@ fn votes(lab: &Lab, wanted: &[u64]) {
         let up = |i: &usize| lab.nodes[*i].runs() && wanted.contains(&lab.nodes[*i].id);
         (0..lab.nodes.len()).filter(up).all(|i| voters(lab, i) == wanted)
     });
+    std::thread::sleep(Duration::from_millis(500)); // the clients see this cluster for a while
 }
 
 #[test]
