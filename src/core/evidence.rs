@@ -224,10 +224,13 @@ pub struct Evidence {
 impl Evidence {
     /// Takes a report in; an older one than is held is ignored. A node that restarted counts from its clock again,
     /// so a report is also taken when the held one has expired.
-    pub fn receive(&mut self, report: Report, now: Mono) -> bool {
+    pub fn receive(&mut self, mut report: Report, now: Mono) -> bool {
         let held = self.reports.get(&report.node);
         let old = held.is_some_and(|(at, r)| r.seq >= report.seq && now.since(*at) < REPORT_LIFE_MS);
         if !old {
+            // in order, so that a target is found among thousands; stable, so that the first of two stays the first
+            report.endpoints.sort_by(|a, b| a.0.cmp(&b.0));
+            report.endpoints.dedup_by(|later, first| later.0 == first.0);
             self.reports.insert(report.node, (now, report));
         }
         !old
@@ -262,7 +265,8 @@ impl Evidence {
             if !member || !state.voters.contains(&report.node) || report.abstains.is_some() {
                 continue;
             }
-            let Some((_, verdict)) = report.endpoints.iter().find(|(t, _)| t == target) else { continue };
+            let Ok(place) = report.endpoints.binary_search_by(|(t, _)| t.cmp(target)) else { continue };
+            let (_, verdict) = &report.endpoints[place];
             let this = match (verdict.colour, verdict.kind) {
                 (Colour::Green, _) => Vote::Green,
                 (Colour::Red, Some(kind)) => Vote::Red(kind),
