@@ -14,7 +14,7 @@ pub(crate) fn control() {
     static SAID: Once = Once::new();
     if done != 0 {
         SAID.call_once(|| {
-            tracing::debug!("no CAP_SYS_NICE: Raft's threads have no priority over the data path's")
+            tracing::info!("no CAP_SYS_NICE: Raft's threads have no priority over the data path's")
         });
     }
 }

@@ -83,14 +83,12 @@ struct Control {
 impl Handler for Control {
     fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         Box::pin(async move {
-            not_removed(&self.published, from)?;
+            // a leader has applied who is a member; a certificate alone changes nothing and renews nothing
+            let site = self.published.load().state.members.get(&from).map(|m| m.site.clone());
+            let site = site.ok_or_else(|| format!("node {from} is no member"))?;
             match payload.split_first() {
                 Some((&CONTROL_TAG, _)) => self.consensus.handle(from, lane, payload).await,
-                Some((&RENEW_TAG, csr)) => {
-                    let state = self.published.load().state.clone();
-                    let member = state.members.get(&from).ok_or("you are no member")?;
-                    renew::sign(&self.keys, from, &member.site, csr).await
-                }
+                Some((&RENEW_TAG, csr)) => renew::sign(&self.keys, from, &site, csr).await,
                 _ => Err("this version does not know that request".into()),
             }
         })
