@@ -1,8 +1,9 @@
 //! Our answers beside those of Knot and NSD, for the same zone and some thousand generated questions.
 //!
-//! A peer that is not installed is `NOT RUN`, loudly, and fails where `CI` is set. The seed is printed; `ZK_SEED` sets it.
+//! A peer that is not installed is `NOT RUN`, loudly, and fails where `CI` is set. `ZK_SEED` asks
+//! other questions; the seed is printed.
 
-#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test ends at the first surprise, and says what it compared
 
 mod common;
 
@@ -248,10 +249,7 @@ fn random_zone(rng: &mut Rng) -> String {
 }
 
 fn seed() -> u64 {
-    let seed = env::var("ZK_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = env::var("ZK_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_122);
     println!("seed {seed}: ZK_SEED={seed} asks the same questions");
     seed
 }
