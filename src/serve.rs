@@ -144,7 +144,7 @@ impl Serve {
         let node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
         let index = self.declare(&node.consensus).await?;
         node.serving(index, SERVING).await?;
-        self.greet(&node, dir).map_err(|e| e.to_string())?;
+        let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
         until_signal(&node).await;
         stop(node).await;
         Ok(())

@@ -174,8 +174,7 @@ impl Machine {
         }
         // The sink is called under the lock, so that batches reach it in order.
         now.tell(deltas, false);
-        self.core.applied.send_replace(now.last.map_or(0, |l| l.index));
-        drop(now);
+        self.announce(now);
         for (responder, outcome) in answers {
             responder.send(outcome);
         }
@@ -192,8 +191,16 @@ impl Machine {
         now.state = state;
         now.snapshot = Some((meta.clone(), image));
         now.tell(Vec::new(), true);
-        self.core.applied.send_replace(now.last.map_or(0, |l| l.index));
+        self.announce(now);
         Ok(())
+    }
+
+    /// Tells those who wait, without the lock: one of them may hold the watched value while it reads the state. Only one
+    /// Raft applies at a time, so the indices still come in order.
+    fn announce(&self, now: MutexGuard<'_, Now>) {
+        let last = now.last.map_or(0, |l| l.index);
+        drop(now);
+        self.core.applied.send_replace(last);
     }
 }
 

@@ -109,6 +109,8 @@ fn build(m: &RaftMetrics<TypeConfig>, heard: Option<Instant>, failed: Option<Str
         voters: peers(&mut membership.voter_ids()),
         learners: peers(&mut membership.learner_ids()),
         quorum_age_ms: match leads {
+            // openraft notes an acknowledgement when a follower answers; alone, a leader is its own quorum
+            true if membership.voter_ids().all(|id| id == m.id) => Some(0),
             true => m.last_quorum_acked.as_ref().map(|i| raft_age(**i)),
             false => heard.map(age),
         },

@@ -143,8 +143,8 @@ impl Cluster {
         let mut hashes = BTreeMap::new();
         for (node, running) in &self.nodes {
             let mut applied = running.consensus.watch_applied();
-            let reached = tokio::time::timeout(PATIENCE, applied.wait_for(|a| *a >= index)).await;
-            assert!(reached.is_ok(), "node {node}: {:?}", running.consensus.status());
+            let reached = tokio::time::timeout(PATIENCE, applied.wait_for(|a| *a >= index)).await.is_ok();
+            assert!(reached, "node {node}: {:?}", running.consensus.status());
             let state = running.consensus.state();
             let hash = state.hash();
             assert_eq!(
