@@ -135,6 +135,9 @@ pub async fn tidy(world: &Arc<World>) {
             let again = Change::PutService(service(which), Box::new(wanted));
             world.insist("tidy", Command::Configure(vec![again])).await;
         }
+        if held.automation == Some(false) {
+            world.insist("tidy", Command::Automation { service: Some(service(which)), on: true }).await;
+        }
         if held.pinned.is_some() {
             world.insist("tidy", Command::Move { service: service(which), to: None }).await;
         }
