@@ -45,7 +45,7 @@
 //!
 //! [`Machine`] and the [`config`] builder are free of tokio's runtime and of files: [`Machine::in_memory`] implements
 //! openraft's state machine for every [`types::Types`], that is, for any runtime with this crate's types. The
-//! simulation brings its own runtime, log store and network.
+//! simulation in `tests/sim` does not run it yet: its checkers need to see each entry, so it has a machine of its own.
 
 mod clock;
 mod consensus;

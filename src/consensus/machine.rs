@@ -1,6 +1,6 @@
 //! The state machine as openraft drives it: the replicated state in memory, snapshots beside it.
 //!
-//! Generic over openraft's runtime, so that the simulation runs this very code ([`Machine::in_memory`]).
+//! Generic over openraft's runtime, and able to stand without files ([`Machine::in_memory`]).
 
 use crate::{
     snapshot::SnapshotDir,

@@ -4,7 +4,7 @@
 //! so the same inputs give the same proposal in a simulation and in production.
 
 use crate::{
-    assign::{Class, Hand, Lane},
+    assign::{Hand, Lane},
     codec,
     entry::{Cause, Command, MAX_ENTRY, Object, Proposal, Read},
     evidence::{Evidence, Row, Standing, Target, Vote, needed},
@@ -192,11 +192,4 @@ fn tick(state: &State, now: LogTime) -> Option<Proposal> {
         cause: Cause::Automation,
         command: Command::Tick,
     })
-}
-
-/// The classes of all sites of a service's lane, for those who look.
-pub fn classes(state: &State, id: &ServiceId, family: Family, now: LogTime) -> Vec<(SiteId, Class)> {
-    let Some(service) = state.services.get(id) else { return Vec::new() };
-    let lane = Lane::new(state, id, service, family, now);
-    service.spec.sites(family).into_iter().map(|s| (s.clone(), lane.class(s))).collect()
 }
