@@ -15,7 +15,11 @@ pub struct Agreement {
 impl Agreement {
     /// A node holds this state.
     pub fn observe(&mut self, node: NodeId, state: &State) -> Result<(), Violation> {
-        let (index, hash) = (state.generation.index, state.hash());
+        self.seen(node, state.generation.index, state.hash())
+    }
+
+    /// A node says that its state at `index` has this hash.
+    pub fn seen(&mut self, node: NodeId, index: u64, hash: u128) -> Result<(), Violation> {
         let (held, first) = *self.seen.entry(index).or_insert((hash, node));
         match held == hash {
             true => Ok(()),

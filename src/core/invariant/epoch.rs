@@ -11,12 +11,15 @@ use crate::{
 };
 use alloc::{collections::BTreeMap, format, vec::Vec};
 
-type Answer = (Vec<SiteId>, Basis);
+/// An assignment is the sites that are answered, and why these.
+pub type Answer = (Vec<SiteId>, Basis);
+/// Which assignment: of a service and family, by its epoch.
+pub type Lane = (ServiceId, Family, Epoch);
 
 /// Every assignment ever seen.
 #[derive(Debug, Default)]
 pub struct Epochs {
-    seen: BTreeMap<(ServiceId, Family, Epoch), Answer>,
+    seen: BTreeMap<Lane, Answer>,
 }
 
 impl Epochs {
@@ -24,17 +27,20 @@ impl Epochs {
     pub fn observe(&mut self, node: NodeId, state: &State) -> Result<(), Violation> {
         for (id, service, family) in lanes(state) {
             let Some(a) = service.assignment.get(&family) else { continue };
-            let answer = (a.sites.clone(), a.basis);
-            let held = self.seen.entry((id.clone(), family, a.epoch)).or_insert_with(|| answer.clone());
-            if *held != answer {
-                let text = format!(
-                    "node {node}: {id} {family:?} has {answer:?} at {:?}, which was {held:?}",
-                    a.epoch
-                );
-                return Err(Violation::of(1, text));
-            }
+            self.seen(node, (id.clone(), family, a.epoch), (a.sites.clone(), a.basis))?;
         }
         Ok(())
+    }
+
+    /// A node says that the assignment of this epoch is `answer`.
+    pub fn seen(&mut self, node: NodeId, of: Lane, answer: Answer) -> Result<(), Violation> {
+        let held = self.seen.entry(of.clone()).or_insert_with(|| answer.clone());
+        if *held == answer {
+            return Ok(());
+        }
+        let (id, family, epoch) = of;
+        let text = format!("node {node}: {id} {family:?} has {answer:?} at {epoch:?}, which was {held:?}");
+        Err(Violation::of(1, text))
     }
 }
 

@@ -5,14 +5,15 @@
 //!
 //! - Of one applied entry, from the states before and after it ([`step`]): [`epoch`] (1, in part), [`evidence`] (5),
 //!   [`answers`] (6), [`restraint`] (7).
-//! - Over all nodes and all time, with a memory: [`epoch::Epochs`] (1), [`agreement::Agreement`] (3),
-//!   [`acknowledged::Acknowledged`] (4), [`raft::Persisted`] (11).
+//! - Over all nodes and all time, with a memory: [`epoch::Epochs`] (1), [`progress::Progress`] (2),
+//!   [`agreement::Agreement`] (3), [`acknowledged::Acknowledged`] (4), [`raft::Persisted`] (11).
 
 pub mod acknowledged;
 pub mod agreement;
 pub mod answers;
 pub mod epoch;
 pub mod evidence;
+pub mod progress;
 pub mod raft;
 pub mod restraint;
 #[cfg(test)]
