@@ -186,23 +186,27 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
     // spawned, so that it runs on a thread with the control plane's priority
     let node = control.spawn(async move {
         let node = Node::start(config, start, &handle).await.map_err(|e| chain(&e))?;
-        until_signal(&node).await;
+        let ended = until_signal(&node).await;
         stop(node).await;
-        Ok(())
+        ended
     });
     control.block_on(node).map_err(|e| e.to_string())?
 }
 
-/// Waits for SIGTERM or Ctrl-C. A store that fails is said once; the node goes on answering.
-pub(crate) async fn until_signal(node: &Node) {
+/// Waits for SIGTERM or Ctrl-C. A store that fails is said once; the node goes on answering, unless it is new and has
+/// nothing to answer: then this is an error.
+pub(crate) async fn until_signal(node: &Node) -> Result<(), String> {
     let failed = async {
         let why = node.failed().await;
+        if node.consensus.is_fresh() {
+            return why;
+        }
         tracing::error!(%why, "this node writes nothing any more and goes on answering; mend the cause and restart it");
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
     tokio::select! {
-        () = any_signal() => {}
-        () = failed => {}
+        () = any_signal() => Ok(()),
+        why = failed => Err(why),
     }
 }
 

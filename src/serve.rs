@@ -145,9 +145,9 @@ impl Serve {
         let index = self.declare(&node.consensus).await?;
         node.serving(index, SERVING).await?;
         let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
-        until_signal(&node).await;
+        let ended = until_signal(&node).await;
         stop(node).await;
-        Ok(())
+        ended
     }
 
     /// The node file that the flags stand for; its keys are made at the first start in a folder.

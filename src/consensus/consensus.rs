@@ -1,6 +1,7 @@
 //! The handle: open a data directory, start Raft on it, watch it.
 
 use crate::{
+    admission::Admission,
     clock::Clock,
     error::OpenError,
     gate::Gate,
@@ -72,6 +73,7 @@ impl Opened {
         timing: Timing,
         sink: Arc<dyn Sink>,
     ) -> io::Result<Consensus> {
+        let admission = Admission::new(!self.is_empty());
         let clock = Arc::new(Clock::new(self.machine.state().time));
         let (timing_tx, timing_rx) = watch::channel(timing);
         let tap = Tap { clock: clock.clone(), timing: timing_tx, inner: sink, time: Mutex::default() };
@@ -88,6 +90,7 @@ impl Opened {
                 clock,
                 raft: RwLock::new(raft),
                 gate: Gate::new(),
+                admission,
                 timing: tokio::sync::Mutex::new(Some(timing)),
                 heard: Mutex::default(),
                 permits: Semaphore::new(IN_FLIGHT),
@@ -117,6 +120,8 @@ pub(crate) struct Inner {
     pub(crate) raft: RwLock<Raft>,
     /// What writes pass on their way to `raft`.
     pub(crate) gate: Arc<Gate>,
+    /// Whether this node takes part in Raft yet.
+    pub(crate) admission: Admission,
     /// The timing that `raft` runs; none after shutdown. Its lock serialises rebuilds.
     pub(crate) timing: tokio::sync::Mutex<Option<Timing>>,
     /// When the leader was last heard.
@@ -160,6 +165,12 @@ impl Consensus {
     /// Whose data this node holds.
     pub fn identity(&self) -> Option<Identity> {
         self.inner.store.identity()
+    }
+
+    /// This node has no data and the leader has not let it in: it is new. When [`Consensus::failed`] says something now,
+    /// the leader knows the node's id from before its disk was wiped, and the node has to go.
+    pub fn is_fresh(&self) -> bool {
+        !self.inner.admission.is_open()
     }
 
     /// The last applied state.

@@ -1,15 +1,17 @@
 //! Answers to other nodes' calls.
 
 use crate::{
+    admission,
     consensus::Consensus,
+    error::ProposeError,
     machine::Image,
     transfer,
     types::Vote,
-    wire::{self, BulkCall, BulkReply, ControlCall, FileId, RaftCall, RaftReply},
+    wire::{self, Ask, BulkCall, BulkReply, ControlCall, ControlReply, FileId, RaftCall, RaftReply},
 };
 use openraft::{raft::AppendEntriesResponse, storage::Snapshot};
 use std::{sync::Arc, time::Duration};
-use zonekeeper_core::{codec, id::NodeId};
+use zonekeeper_core::{Proposal, codec, entry::Cause, id::NodeId};
 use zonekeeper_peer::{BoxFuture, Handler, Lane};
 
 /// Longest time that a forwarded request is worked on.
@@ -21,9 +23,19 @@ impl Consensus {
         Arc::new(self.clone())
     }
 
-    async fn raft_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+    async fn raft_call(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, String> {
         let raft = self.inner.raft();
-        let reply = match wire::decode(request)? {
+        let call = wire::decode(request)?;
+        match &call {
+            RaftCall::Append(rpc) => speaks_for_itself(from, &rpc.vote)?,
+            RaftCall::Vote(rpc) | RaftCall::PreVote(rpc) => speaks_for_itself(from, &rpc.vote)?,
+            RaftCall::Transfer(rpc) => speaks_for_itself(from, rpc.from_leader())?,
+            RaftCall::Admit | RaftCall::Deny(_) => return Ok(codec::bytes(&self.let_in(from, call))),
+        }
+        if !self.inner.admission.is_open() {
+            return admission::fresh(&call).map(|reply| codec::bytes(&reply));
+        }
+        let reply = match call {
             RaftCall::Append(rpc) => {
                 let reply = raft.append_entries(rpc).await.map_err(text)?;
                 if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
@@ -36,13 +48,34 @@ impl Consensus {
             RaftCall::Transfer(rpc) => {
                 RaftReply::Transfer(raft.handle_transfer_leader(rpc).await.map_err(text)?.err())
             }
+            RaftCall::Admit | RaftCall::Deny(_) => RaftReply::Done,
         };
         Ok(codec::bytes(&reply))
     }
 
-    async fn bulk_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+    /// The leader's word on this node's first start; too late for one that has data.
+    fn let_in(&self, from: NodeId, call: RaftCall) -> RaftReply {
+        match call {
+            _ if self.inner.admission.is_open() => {}
+            RaftCall::Deny(why) => self.inner.store.fail(&why),
+            _ => {
+                tracing::info!(leader = from, "this new node was let in");
+                self.inner.admission.open();
+            }
+        }
+        RaftReply::Done
+    }
+
+    async fn bulk_call(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, String> {
+        let call = wire::decode(request)?;
+        if let BulkCall::Install { vote, .. } = &call {
+            speaks_for_itself(from, vote)?;
+        }
+        if !self.inner.admission.is_open() {
+            return Ok(codec::bytes(&BulkReply::Fresh));
+        }
         let files = self.inner.machine.files().ok_or("no place for snapshots")?;
-        let reply = match wire::decode(request)? {
+        let reply = match call {
             BulkCall::Offer(file) => {
                 let mut incoming = self.inner.incoming.lock().await;
                 BulkReply::Have(incoming.offer(|| files.incoming(), file).await.map_err(text)?)
@@ -77,23 +110,37 @@ impl Consensus {
         Ok(BulkReply::Installed(response))
     }
 
-    async fn control_call(&self, request: &[u8]) -> Result<Vec<u8>, String> {
+    async fn control_call(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, String> {
         let call = ControlCall::decode(request)?;
+        if let Ask::Propose(Proposal { cause: Cause::Automation, .. }) = call.ask {
+            let why = format!(
+                "node {from} forwards a decision of automation, which only the leader's own may make"
+            );
+            return Ok(codec::bytes(&ControlReply::Err(ProposeError::Refused(why))));
+        }
         let within = Duration::from_millis(call.within_ms).min(CONTROL_WITHIN);
         Ok(codec::bytes(&self.serve(call.ask, within).await))
     }
 }
 
 impl Handler for Consensus {
-    fn handle(&self, _from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+    fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         Box::pin(async move {
             match lane {
-                Lane::Heartbeat | Lane::Raft => self.raft_call(&payload).await,
-                Lane::Bulk => self.bulk_call(&payload).await,
-                Lane::Control => self.control_call(&payload).await,
+                Lane::Heartbeat | Lane::Raft => self.raft_call(from, &payload).await,
+                Lane::Bulk => self.bulk_call(from, &payload).await,
+                Lane::Control => self.control_call(from, &payload).await,
                 Lane::Watch => Err("consensus does not answer this lane".into()),
             }
         })
+    }
+}
+
+/// A node speaks for itself alone: whoever its certificate names is the leader or candidate of what it sends.
+fn speaks_for_itself(from: NodeId, vote: &Vote) -> Result<(), String> {
+    match vote.leader_id.node_id {
+        node if node == from => Ok(()),
+        node => Err(format!("node {from} speaks in the name of node {node}")),
     }
 }
 

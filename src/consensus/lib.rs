@@ -41,12 +41,21 @@
 //! [`Consensus::handler`] answers the lanes Heartbeat, Raft and Bulk. Other services share Heartbeat or Control with it:
 //! on Control, requests of this crate begin with the byte [`CONTROL_TAG`]; on Heartbeat with one of [`RAFT_TAGS`].
 //!
+//! # Trust
+//!
+//! Raft knows no liars: whoever holds a member's key can vote, lead and forward writes under any operator's name, so a
+//! key folder is worth an admin token, and a member whose site was broken into is removed at once. What is held all the
+//! same: a node speaks for itself alone (the leader or candidate of a call is the node of its certificate), automation's
+//! decisions are taken from the leader itself and never from another node, `apply` counts their evidence again, a node
+//! that was removed has no word, and a node that lost its data is not let in again ([`Consensus::is_fresh`]).
+//!
 //! # Simulation
 //!
 //! [`Machine`] and the [`config`] builder are free of tokio's runtime and of files: [`Machine::in_memory`] implements
 //! openraft's state machine for every [`types::Types`], that is, for any runtime with this crate's types. The
 //! simulation in `tests/sim` does not run it yet: its checkers need to see each entry, so it has a machine of its own.
 
+mod admission;
 mod clock;
 mod consensus;
 mod error;

@@ -31,6 +31,7 @@ impl Consensus {
     /// `Command::Init`.
     pub async fn bootstrap(&self, member: &Member, within: Duration) -> Result<(), ProposeError> {
         let raft = self.inner.raft();
+        self.inner.admission.open(); // its own first voter
         let members = BTreeMap::from([(self.node(), BasicNode::new(member.peer))]);
         match raft.initialize(members).await {
             Ok(()) => {}

@@ -1,6 +1,7 @@
 //! openraft's calls to other nodes.
 
 use crate::{
+    admission::Doorkeeper,
     machine::Image,
     transfer,
     transport::{Transport, TransportError},
@@ -27,15 +28,16 @@ pub(crate) type RpcError = RPCError<TypeConfig>;
 /// Makes a client per peer and lane.
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
+    door: Arc<Doorkeeper>,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>) -> Network {
-        Network { transport }
+    pub(crate) fn new(transport: Arc<dyn Transport>, door: Arc<Doorkeeper>) -> Network {
+        Network { transport, door }
     }
 
     fn client(&self, target: NodeId, lane: Lane) -> Client {
-        Client { target, lane, transport: self.transport.clone() }
+        Client { target, lane, transport: self.transport.clone(), door: self.door.clone() }
     }
 }
 
@@ -60,6 +62,7 @@ pub(crate) struct Client {
     target: NodeId,
     lane: Lane,
     transport: Arc<dyn Transport>,
+    door: Arc<Doorkeeper>,
 }
 
 impl Client {
@@ -67,7 +70,15 @@ impl Client {
         let request = codec::bytes(&call);
         // The soft limit: openraft itself drops the call at the hard one.
         let reply = self.transport.call(self.target, self.lane, request, option.soft_ttl()).await;
-        wire::decode(&reply.map_err(rpc_error)?).map_err(unexpected)
+        match wire::decode(&reply.map_err(rpc_error)?).map_err(unexpected)? {
+            RaftReply::Fresh => Err(self.fresh()),
+            reply => Ok(reply),
+        }
+    }
+
+    fn fresh(&self) -> RpcError {
+        self.door.answer(self.target);
+        unexpected(format!("node {} has no data and waits to be let in", self.target))
     }
 }
 
@@ -149,7 +160,10 @@ impl RaftNetworkV2<TypeConfig> for Client {
         };
         let send = transfer::send(&*self.transport, self.target, vote, snapshot.meta, &path);
         tokio::select! {
-            sent = send => Ok(sent?),
+            sent = send => match sent? {
+                Some(response) => Ok(response),
+                None => Err(self.fresh().into()),
+            },
             closed = cancel => Err(closed.into()),
         }
     }

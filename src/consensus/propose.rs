@@ -41,10 +41,20 @@ impl Consensus {
         within: Duration,
     ) -> Result<(u64, Outcome), ProposeError> {
         check_size(&self.entry(proposal.clone()))?;
-        match self.through_leader(Ask::Propose(proposal), within).await? {
-            Done::Wrote(index, outcome) => Ok((index, outcome)),
-            Done::Index(_) => Err(ProposeError::Unknown("answer to another question".into())),
+        written(self.through_leader(Ask::Propose(proposal), within).await?)
+    }
+
+    /// Writes a proposal as the leader, or not at all: what automation decides on this node is worth nothing once
+    /// another one leads, and no node takes it from another.
+    pub async fn propose_as_leader(
+        &self,
+        proposal: Proposal,
+        within: Duration,
+    ) -> Result<(u64, Outcome), ProposeError> {
+        if let Some(text) = self.inner.store.failed().borrow().clone() {
+            return Err(ProposeError::Stopped(text));
         }
+        written(self.write(proposal, within).await?)
     }
 
     /// Waits until this node has applied everything that was committed anywhere when the call began, and returns that
@@ -177,6 +187,13 @@ fn refusal(error: ClientWriteError<TypeConfig>) -> ProposeError {
         ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: to.leader_id },
         ClientWriteError::LogEntryDiscarded(_) => ProposeError::Unknown(error.to_string()),
         error => ProposeError::Refused(error.to_string()),
+    }
+}
+
+fn written(done: Done) -> Result<(u64, Outcome), ProposeError> {
+    match done {
+        Done::Wrote(index, outcome) => Ok((index, outcome)),
+        Done::Index(_) => Err(ProposeError::Unknown("answer to another question".into())),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Raft is made, replaced when the cluster's timing changes, and stopped.
 
 use crate::{
+    admission::Doorkeeper,
     consensus::{Consensus, Inner},
     machine::Machine,
     network::Network,
@@ -85,8 +86,13 @@ pub(crate) async fn raise(
     transport: &Arc<dyn Transport>,
 ) -> io::Result<Raft> {
     let config = config.validate().map_err(io::Error::other)?;
-    let network = Network::new(transport.clone());
-    Raft::new(node, Arc::new(config), network, store.clone(), machine.clone()).await.map_err(io::Error::other)
+    let door = Doorkeeper::new(transport.clone());
+    let network = Network::new(transport.clone(), door.clone());
+    let raft = Raft::new(node, Arc::new(config), network, store.clone(), machine.clone()).await;
+    let raft = raft.map_err(io::Error::other)?;
+    // The one value; what called the network before this was not a leader yet.
+    let _ = door.raft.set(raft.clone());
+    Ok(raft)
 }
 
 async fn stop(raft: &Raft) {

@@ -28,19 +28,22 @@ const CHUNK: u64 = 512 << 10;
 /// Largest file that is received: far above any sane state, far below a full disk by one bad peer.
 const MAX_FILE: u64 = 8 << 30;
 
-/// Sends a snapshot file and has it installed.
+/// Sends a snapshot file and has it installed; none: the node has no data and waits to be let in.
 pub(crate) async fn send(
     transport: &dyn Transport,
     to: NodeId,
     vote: Vote,
     meta: SnapshotMeta,
     path: &Path,
-) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
+) -> Result<Option<SnapshotResponse<TypeConfig>>, RpcError> {
     // The open file survives its deletion by a newer snapshot.
     let mut source = File::open(path).await.map_err(unexpected)?;
     let len = source.metadata().await.map_err(unexpected)?.len();
     let file = FileId { meta, len };
-    let mut have = offset(call(transport, to, BulkCall::Offer(file.clone())).await?)?;
+    let mut have = match call(transport, to, BulkCall::Offer(file.clone())).await? {
+        BulkReply::Fresh => return Ok(None),
+        reply => offset(reply)?,
+    };
     while have < len {
         let bytes = read_at(&mut source, have, CHUNK.min(len - have)).await.map_err(unexpected)?;
         let chunk = BulkCall::Chunk { file: file.clone(), offset: have, bytes };
@@ -51,8 +54,8 @@ pub(crate) async fn send(
         have = next;
     }
     match call(transport, to, BulkCall::Install { vote, file }).await? {
-        BulkReply::Installed(response) => Ok(response),
-        BulkReply::Have(_) => Err(unexpected("answer to another question")),
+        BulkReply::Installed(response) => Ok(Some(response)),
+        BulkReply::Have(_) | BulkReply::Fresh => Err(unexpected("answer to another question")),
     }
 }
 
@@ -65,7 +68,7 @@ async fn call(transport: &dyn Transport, to: NodeId, call: BulkCall) -> Result<B
 fn offset(reply: BulkReply) -> Result<u64, RpcError> {
     match reply {
         BulkReply::Have(offset) => Ok(offset),
-        BulkReply::Installed(_) => Err(unexpected("answer to another question")),
+        BulkReply::Installed(_) | BulkReply::Fresh => Err(unexpected("answer to another question")),
     }
 }
 

@@ -26,6 +26,10 @@ pub(crate) enum RaftCall {
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
+    /// The leader lets a node without data in (see [`crate::admission`]).
+    Admit,
+    /// The leader does not, for this reason.
+    Deny(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +38,10 @@ pub(crate) enum RaftReply {
     Vote(VoteResponse<TypeConfig>),
     /// None: the target campaigns. Otherwise why it does not.
     Transfer(Option<openraft::raft::TransferLeaderError<TypeConfig>>),
+    /// The node has no data and waits to be let in.
+    Fresh,
+    /// Heard.
+    Done,
 }
 
 /// On the lane Bulk: one snapshot file, from an offset that the receiver names.
@@ -51,6 +59,8 @@ pub(crate) enum BulkCall {
 pub(crate) enum BulkReply {
     Have(u64),
     Installed(SnapshotResponse<TypeConfig>),
+    /// The node has no data and waits to be let in.
+    Fresh,
 }
 
 /// A snapshot file under way.

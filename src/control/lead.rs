@@ -89,7 +89,7 @@ impl Lead {
     }
 
     async fn propose(&self, proposal: Proposal) {
-        match self.consensus.propose_within(proposal, PROPOSE).await {
+        match self.consensus.propose_as_leader(proposal, PROPOSE).await {
             Ok((index, Outcome::Applied(_))) => {
                 tracing::info!(index, "automation decided");
                 self.news.notify_one(); // what is left is decided at once

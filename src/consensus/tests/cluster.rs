@@ -120,6 +120,11 @@ impl Cluster {
         running.peers.shutdown().await;
     }
 
+    /// The disk of a stopped node is lost.
+    pub(super) fn wipe(&self, node: NodeId) {
+        std::fs::remove_dir_all(self.base.path().join(node.to_string())).unwrap();
+    }
+
     pub(super) fn node(&self, node: NodeId) -> &Consensus {
         &self.nodes[&node].consensus
     }
