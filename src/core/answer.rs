@@ -247,6 +247,16 @@ impl ZoneTable {
         self.ready
     }
 
+    /// The index of the zone's names.
+    pub fn index(&self) -> &ZoneIndex {
+        &self.index
+    }
+
+    /// Whether a name's own records are all that decides its answer: no services, delegations or DNAMEs are near.
+    pub fn is_plain(&self) -> bool {
+        self.ready && self.services.is_empty() && !self.zone.has_cuts()
+    }
+
     /// The SOA of negative answers.
     pub fn negative(&self) -> Option<RrView<'_>> {
         self.negative.as_ref().map(WireSet::view)

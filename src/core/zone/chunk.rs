@@ -229,6 +229,16 @@ impl Chunk {
         view(&self.data[self.index[i] as usize..])
     }
 
+    /// What says where a node is.
+    pub(super) fn place_memory(&self, i: usize) -> Option<&u32> {
+        self.index.get(i)
+    }
+
+    /// A node's memory, to be read later.
+    pub(super) fn node_memory(&self, i: usize) -> Option<&[u8]> {
+        self.data.get(*self.index.get(i)? as usize..)
+    }
+
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node<'_>> + '_ {
         (0..self.index.len()).map(|i| self.node(i))
     }

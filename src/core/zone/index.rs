@@ -5,6 +5,8 @@
 //! new name those of its chunk. An entry is 32 bits of hash and where the name is: chunk and place in it. Names that exist
 //! only as ancestors are counted; such a hit is confirmed by a search, so that two equal hashes never make a name exist.
 
+mod ahead;
+
 use super::{CutKind, Key, Node, Place, Zone, chunk::Chunk};
 use alloc::{sync::Arc, vec, vec::Vec};
 use core::cmp::Ordering;
