@@ -54,6 +54,13 @@ pub struct Options {
     pub more: String,
     /// More records of the zone `example.com`.
     pub records: String,
+    /// Nodes, by index, that only vote and observe: they have no DNS and no proxy, and their site no endpoint unless
+    /// another node stands there.
+    pub witnesses: Vec<usize>,
+    /// Nodes, by index, that [`Lab::add`] leaves learners.
+    pub learners: Vec<usize>,
+    /// More arguments of `keys new`.
+    pub keys: Vec<String>,
     /// Where the sites stand; none: on loopback.
     pub net: Option<Arc<Net>>,
 }
@@ -70,6 +77,9 @@ impl Options {
             service: "hold_down = \"2s\"\nfailback_after = \"2s\"\n".into(),
             more: String::new(),
             records: String::new(),
+            witnesses: Vec::new(),
+            learners: Vec::new(),
+            keys: Vec::new(),
             net: None,
         }
     }
@@ -94,6 +104,8 @@ pub struct Node {
     pub site: String,
     /// Its site's address.
     pub ip: IpAddr,
+    /// It votes and observes only.
+    pub witness: bool,
     child: Option<Child>,
 }
 
@@ -138,27 +150,32 @@ impl Lab {
     /// for the first site.
     pub fn start(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Lab, LabError> {
         let mut lab = Lab::empty(options)?;
-        let count = lab.options.founders.min(lab.nodes.len());
         progress("keys");
         lab.prepare()?;
+        lab.found(progress)?;
+        Ok(lab)
+    }
+
+    /// What [`Lab::start`] does once everything is prepared.
+    pub fn found(&mut self, progress: &mut dyn FnMut(&str)) -> Result<(), LabError> {
+        let count = self.options.founders.min(self.nodes.len());
         progress("first node");
-        lab.spawn(0, &["--bootstrap"])?;
-        lab.read_token()?;
+        self.spawn(0, &["--bootstrap"])?;
+        self.read_token()?;
         for i in 1..count {
             progress(&format!("node {} joins", i + 1));
-            lab.add(i)?;
+            self.add(i)?;
         }
         progress("configuration");
-        lab.apply()?;
+        self.apply()?;
         progress("health");
-        lab.wait("every node answers for the first site", Duration::from_secs(60), |lab| {
+        self.wait("every node answers for the first site", Duration::from_secs(60), |lab| {
             if count == lab.nodes.len() {
                 lab.settled()
             } else {
                 (0..count).all(|i| lab.answered(i).len() == 1)
             }
-        })?;
-        Ok(lab)
+        })
     }
 
     /// Makes keys, backends and files; starts no node.
@@ -176,7 +193,8 @@ impl Lab {
         let nodes = nodes
             .map(|(i, site)| {
                 let ip = options.net.as_ref().map_or_else(|| address(number, i), |net| net.address(i));
-                Node { id: 1 + i as u64, site: site.clone(), ip, child: None }
+                let witness = options.witnesses.contains(&i);
+                Node { id: 1 + i as u64, site: site.clone(), ip, witness, child: None }
             })
             .collect();
         Ok(Lab { folder, options, nodes, backends: Vec::new(), token: String::new() })
@@ -199,6 +217,7 @@ impl Lab {
             .args(["keys", "new"])
             .arg(keys)
             .args(["--nodes", &nodes.join(",")])
+            .args(&self.options.keys)
             .output()?;
         checked("keys new", made).map(drop)
     }
@@ -212,11 +231,15 @@ impl Lab {
     }
 
     fn start_backend(&self, node: usize, i: usize) -> Result<Backend, LabError> {
-        let addr = self.nodes[node].at(BACKEND + i as u16);
         let name = format!("{} backend {}", self.nodes[node].site, i + 1);
+        self.serve(node, self.nodes[node].at(BACKEND + i as u16), &name)
+    }
+
+    /// Starts a backend at a node's place, on any address that is there.
+    pub fn serve(&self, node: usize, addr: SocketAddr, name: &str) -> Result<Backend, LabError> {
         let started = match &self.options.net {
-            None => Backend::start(addr, &name),
-            Some(net) => net.at_site(node, || Backend::start(addr, &name))?,
+            None => Backend::start(addr, name),
+            Some(net) => net.at_site(node, || Backend::start(addr, name))?,
         };
         started.map_err(|e| LabError(format!("cannot listen on {addr}: {e}")))
     }
@@ -227,7 +250,8 @@ impl Lab {
         Ok(())
     }
 
-    fn log(&self, i: usize) -> PathBuf {
+    /// Where a node's output goes.
+    pub fn log(&self, i: usize) -> PathBuf {
         self.folder().join(format!("node-{}.log", self.nodes[i].id))
     }
 
@@ -296,14 +320,17 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts a node that the cluster does not know yet, adds it and makes it a voter.
+    /// Starts a node that the cluster does not know yet, adds it and makes it a voter, unless it is to stay a learner.
     pub fn add(&mut self, i: usize) -> Result<(), LabError> {
         self.spawn(i, &["--new"])?;
         let node = &self.nodes[i];
         let (id, site, peer) = (node.id, node.site.clone(), node.at(PEER).to_string());
+        let duty = if node.witness { "witness" } else { "full" };
         self.wait("the new node listens", Duration::from_secs(20), |lab| lab.lives(i))?;
-        self.post(0, "/v1/members", &json!({"id": id, "site": site, "peer": peer}))?;
-        self.post(0, &format!("/v1/members/{id}/promote"), &json!({}))?;
+        self.post(0, "/v1/members", &json!({"id": id, "site": site, "duty": duty, "peer": peer}))?;
+        if !self.options.learners.contains(&i) {
+            self.post(0, &format!("/v1/members/{id}/promote"), &json!({}))?;
+        }
         Ok(())
     }
 

@@ -16,9 +16,14 @@
 
 pub mod asker;
 pub mod backend;
+pub mod check;
 pub mod client;
 pub mod failover;
+pub mod history;
 pub mod http;
 pub mod lab;
 pub mod net;
 mod process;
+pub mod rng;
+mod tun;
+pub mod wan;

@@ -8,7 +8,12 @@
 //!
 //! Needs root, `ip` and `nft`. Nothing is made in the namespace that one came from.
 
-use crate::process;
+use crate::{
+    lab::{HTTP, PEER, TCP},
+    process,
+    wan::DEVICE,
+};
+use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io::{self, Write as _},
@@ -74,6 +79,43 @@ impl Net {
         ip(&["-n", site, "route", "add", "default", "via", &format!("{net}.254")])
     }
 
+    /// How many sites there are.
+    pub fn sites(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Sends what goes from one site to another through a device in the hub.
+    pub(crate) fn detour(&self, device: &str) -> io::Result<()> {
+        let hub = &self.hub;
+        ip(&["-n", hub, "link", "set", device, "txqueuelen", "5000", "up"])?;
+        ip(&["-n", hub, "route", "add", "10.77.0.0/16", "dev", device, "table", "77"])?;
+        for i in 0..self.sites.len() {
+            ip(&["-n", hub, "rule", "add", "iif", &format!("s{}", i + 1), "lookup", "77"])?;
+        }
+        // what comes back from the device has the address of a site that lies elsewhere
+        let all = ["all".to_owned(), "default".to_owned(), device.to_owned()];
+        self.inside(|| {
+            all.iter().try_for_each(|d| std::fs::write(format!("/proc/sys/net/ipv4/conf/{d}/rp_filter"), "0"))
+        })?
+    }
+
+    /// Removes a device from the hub, with its routes; what was sent through it takes the straight way again.
+    pub(crate) fn remove(&self, device: &str) -> io::Result<()> {
+        ip(&["-n", &self.hub, "link", "del", device])
+    }
+
+    /// Makes exactly these rules hold between sites; none makes all links whole. What [`Net::cut`] cut stays cut.
+    pub fn rules(&self, rules: &[Rule]) -> io::Result<()> {
+        let mut text = String::from("table inet faults\ndelete table inet faults\n");
+        if !rules.is_empty() {
+            let lines: String = rules.iter().map(|r| r.line(self)).collect();
+            text += &format!(
+                "table inet faults {{\nchain c {{\ntype filter hook forward priority 0; policy accept;\n{lines}}}\n}}\n"
+            );
+        }
+        self.nft(&text)
+    }
+
     /// The address of site `i`.
     pub fn address(&self, i: usize) -> IpAddr {
         Ipv4Addr::new(10, 77, 1 + i as u8, 1).into()
@@ -109,6 +151,10 @@ impl Net {
                  oifname {{ {set} }} iifname != {{ {set} }} drop\n}}\n}}\n"
             );
         }
+        self.nft(&rules)
+    }
+
+    fn nft(&self, rules: &str) -> io::Result<()> {
         let mut nft = Command::new("ip");
         nft.args(["netns", "exec", &self.hub, "nft", "-f", "-"]);
         let mut child = nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
@@ -118,6 +164,49 @@ impl Net {
         let done = child.wait_with_output()?;
         let why = || io::Error::other(format!("nft: {}", String::from_utf8_lossy(&done.stderr)));
         if done.status.success() { Ok(()) } else { Err(why()) }
+    }
+}
+
+/// Which packets a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// All.
+    All,
+    /// Node to node: heartbeats, reports, Raft.
+    Node,
+    /// What a client of the service sees.
+    Client,
+}
+
+/// What happens to packets from one site to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Site, counted from 0.
+    pub from: usize,
+    /// Site.
+    pub to: usize,
+    /// Which packets.
+    pub path: Path,
+    /// Of these so many are dropped, in per mille.
+    pub loss: u32,
+}
+
+impl Rule {
+    fn line(&self, net: &Net) -> String {
+        let ports = match self.path {
+            Path::All => String::new(),
+            // towards the listener: without its SYN no connection is made, and one that stands comes to a halt
+            Path::Node => format!("tcp dport {PEER} "),
+            Path::Client => format!("tcp dport {{ {HTTP}, {TCP} }} "),
+        };
+        // a packet that comes back from the forwarder was judged when it went in
+        let dice = match self.loss {
+            1000.. => String::new(),
+            loss => format!("iifname != \"{DEVICE}\" numgen random mod 1000 < {loss} "),
+        };
+        let (from, to) = (net.address(self.from), net.address(self.to));
+        format!("ip saddr {from} ip daddr {to} {ports}{dice}drop\n")
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a laboratory asks its nodes, and what it waits for: the admin API, the command line, levels.
 
-use super::{ADMIN, Lab, LabError, checked};
+use super::{ADMIN, Lab, LabError, Node, checked, files::first_of_each_site};
 use crate::http;
 use serde_json::{Value, json};
 use std::{
@@ -111,17 +111,24 @@ impl Lab {
         running().all(|(i, _)| self.answered(i) == first) && running().all(|(i, _)| self.green(i))
     }
 
-    /// As node `i` has heard: each endpoint is held up, and green from every other running node.
+    /// As node `i` has heard: each endpoint is held up, and green from every running voter of the other sites. A node
+    /// without a vote hears no reports.
     fn green(&self, i: usize) -> bool {
         let evidence = self.get(i, "/v1/evidence").unwrap_or_default();
-        let observers = self.nodes.iter().filter(|n| n.runs()).count();
+        let voters = self.get(i, "/v1/cluster").unwrap_or_default()["data"]["voters"].clone();
+        let votes = |n: &Node| voters.as_array().is_some_and(|v| v.contains(&n.id.into()));
+        if voters.is_array() && !votes(&self.nodes[i]) {
+            return true;
+        }
         let mut targets = evidence["data"]["targets"].as_array().cloned().unwrap_or_default();
         targets.retain(|t| t["service"] == "www");
-        targets.len() == self.nodes.len()
+        targets.len() == first_of_each_site(&self.nodes).len()
             && targets.iter().all(|t| {
+                let others = |n: &&Node| n.runs() && votes(n) && t["site"] != *n.site;
+                let observers = self.nodes.iter().filter(others).count();
                 let verdicts = t["verdicts"].as_array().cloned().unwrap_or_default();
                 let green = verdicts.iter().filter(|v| v["colour"] == "green").count();
-                t["held"] != "down" && green + 1 >= observers && green == verdicts.len()
+                t["held"] != "down" && green >= observers && green == verdicts.len()
             })
     }
 

@@ -1,0 +1,3 @@
+//! What a run is judged by.
+
+pub mod linear;

@@ -1,0 +1,124 @@
+//! What clients did and saw, as checkers and reports read it.
+
+use serde::{Deserialize, Serialize};
+
+/// One operation on a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Op {
+    /// Whose it was; a client does one thing after the other.
+    pub client: usize,
+    /// The node that was asked.
+    pub node: usize,
+    /// The register.
+    pub key: usize,
+    /// What was asked for, and of a read also what came back.
+    pub kind: Kind,
+    /// When it was called, in microseconds since the run began.
+    pub called_us: u64,
+    /// When it returned with success; none: its fate is unknown.
+    pub returned_us: Option<u64>,
+    /// Status of the answer; 0: none came.
+    pub status: u16,
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Writes a value that no other write has.
+    Write(u64),
+    /// Reads, linearizably; none: there is no value.
+    Read(Option<u64>),
+}
+
+/// What one DNS asker saw: changes only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// The node that was asked.
+    pub node: usize,
+    /// `udp` or `tcp`.
+    pub over: String,
+    /// `A` or `SOA`.
+    pub rtype: String,
+    /// Questions, and those of them without an answer.
+    pub questions: (u64, u64),
+    /// Every change.
+    pub changes: Vec<Said>,
+}
+
+/// From this moment on a server said this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// When the question went out, in microseconds since the run began.
+    pub asked_us: u64,
+    /// When the answer (or the timeout) came.
+    pub at_us: u64,
+    /// The answer; none: silence.
+    pub answer: Option<Answer>,
+}
+
+/// An answer, as far as the checks need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// RCODE.
+    pub rcode: u8,
+    /// Addresses.
+    pub addrs: Vec<String>,
+    /// Serial of a SOA.
+    pub serial: Option<u32>,
+}
+
+/// What one node's admin API showed: changes only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// When, in microseconds since the run began.
+    pub at_us: u64,
+    /// `leader`, `follower`, ...; empty: the API did not answer.
+    pub role: String,
+    /// Raft's term.
+    pub term: u64,
+    /// Log index of the publication.
+    pub index: u64,
+    /// Incarnation of the publication.
+    pub incarnation: u32,
+    /// Hash of the state at that index.
+    pub hash: String,
+    /// Sites answered for the service.
+    pub answered: Vec<String>,
+    /// Why these.
+    pub basis: String,
+    /// Epoch of that assignment.
+    pub epoch: (u32, u64),
+    /// What is held of each site.
+    pub standing: Vec<(String, String)>,
+    /// Alarms.
+    pub alarms: Vec<String>,
+    /// Why this node abstains.
+    pub abstains: Option<String>,
+}
+
+/// A verdict as the evidence table showed it: changes only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// When, in microseconds since the run began.
+    pub at_us: u64,
+    /// The node that observes.
+    pub observer: usize,
+    /// The site that it observes.
+    pub site: String,
+    /// `green`, `yellow` or `red`.
+    pub colour: String,
+    /// `refused`, `silent`, ...
+    pub kind: String,
+}
+
+/// One request of a user through a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// When it began, in microseconds since the run began.
+    pub at_us: u64,
+    /// When it ended.
+    pub done_us: u64,
+    /// The site that served it; none: it failed.
+    pub site: Option<String>,
+}
