@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::{Command, Stdio},
     sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
@@ -119,6 +119,23 @@ impl Net {
     /// The address of site `i`.
     pub fn address(&self, i: usize) -> IpAddr {
         Ipv4Addr::new(10, 77, 1 + i as u8, 1).into()
+    }
+
+    /// The IPv6 address of site `i`, once there is one.
+    pub fn address6(&self, i: usize) -> IpAddr {
+        Ipv6Addr::new(0xfd77, 0, 0, 1 + i as u16, 0, 0, 0, 1).into()
+    }
+
+    /// Gives every site an IPv6 address beside its own.
+    pub fn add_ipv6(&self) -> io::Result<()> {
+        for (i, site) in self.sites.iter().enumerate() {
+            let (hub, net, port) = (&self.hub, format!("fd77:0:0:{:x}", i + 1), format!("s{}", i + 1));
+            // without duplicate address detection, so that it can be used at once
+            ip(&["-n", hub, "addr", "add", &format!("{net}::fe/64"), "dev", &port, "nodad"])?;
+            ip(&["-n", site, "addr", "add", &format!("{net}::1/64"), "dev", "wan", "nodad"])?;
+            ip(&["-n", site, "route", "add", "default", "via", &format!("{net}::fe")])?;
+        }
+        self.inside(|| std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1"))?
     }
 
     /// Runs something in the hub, on a thread of its own; threads and processes that it starts are there too.

@@ -19,15 +19,19 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is their way to fail")]
 
 mod ask;
+mod load;
 mod support;
 
 mod dns;
 mod docs;
 mod failover;
+mod families;
 mod flood;
+mod learner;
 mod members;
 mod partition;
 mod proxy;
 mod restart;
 mod serve;
 mod steer;
+mod witness;

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -17,10 +17,16 @@ pub(crate) fn exe() -> PathBuf {
     std::env::var_os("ZONEKEEPER_EXE").map_or_else(|| env!("CARGO_BIN_EXE_zonekeeper").into(), PathBuf::from)
 }
 
-/// One laboratory at a time: on two cores several would only measure each other.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+static TURN: RwLock<()> = RwLock::new(());
+
+/// For a test that measures: one laboratory at a time, on two cores several would only measure each other.
+pub(crate) fn turn() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test that does not measure: its laboratory runs beside others of its kind.
+pub(crate) fn share() -> RwLockReadGuard<'static, ()> {
+    TURN.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Options with the binary under test.

@@ -1,0 +1,158 @@
+//! Load while something happens: one client writes, others ask, and both are judged afterwards.
+
+use crate::support::wait;
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use zonekeeper_chaos::{
+    asker::{self, A, Asker},
+    http,
+    lab::{ADMIN, DNS, Lab, NAME},
+};
+
+/// Writes records with values of their own, and remembers which were acknowledged.
+pub(crate) struct Writer {
+    to: Arc<Mutex<Vec<SocketAddr>>>,
+    acknowledged: Arc<Mutex<BTreeMap<u32, bool>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Writes to these nodes in turn, until it is finished.
+    pub(crate) fn start(to: Vec<SocketAddr>, token: String) -> Writer {
+        let to = Arc::new(Mutex::new(to));
+        let (acknowledged, stop) = <(Arc<Mutex<BTreeMap<u32, bool>>>, Arc<AtomicBool>)>::default();
+        let (to_, acknowledged_, stop_) = (to.clone(), acknowledged.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            for n in 0u32.. {
+                if stop_.load(Relaxed) {
+                    return;
+                }
+                let nodes = to_.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let node = nodes[n as usize % nodes.len()];
+                let body = json!({"ttl": 60, "records": [value(n)]});
+                let path = format!("/v1/zones/example.com/records/w{n}/A");
+                let done =
+                    http::request(node, "PUT", &path, Some(&token), Some(&body), Duration::from_secs(20));
+                let ok = done.is_ok_and(|a| a.status == 200);
+                acknowledged_.lock().unwrap_or_else(PoisonError::into_inner).insert(n, ok);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Writer { to, acknowledged, stop, thread: Some(thread) }
+    }
+
+    /// From now on only these nodes are asked to write.
+    pub(crate) fn use_nodes(&self, lab: &Lab, nodes: &[usize]) {
+        let addrs = nodes.iter().map(|i| lab.nodes[*i].at(ADMIN)).collect();
+        *self.to.lock().unwrap_or_else(PoisonError::into_inner) = addrs;
+    }
+
+    /// What was tried, and whether it was acknowledged.
+    pub(crate) fn finish(mut self) -> BTreeMap<u32, bool> {
+        self.stop.store(true, Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}
+
+fn value(n: u32) -> String {
+    format!("198.18.{}.{}", n >> 8 & 255, n & 255)
+}
+
+/// One asker per node that is up, each for a record and for the service.
+#[derive(Default)]
+pub(crate) struct Askers(BTreeMap<usize, [Asker; 2]>);
+
+impl Askers {
+    /// Asks all of these nodes.
+    pub(crate) fn of(lab: &Lab, nodes: &[usize]) -> Askers {
+        let mut askers = Askers::default();
+        nodes.iter().for_each(|i| askers.begin(lab, *i));
+        askers
+    }
+
+    /// Asks a node from now on.
+    pub(crate) fn begin(&mut self, lab: &Lab, i: usize) {
+        wait(lab, "the node answers", Duration::from_secs(30), |lab| {
+            let at = lab.nodes[i].at(DNS);
+            let of = |name: &str| asker::ask(at, name, A, Duration::from_millis(300));
+            of("mail.example.com").is_ok_and(|a| a.addrs.len() == 1)
+                && of(NAME).is_ok_and(|a| a.addrs.len() == 1)
+        });
+        let start =
+            |name: &str| Asker::start(lab.nodes[i].at(DNS), name, A, Duration::from_millis(10)).unwrap();
+        self.0.insert(i, [start("mail.example.com"), start(NAME)]);
+    }
+
+    /// Ends the askers of a node, and judges what they saw: every question answered, nothing wrong. Returns the answers
+    /// for the service in the order in which they changed.
+    pub(crate) fn end(&mut self, lab: &Lab, i: usize) -> Vec<IpAddr> {
+        let Some([mail, www]) = self.0.remove(&i) else { return Vec::new() };
+        let site = &lab.nodes[i].site;
+        let (asked, lost) = mail.totals();
+        assert_eq!(lost + www.totals().1, 0, "{site} left questions unanswered, of {asked}");
+        let mail: Vec<_> = mail.changes().into_iter().map(|s| s.answer.unwrap().addrs).collect();
+        assert_eq!(mail, [["192.0.2.25".parse().unwrap()].into()], "{site}: one answer, always the same");
+        let sites: BTreeSet<_> = lab.nodes.iter().map(|n| n.ip).collect();
+        let mut seen = Vec::new();
+        for addrs in www.changes().into_iter().map(|s| s.answer.unwrap().addrs) {
+            assert!(addrs.len() == 1 && addrs.is_subset(&sites), "{site} answered {addrs:?}");
+            seen.extend(addrs);
+        }
+        seen.dedup(); // a change of the TTL is no move
+        seen
+    }
+
+    /// Ends all askers; each must have been answered `site`'s address all the time.
+    #[track_caller]
+    pub(crate) fn nothing_moved(mut self, lab: &Lab, site: usize) {
+        for i in self.0.keys().copied().collect::<Vec<_>>() {
+            let (name, seen) = (&lab.nodes[i].site, self.end(lab, i));
+            assert_eq!(seen, [lab.nodes[site].ip], "{name} answered otherwise for a while");
+        }
+    }
+}
+
+/// Every acknowledged write is answered by each of these nodes.
+#[track_caller]
+pub(crate) fn nothing_acknowledged_is_lost(lab: &Lab, tried: BTreeMap<u32, bool>, nodes: &[usize]) {
+    let acknowledged: Vec<u32> = tried.iter().filter(|(_, ok)| **ok).map(|(n, _)| *n).collect();
+    eprintln!("{} of {} writes were acknowledged", acknowledged.len(), tried.len());
+    assert!(acknowledged.len() > 50 && acknowledged.len() * 2 > tried.len(), "{tried:?}");
+    wait(lab, "all nodes hold the same state", Duration::from_secs(20), |lab| {
+        let hashes: BTreeSet<String> = nodes
+            .iter()
+            .map(|i| lab.get(*i, "/v1/cluster").unwrap_or_default()["data"]["hash"].to_string())
+            .collect();
+        hashes.len() == 1
+    });
+    for &i in nodes {
+        for n in &acknowledged {
+            let name = format!("w{n}.example.com");
+            let answer = asker::ask(lab.nodes[i].at(DNS), &name, A, Duration::from_secs(5)).unwrap();
+            let wanted = value(*n).parse().unwrap();
+            assert_eq!(
+                answer.addrs,
+                [wanted].into(),
+                "{name} on {}: an acknowledged write",
+                lab.nodes[i].site
+            );
+        }
+    }
+}
