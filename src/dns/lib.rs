@@ -7,6 +7,7 @@
 
 mod counters;
 mod message;
+mod prefetch;
 mod responder;
 mod server;
 mod tcp;
@@ -16,5 +17,5 @@ mod wire;
 pub mod zonefile;
 
 pub use counters::{Counters, Totals};
-pub use responder::{Condition, DnsFlags, Responder, Transport, UDP_PAYLOAD};
+pub use responder::{BATCH, Condition, Datagrams, DnsFlags, Responder, Transport, UDP_PAYLOAD};
 pub use server::{BindError, DnsConfig, DnsServer};

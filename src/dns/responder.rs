@@ -1,18 +1,24 @@
 //! The one function from query bytes to answer bytes, used by every transport.
 
+mod batch;
 mod resolve;
 
 use crate::{
     counters::Counters,
-    message::{Message, Targets},
-    wire::{self, Bad, Edns, HEADER, Query, lower, qtype, rcode},
+    message::{Message, Section, Targets},
+    wire::{Bad, Edns, HEADER, Query, lower, qtype, rcode},
 };
+use batch::Look;
+pub use batch::{BATCH, Datagrams};
 use resolve::Resolver;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering::Relaxed},
 };
-use zonekeeper_core::{answer::DnsTable, zone::Key};
+use zonekeeper_core::{
+    answer::DnsTable,
+    zone::{Key, RrView, rtype},
+};
 
 /// Largest message over UDP that we send: above it fragmentation begins (DNS flag day 2020).
 pub const UDP_PAYLOAD: u16 = 1232;
@@ -74,9 +80,18 @@ impl Scratch {
     }
 }
 
+/// What was read of one query of a batch.
+struct Slot {
+    /// The name in the question, in lower case.
+    name: [u8; 256],
+    /// Its key in its zone.
+    key: Key,
+}
+
 /// Answers queries; one for each worker.
 pub struct Responder {
     scratch: Scratch,
+    slots: Box<[Slot]>,
     nsid: Vec<u8>,
     counters: Arc<Counters>,
 }
@@ -113,7 +128,8 @@ impl Responder {
             option.extend_from_slice(&[0, 3, 0, nsid.len() as u8]);
             option.extend_from_slice(nsid);
         }
-        Responder { scratch, nsid: option, counters }
+        let slot = || Slot { name: [0; 256], key: Key::default() };
+        Responder { scratch, slots: (0..BATCH).map(|_| slot()).collect(), nsid: option, counters }
     }
 
     /// Makes room for the counters of weighted answers; call it when the table has changed.
@@ -132,7 +148,37 @@ impl Responder {
         buf: &mut [u8],
         len: usize,
     ) -> Option<usize> {
-        let query = match wire::parse(buf.get(..len)?, &mut self.scratch.name) {
+        let (query, mut look) = self.look(table, 0, buf.get(..len)?);
+        if let Some(look) = &mut look {
+            look.locate();
+        }
+        self.finish(table, condition, transport, 0, (query, look), buf)
+    }
+
+    /// As [`Responder::answer`], by the general path alone: what the short cut for plain hits must agree with.
+    pub fn answer_generally(
+        &mut self,
+        table: &DnsTable,
+        condition: Condition,
+        transport: Transport,
+        buf: &mut [u8],
+        len: usize,
+    ) -> Option<usize> {
+        let (query, _) = self.look(table, 0, buf.get(..len)?);
+        self.finish(table, condition, transport, 0, (query, None), buf)
+    }
+
+    /// Answers the query that was read into the slot `i`.
+    fn finish(
+        &mut self,
+        table: &DnsTable,
+        condition: Condition,
+        transport: Transport,
+        i: usize,
+        (query, look): (Result<Query, Bad>, Option<Look<'_>>),
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        let query = match query {
             Ok(query) => query,
             Err(Bad::Drop) => {
                 self.counters.dropped();
@@ -152,6 +198,12 @@ impl Responder {
             if condition.servfail {
                 return Verdict { error: Some(3), ..Verdict::code(rcode::SERVFAIL) };
             }
+            let slot = &self.slots[i];
+            if let Some(verdict) = look.and_then(|l| plain(l, slot, &query, &mut message)) {
+                return verdict;
+            }
+            let name = &slot.name[..query.name_len];
+            self.scratch.name[..query.name_len].copy_from_slice(name);
             Resolver::new(table, &mut self.scratch, &mut message, query.qtype).run(query.name_len)
         });
         if condition.stale && verdict.error.is_none() {
@@ -169,6 +221,20 @@ impl Responder {
         self.counters.answered(transport, query.qtype, verdict.rcode, verdict.truncated);
         Some(message.finish(flags, 1))
     }
+}
+
+/// The short cut for what is asked most: a name that has the type, nothing else that could decide, and nothing that
+/// belongs with it. The same bytes as from the general path, which answers all else.
+fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) -> Option<Verdict> {
+    if !matches!(query.qtype, rtype::A | rtype::AAAA | rtype::PTR | qtype::TXT) {
+        return None;
+    }
+    let node = look.plain(slot)?;
+    let set: RrView<'_> = node.set(query.qtype)?;
+    if query.edns.is_some_and(|e| e.dnssec_ok) && node.set(rtype::RRSIG).is_some() {
+        return None;
+    }
+    message.put(Section::Answer, HEADER, set).then(|| Verdict { authoritative: true, ..Verdict::default() })
 }
 
 /// The answer's limit by transport and EDNS (RFC 6891 §6.2.3: less than 512 counts as 512).

@@ -74,11 +74,6 @@ impl Worker {
     }
 
     fn answer(&self, responder: &mut Responder, now: &Published, batch: &mut Batch, n: usize) {
-        let condition = self.flags.condition();
-        for i in 0..n {
-            let (buf, len) = batch.datagram(i);
-            let reply = responder.answer(&now.dns, condition, Transport::Udp, buf, len);
-            batch.reply(i, reply);
-        }
+        responder.answer_batch(&now.dns, self.flags.condition(), Transport::Udp, batch, n);
     }
 }

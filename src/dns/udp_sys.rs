@@ -5,24 +5,27 @@
 //! that keeps its headers from one batch to the next.
 #![allow(unsafe_code)] // recvmmsg, sendmmsg and three socket options; each block has its argument
 
+use crate::responder::{BATCH, Datagrams};
 use std::{io, mem, net::SocketAddr, os::fd::AsRawFd, ptr};
 
-/// Datagrams per system call. More gains nothing measurable, fewer cost up to 7 %.
-pub(crate) const BATCH: usize = 32;
 /// Bytes of a buffer: no query is longer, and no answer over UDP.
 pub(crate) const BUFFER: usize = 4096;
+/// From one buffer to the next: not a power of two, or the first lines of all buffers would share one set of the cache.
+const STRIDE: usize = BUFFER + 64;
 /// Room for one control message with a packet's local address; aligned as `cmsghdr` asks.
 type Control = [u64; 8];
 
 /// Buffers, addresses and headers of one worker. The headers point into the boxes beside them.
 pub(crate) struct Batch {
-    buffers: Box<[[u8; BUFFER]; BATCH]>,
+    buffers: Box<[[u8; STRIDE]; BATCH]>,
     _addresses: Box<[libc::sockaddr_storage; BATCH]>,
     controls: Option<Box<[Control; BATCH]>>,
     vectors: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
     /// Length of each answer; none: not answered.
     replies: [Option<usize>; BATCH],
+    /// So many headers were written to since they were last set up.
+    used: usize,
 }
 
 // SAFETY: all pointers in `vectors` and `headers` point into boxes that the same value owns, so they move with it; nothing
@@ -38,7 +41,7 @@ impl Batch {
         let mut vectors: Box<[libc::iovec; BATCH]> = unsafe { Box::new(mem::zeroed()) };
         // SAFETY: so is mmsghdr.
         let mut headers: Box<[libc::mmsghdr; BATCH]> = unsafe { Box::new(mem::zeroed()) };
-        let mut buffers = Box::new([[0u8; BUFFER]; BATCH]);
+        let mut buffers = Box::new([[0u8; STRIDE]; BATCH]);
         let mut controls = local.then(|| Box::new([[0u64; 8]; BATCH]));
         for i in 0..BATCH {
             vectors[i].iov_base = buffers[i].as_mut_ptr().cast();
@@ -50,12 +53,20 @@ impl Batch {
                 header.msg_control = controls[i].as_mut_ptr().cast();
             }
         }
-        Batch { buffers, _addresses: addresses, controls, vectors, headers, replies: [None; BATCH] }
+        Batch {
+            buffers,
+            _addresses: addresses,
+            controls,
+            vectors,
+            headers,
+            replies: [None; BATCH],
+            used: BATCH,
+        }
     }
 
     /// Waits for at least one datagram, at most for the socket's timeout; how many came.
     pub(crate) fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
-        for i in 0..BATCH {
+        for i in 0..self.used {
             self.vectors[i].iov_len = BUFFER;
             let header = &mut self.headers[i].msg_hdr;
             header.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -72,21 +83,11 @@ impl Batch {
                 ptr::null_mut(),
             )
         };
-        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error());
+        self.used = *n.as_ref().unwrap_or(&BATCH);
+        let n = n?;
         self.replies[..n].fill(None);
         Ok(n)
-    }
-
-    /// One received datagram: its buffer, and its length.
-    pub(crate) fn datagram(&mut self, i: usize) -> (&mut [u8], usize) {
-        // A datagram longer than the buffer was cut; its length is the buffer's, and it will not parse.
-        let len = (self.headers[i].msg_len as usize).min(BUFFER);
-        (&mut self.buffers[i], len)
-    }
-
-    /// Says how long the answer in a buffer is.
-    pub(crate) fn reply(&mut self, i: usize, len: Option<usize>) {
-        self.replies[i] = len.map(|l| l.min(BUFFER));
     }
 
     /// Sends the answers among the first `n` buffers; how many could not be sent.
@@ -148,6 +149,18 @@ impl Batch {
             }
         }
         header.msg_controllen = 0;
+    }
+}
+
+impl Datagrams for Batch {
+    fn datagram(&mut self, i: usize) -> (&mut [u8], usize) {
+        // A datagram longer than the buffer was cut; its length is the buffer's, and it will not parse.
+        let len = (self.headers[i].msg_len as usize).min(BUFFER);
+        (&mut self.buffers[i][..BUFFER], len)
+    }
+
+    fn reply(&mut self, i: usize, len: Option<usize>) {
+        self.replies[i] = len.map(|l| l.min(BUFFER));
     }
 }
 

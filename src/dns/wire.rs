@@ -15,8 +15,9 @@ pub(crate) mod rcode {
     pub(crate) const BADVERS: u16 = 16;
 }
 
-/// Query types that are no record types.
+/// Query types that this server treats apart.
 pub(crate) mod qtype {
+    pub(crate) const TXT: u16 = 16;
     pub(crate) const OPT: u16 = 41;
     pub(crate) const TKEY: u16 = 249;
     pub(crate) const TSIG: u16 = 250;

@@ -1,0 +1,126 @@
+//! A batch of queries: all of them are looked up before the first is answered, so that they wait for memory together.
+
+use super::{Condition, Responder, Slot, Transport};
+use crate::{
+    prefetch::prefetch,
+    wire::{self, Bad, Query},
+};
+use zonekeeper_core::{
+    answer::{DnsTable, ZoneTable},
+    zone::{Node, ZoneIndex},
+};
+
+/// Most queries of a batch. More gains nothing measurable, fewer cost up to 7 %.
+pub const BATCH: usize = 32;
+/// What one cache line holds.
+const LINE: usize = 64;
+
+/// Queries that came together.
+pub trait Datagrams {
+    /// The buffer of the query at `i`, and the query's length. The answer is written into the same buffer.
+    fn datagram(&mut self, i: usize) -> (&mut [u8], usize);
+    /// Takes the length of the answer at `i`; none: nothing is answered.
+    fn reply(&mut self, i: usize, len: Option<usize>);
+}
+
+/// Where the name of a question is, as far as it was looked up.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'t> {
+    zone: &'t ZoneTable,
+    hash: u64,
+    place: Option<u32>,
+}
+
+impl<'t> Look<'t> {
+    /// Finds the zone of a question and the hash of its name; the name is left in `slot`.
+    pub(super) fn new(table: &'t DnsTable, slot: &mut Slot, query: &Query) -> Option<Look<'t>> {
+        let name = &slot.name[..query.name_len];
+        let (zone, origin) = table.zone_of(name, false)?;
+        let hash = slot.key.set(name, origin).then(|| ZoneIndex::hash(slot.key.bytes()))?;
+        Some(Look { zone, hash, place: None })
+    }
+
+    /// Where the name may be.
+    pub(super) fn locate(&mut self) {
+        self.place = self.zone.index().candidate(self.hash);
+    }
+
+    /// The records of the name, when they alone decide its answer.
+    pub(super) fn plain(&self, slot: &Slot) -> Option<Node<'t>> {
+        if !self.zone.is_plain() {
+            return None;
+        }
+        self.zone.index().node_at(self.place?, slot.key.bytes())
+    }
+
+    fn prefetch_slot(&self) {
+        if let Some(memory) = self.zone.index().slot_memory(self.hash) {
+            prefetch(memory);
+        }
+    }
+
+    fn prefetch_place(&mut self) {
+        self.locate();
+        if let Some(memory) = self.place.and_then(|p| self.zone.index().place_memory(p)) {
+            prefetch(memory);
+        }
+    }
+
+    fn prefetch_node(&self) {
+        let memory = self.place.and_then(|p| self.zone.index().node_memory(p)).unwrap_or_default();
+        for at in [0, LINE] {
+            if let Some(line) = memory.get(at) {
+                prefetch(line);
+            }
+        }
+    }
+}
+
+impl Responder {
+    /// Answers the first `n` queries of a batch (at most [`BATCH`] of them). Allocates nothing.
+    pub fn answer_batch(
+        &mut self,
+        table: &DnsTable,
+        condition: Condition,
+        transport: Transport,
+        batch: &mut impl Datagrams,
+        n: usize,
+    ) {
+        let n = n.min(BATCH);
+        let mut queries = [Err(Bad::Drop); BATCH];
+        let mut looks = [const { None }; BATCH];
+        for i in 0..n {
+            let (buf, len) = batch.datagram(i);
+            (queries[i], looks[i]) = self.look(table, i, &buf[..len]);
+        }
+        self.wait_together(&mut looks[..n]);
+        for i in 0..n {
+            let (buf, _) = batch.datagram(i);
+            let reply = self.finish(table, condition, transport, i, (queries[i], looks[i]), buf);
+            batch.reply(i, reply);
+        }
+    }
+
+    /// Reads a query into a slot, and finds where its name would be.
+    pub(super) fn look<'t>(
+        &mut self,
+        table: &'t DnsTable,
+        i: usize,
+        message: &[u8],
+    ) -> (Result<Query, Bad>, Option<Look<'t>>) {
+        let slot = &mut self.slots[i];
+        let query = wire::parse(message, &mut slot.name);
+        let look = query.as_ref().ok().and_then(|q| Look::new(table, slot, q));
+        (query, look)
+    }
+
+    fn wait_together(&self, looks: &mut [Option<Look<'_>>]) {
+        if looks.len() > 1 {
+            looks.iter().flatten().for_each(Look::prefetch_slot);
+            looks.iter_mut().flatten().for_each(Look::prefetch_place);
+            looks.iter().flatten().for_each(Look::prefetch_node);
+        } else {
+            looks.iter_mut().flatten().for_each(Look::locate);
+        }
+    }
+}
