@@ -24,6 +24,19 @@ pub(crate) enum NodeError {
     /// The data directory.
     #[error(transparent)]
     Open(#[from] zonekeeper_consensus::OpenError),
+    /// No room to start on.
+    #[error(
+        "the disk of {dir} has less than {mib} MiB left ({error}), so the node does not start: its data is as it was. \
+         Free space, then start it again"
+    )]
+    Room {
+        /// The data directory.
+        dir: PathBuf,
+        /// What a start needs.
+        mib: usize,
+        /// What the disk said.
+        error: io::Error,
+    },
     /// A data directory without data, and nobody said that this is a first start.
     #[error(
         "{dir} is empty, but node {id} was not said to be new. If its disk was wiped or replaced: its vote is lost, so \

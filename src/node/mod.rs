@@ -17,6 +17,7 @@ mod join;
 mod local;
 mod metrics;
 mod renew;
+mod room;
 mod watch;
 
 pub(crate) use boot::Start;
@@ -77,6 +78,7 @@ impl Node {
         data: &tokio::runtime::Handle,
     ) -> Result<Node, NodeError> {
         let credentials = Credentials::load(&config.keys_dir)?;
+        room::check(&config.data_dir)?;
         let opened = boot::open(&config, &credentials, start).await?;
         let begun = !opened.is_empty();
         let published = Arc::new(ArcSwap::from_pointee(publication(opened.state(), &config.site)));

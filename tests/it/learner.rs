@@ -98,6 +98,7 @@ fn it_survives_a_change_of_leader_and_its_own_death(lab: &mut Lab) {
             cluster["data"]["leader"] == lab.nodes[leader].id
         });
     }
+    writer.goes_on(10);
     at_learner.nothing_moved(lab, 0);
     writer.use_nodes(lab, &[0, 1, 2]);
     lab.kill(3).unwrap();
@@ -109,6 +110,7 @@ fn it_survives_a_change_of_leader_and_its_own_death(lab: &mut Lab) {
     lab.restart(3).unwrap();
     record(lab, "missed.example.com", &[3]);
     far_is_answered_from(lab, &[0, 1, 2, 3], 3);
+    writer.goes_on(50);
     nothing_acknowledged_is_lost(lab, writer.finish(), &[0, 1, 2, 3]);
 }
 
