@@ -4,8 +4,8 @@
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -112,10 +112,76 @@ fn skip_name(m: &[u8], mut at: usize) -> Option<usize> {
 /// One change of what a server answers.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// When the question went out.
+    pub asked: Instant,
     /// When the answer came in.
     pub at: Instant,
     /// The answer; none: no answer within the timeout.
     pub answer: Option<Answer>,
+}
+
+/// How a server is asked.
+pub enum Line {
+    /// One socket, one packet each way.
+    Udp(UdpSocket),
+    /// One connection for many questions (RFC 7766 §6.2.1), made again when it fails.
+    Tcp {
+        /// The server.
+        server: SocketAddr,
+        /// Longest wait for a connection, and for an answer.
+        within: Duration,
+        /// The connection, when there is one.
+        stream: Option<TcpStream>,
+    },
+}
+
+impl Line {
+    /// Over UDP.
+    pub fn udp(server: SocketAddr, within: Duration) -> io::Result<Line> {
+        let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(within))?;
+        Ok(Line::Udp(socket))
+    }
+
+    /// Over TCP.
+    pub fn tcp(server: SocketAddr, within: Duration) -> Line {
+        Line::Tcp { server, within, stream: None }
+    }
+
+    /// Asks once. A connection that was closed in the meantime is made again, once.
+    fn ask(&mut self, id: u16, name: &str, rtype: u16) -> io::Result<Answer> {
+        let (server, within, stream) = match self {
+            Line::Udp(socket) => return ask_on(socket, id, name, rtype),
+            Line::Tcp { server, within, stream } => (server, within, stream),
+        };
+        if let Some(mut held) = stream.take()
+            && let Ok(answer) = ask_stream(&mut held, id, name, rtype)
+        {
+            *stream = Some(held);
+            return Ok(answer);
+        }
+        let mut fresh = TcpStream::connect_timeout(server, *within)?;
+        fresh.set_read_timeout(Some(*within))?;
+        fresh.set_nodelay(true)?;
+        let answer = ask_stream(&mut fresh, id, name, rtype)?;
+        *stream = Some(fresh);
+        Ok(answer)
+    }
+}
+
+/// RFC 1035 §4.2.2: a length of two bytes before each message.
+fn ask_stream(stream: &mut TcpStream, id: u16, name: &str, rtype: u16) -> io::Result<Answer> {
+    let message = query(id, name, rtype);
+    let mut framed = (message.len() as u16).to_be_bytes().to_vec();
+    framed.extend_from_slice(&message);
+    stream.write_all(&framed)?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut answer)?;
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "not the answer to the question");
+    parse(&answer).filter(|_| answer.starts_with(&id.to_be_bytes())).ok_or_else(bad)
 }
 
 /// Asks one server for ever, on a thread of its own.
@@ -130,11 +196,14 @@ pub struct Asker {
 const REMEMBERED: usize = 100_000;
 
 impl Asker {
-    /// Asks `server` for `name` every `every`.
+    /// Asks `server` for `name` over UDP every `every`; after 250 ms without an answer there is none.
     pub fn start(server: SocketAddr, name: &str, rtype: u16, every: Duration) -> io::Result<Asker> {
-        let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(Duration::from_millis(250)))?;
+        let within = Duration::from_millis(250);
+        Asker::begin(Line::udp(server, within)?, name, rtype, every)
+    }
+
+    /// Asks over a line for ever.
+    pub fn begin(mut line: Line, name: &str, rtype: u16, every: Duration) -> io::Result<Asker> {
         let (changes, lost, stop) =
             <(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<(u64, u64)>>, Arc<AtomicBool>)>::default();
         let (changes_, lost_, stop_, name) = (changes.clone(), lost.clone(), stop.clone(), name.to_owned());
@@ -142,14 +211,15 @@ impl Asker {
             let mut id = 0u16;
             while !stop_.load(Relaxed) {
                 id = id.wrapping_add(1);
-                let answer = ask_on(&socket, id, &name, rtype).ok();
+                let asked = Instant::now();
+                let answer = line.ask(id, &name, rtype).ok();
                 let mut lost = lost_.lock().unwrap_or_else(PoisonError::into_inner);
                 lost.0 += 1;
                 lost.1 += u64::from(answer.is_none());
                 drop(lost);
                 let mut changes = changes_.lock().unwrap_or_else(PoisonError::into_inner);
                 if changes.len() < REMEMBERED && changes.last().is_none_or(|l: &Seen| l.answer != answer) {
-                    changes.push(Seen { at: Instant::now(), answer });
+                    changes.push(Seen { asked, at: Instant::now(), answer });
                 }
                 drop(changes);
                 std::thread::sleep(every);

@@ -75,19 +75,15 @@ pub struct Shown {
     pub at_us: u64,
     /// `leader`, `follower`, ...; empty: the API did not answer.
     pub role: String,
+    /// The leader that it knows, by id.
+    pub leader: Option<u64>,
     /// Raft's term.
     pub term: u64,
-    /// Log index of the publication.
-    pub index: u64,
-    /// Incarnation of the publication.
-    pub incarnation: u32,
-    /// Hash of the state at that index.
-    pub hash: String,
     /// Sites answered for the service.
     pub answered: Vec<String>,
     /// Why these.
     pub basis: String,
-    /// Epoch of that assignment.
+    /// Epoch of that assignment: incarnation and index.
     pub epoch: (u32, u64),
     /// What is held of each site.
     pub standing: Vec<(String, String)>,
@@ -95,6 +91,63 @@ pub struct Shown {
     pub alarms: Vec<String>,
     /// Why this node abstains.
     pub abstains: Option<String>,
+    /// Ids of the voters.
+    pub voters: Vec<u64>,
+}
+
+/// A node's state at one look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// When, in microseconds since the run began.
+    pub at_us: u64,
+    /// Incarnation of the publication.
+    pub incarnation: u32,
+    /// Its log index.
+    pub index: u64,
+    /// Hash of the state.
+    pub hash: String,
+}
+
+/// A committed decision that moved the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// When it was first seen, in microseconds since the run began.
+    pub seen_us: u64,
+    /// Where it was first seen.
+    pub node: usize,
+    /// Incarnation and index.
+    pub epoch: (u32, u64),
+    /// Log time.
+    pub time: String,
+    /// `v4` or `v6`.
+    pub family: String,
+    /// Sites before.
+    pub from: Vec<String>,
+    /// Sites after.
+    pub to: Vec<String>,
+    /// `usable`, `drained`, `last-set` or `nothing`.
+    pub basis: String,
+    /// In words.
+    pub cause: String,
+    /// What the site said of itself.
+    pub own: Option<String>,
+    /// Site that the first row of evidence is about.
+    pub about: String,
+    /// What it concludes: `up`, `degraded` or `down`.
+    pub verdict: String,
+    /// Votes of the first row.
+    pub votes: Vec<Vote>,
+    /// Rows of evidence.
+    pub rows: usize,
+}
+
+/// One site's vote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// The site.
+    pub site: String,
+    /// `green`, `yellow`, `red (refused)`, ..., or `abstains`.
+    pub vote: String,
 }
 
 /// A verdict as the evidence table showed it: changes only.

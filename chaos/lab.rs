@@ -63,6 +63,8 @@ pub struct Options {
     pub keys: Vec<String>,
     /// Where the sites stand; none: on loopback.
     pub net: Option<Arc<Net>>,
+    /// Environment of the nodes' processes; `{ID}` stands for the node's id and `{FOLDER}` for the laboratory's folder.
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -81,6 +83,7 @@ impl Options {
             learners: Vec::new(),
             keys: Vec::new(),
             net: None,
+            env: Vec::new(),
         }
     }
 }
@@ -135,6 +138,7 @@ pub struct Lab {
     /// Sample backends by site; taken out to stop them.
     pub backends: Vec<Vec<Option<Backend>>>,
     token: String,
+    mounts: Vec<PathBuf>,
 }
 
 static LABS: AtomicU8 = AtomicU8::new(0);
@@ -197,7 +201,7 @@ impl Lab {
                 Node { id: 1 + i as u64, site: site.clone(), ip, witness, child: None }
             })
             .collect();
-        Ok(Lab { folder, options, nodes, backends: Vec::new(), token: String::new() })
+        Ok(Lab { folder, options, nodes, backends: Vec::new(), token: String::new(), mounts: Vec::new() })
     }
 
     /// The laboratory's folder.
@@ -270,6 +274,11 @@ impl Lab {
             Some(net) => net.command(i, &self.options.exe),
         };
         command.args([verb, "--config"]).arg(self.file(i)).args(more).stdin(Stdio::null());
+        for (name, value) in &self.options.env {
+            let folder = self.folder().to_string_lossy();
+            let value = value.replace("{ID}", &self.nodes[i].id.to_string()).replace("{FOLDER}", &folder);
+            command.env(name, value);
+        }
         command
     }
 
@@ -301,6 +310,17 @@ impl Lab {
             true => Err(LabError(format!("node {} ended without an error", i + 1))),
             false => Ok(String::from_utf8_lossy(&done.stderr).into_owned()),
         }
+    }
+
+    /// Gives a node a disk of its own of so many MiB, before its first start. Needs root.
+    pub fn small_disk(&mut self, i: usize, mib: usize) -> Result<(), LabError> {
+        let dir = self.data(i);
+        fs::create_dir_all(&dir)?;
+        let size = format!("size={mib}m");
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&dir).output()?;
+        checked("mount", done)?;
+        self.mounts.push(dir);
+        Ok(())
     }
 
     /// `zonekeeper join`: node `i` gets its keys from node `via` with a token, then runs.
@@ -359,6 +379,13 @@ impl Lab {
         Ok(())
     }
 
+    /// SIGTERM; [`Lab::stop`] waits for the end.
+    pub fn terminate(&self, i: usize) {
+        if let Some(child) = &self.nodes[i].child {
+            process::send(child, process::Signal::Terminate);
+        }
+    }
+
     /// SIGSTOP or SIGCONT.
     pub fn pause(&self, i: usize, pause: bool) {
         if let Some(child) = &self.nodes[i].child {
@@ -382,6 +409,9 @@ impl Drop for Lab {
                 let _ = child.wait();
             }
         }
+        for dir in &self.mounts {
+            let _ = Command::new("umount").arg(dir).status();
+        }
     }
 }
 
@@ -389,6 +419,6 @@ fn checked(what: &str, done: Output) -> Result<String, LabError> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     match done.status.success() {
         true => Ok(text(&done.stdout)),
-        false => Err(LabError(format!("`zonekeeper {what}`: {} {}", text(&done.stdout), text(&done.stderr)))),
+        false => Err(LabError(format!("`{what}`: {} {}", text(&done.stdout), text(&done.stderr)))),
     }
 }

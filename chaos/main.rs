@@ -1,0 +1,214 @@
+//! `zonekeeper-chaos`: faults against real processes, judged and reported.
+
+use clap::{Args, Parser, Subcommand};
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+use zonekeeper_chaos::{plan::Plan, record::Record, report, run, scenario};
+
+/// Inflicts faults on a cluster of real zonekeeper processes, judges what clients saw, and reports
+#[derive(Debug, Parser)]
+#[command(
+    name = "zonekeeper-chaos",
+    version,
+    after_help = "Examples:
+  zonekeeper-chaos list
+  zonekeeper-chaos run kill-leader
+  zonekeeper-chaos run all
+  zonekeeper-chaos soak --minutes 30 --seed 7 --sites 5
+  zonekeeper-chaos replay chaos-report/kill-leader-1.json
+
+Root is needed for partitions, loss, distance and full disks; without it they are left out, and said to be."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Shows the scenarios
+    List,
+    /// Runs scenarios by name, or `all`
+    Run {
+        /// Names as `list` shows them
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+        /// Replaces the scenario's number of sites
+        #[arg(long, value_parser = clap::value_parser!(u8).range(3..=7))]
+        sites: Option<u8>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Runs faults drawn from a seed
+    Soak {
+        /// How long, about
+        #[arg(long, default_value_t = 5.0)]
+        minutes: f64,
+        /// Everything that is drawn follows from it
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Sites, one node each
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
+        sites: u8,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Runs the plan of an earlier run again
+    Replay {
+        /// The JSON file of the run
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Judges an earlier run again and writes its report anew, without running anything
+    Report {
+        /// The JSON file of the run
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The program under test; without it the one beside this program, which is built when it is missing
+    #[arg(long, env = "ZONEKEEPER_EXE")]
+    exe: Option<PathBuf>,
+    /// Where reports go
+    #[arg(long, default_value = "chaos-report")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(why) => {
+            say(&format!("error: {why}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Progress, apart from the output.
+#[allow(clippy::print_stderr, reason = "progress of a long command, apart from its output")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+impl Sub {
+    /// Whether every check held.
+    fn run(self) -> Result<bool, String> {
+        match self {
+            Sub::List => list().map(|()| true).map_err(|e| e.to_string()),
+            Sub::Run { scenarios, sites, common } => {
+                let mut plans = chosen(&scenarios)?;
+                plans.iter_mut().for_each(|p| p.sites = sites.map_or(p.sites, usize::from));
+                common.all(&plans)
+            }
+            Sub::Soak { minutes, seed, sites, common } => {
+                common.all(&[scenario::soak(seed, sites.into(), minutes)])
+            }
+            Sub::Replay { file, common } => {
+                let record = Record::read(&file).map_err(|e| e.to_string())?;
+                common.all(&[record.plan])
+            }
+            Sub::Report { file } => {
+                let mut record = Record::read(&file).map_err(|e| e.to_string())?;
+                record.findings = zonekeeper_chaos::check::all(&record);
+                write(&record, &file)
+            }
+        }
+    }
+}
+
+fn list() -> io::Result<()> {
+    let mut out = io::stdout();
+    for plan in scenario::all() {
+        writeln!(out, "{:<22} {}", plan.name, plan.about)?;
+        for step in &plan.steps {
+            let (from, to) = (step.at_ms as f64 / 1e3, (step.at_ms + step.lasts_ms) as f64 / 1e3);
+            writeln!(out, "{:22}   {from:.1}-{to:.1} s  {}", "", step.fault)?;
+        }
+    }
+    Ok(())
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Plan>, String> {
+    if names == ["all"] {
+        return Ok(scenario::all());
+    }
+    let unknown = |n: &String| format!("there is no scenario {n:?}; `list` shows them");
+    names.iter().map(|n| scenario::find(n).ok_or_else(|| unknown(n))).collect()
+}
+
+impl Common {
+    /// Runs plans one after the other; whether every check of every run held.
+    fn all(&self, plans: &[Plan]) -> Result<bool, String> {
+        let exe = self.exe()?;
+        fs::create_dir_all(&self.out).map_err(|e| format!("{}: {e}", self.out.display()))?;
+        let mut bad = Vec::new();
+        for plan in plans {
+            say(&format!("== {}: {}", plan.name, plan.about));
+            let good = match run::run(plan, &exe, &mut say) {
+                Ok(record) => self.keep(&record)?,
+                Err(why) => {
+                    say(&format!("   the run could not be made: {why}"));
+                    false
+                }
+            };
+            if !good {
+                bad.push(plan.name.as_str());
+            }
+        }
+        if plans.len() > 1 {
+            say(&format!("{} of {} runs are good", plans.len() - bad.len(), plans.len()));
+        }
+        if !bad.is_empty() {
+            say(&format!("NOT GOOD: {}", bad.join(", ")));
+        }
+        Ok(bad.is_empty())
+    }
+
+    fn keep(&self, record: &Record) -> Result<bool, String> {
+        write(record, &self.out.join(format!("{}-{}.json", record.plan.name, record.plan.seed)))
+    }
+
+    /// The program under test. The one beside this program is built when it is missing, as `cargo run` makes only this.
+    fn exe(&self) -> Result<PathBuf, String> {
+        if let Some(exe) = &self.exe {
+            return exe.canonicalize().map_err(|e| format!("{}: {e}", exe.display()));
+        }
+        let own = env::current_exe().map_err(|e| e.to_string())?;
+        let exe = own.with_file_name("zonekeeper");
+        if exe.exists() {
+            return Ok(exe);
+        }
+        let cargo = env::var_os("CARGO").ok_or("give the program under test with --exe")?;
+        say("building zonekeeper");
+        let release = own.parent().is_some_and(|p| p.ends_with("release"));
+        let mut build = Command::new(cargo);
+        build.args(["build", "--bin", "zonekeeper"]).args(release.then_some("--release"));
+        match build.status() {
+            Ok(status) if status.success() => Ok(exe),
+            Ok(status) => Err(format!("cargo build: {status}")),
+            Err(e) => Err(format!("cargo build: {e}")),
+        }
+    }
+}
+
+/// Writes both forms of a report, and says what was found.
+fn write(record: &Record, json: &Path) -> Result<bool, String> {
+    let html = json.with_extension("html");
+    record.write(json).map_err(|e| format!("{}: {e}", json.display()))?;
+    fs::write(&html, report::html(record, &json.to_string_lossy()))
+        .map_err(|e| format!("{}: {e}", html.display()))?;
+    for finding in &record.findings {
+        let verdict = if finding.good { "ok" } else { "BROKEN" };
+        say(&format!("   {verdict:<7}{}: {}", finding.check, finding.lines.join("\n             ")));
+    }
+    say(&format!("   report {}", html.display()));
+    Ok(record.good())
+}

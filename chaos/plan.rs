@@ -1,0 +1,44 @@
+//! What a run is made of, before anything happens: a scenario's timeline, or one drawn from a seed.
+
+use crate::{fault::Step, wan::Link};
+use serde::{Deserialize, Serialize};
+
+/// A plan. It stands in the file of its run, from which it can be replayed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Name of the scenario.
+    pub name: String,
+    /// What it shows, for people.
+    pub about: String,
+    /// Everything that is drawn follows from it.
+    pub seed: u64,
+    /// Sites, with one node each.
+    pub sites: usize,
+    /// The links between sites; none: as near as the kernel makes them.
+    pub link: Option<Link>,
+    /// Raft timing as the API takes it: `lan`, `wan` or `global`.
+    pub timing: String,
+    /// The timeline, in order of time.
+    pub steps: Vec<Step>,
+    /// When the load ends, in milliseconds; what still lasts ends too, and everything must heal.
+    pub lasts_ms: u64,
+    /// Everything heals so soon after the last fault.
+    pub heal_within_ms: u64,
+    /// What must come of it.
+    pub expect: Expect,
+}
+
+/// What must come of a run, beside the invariants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expect {
+    /// Nothing in particular.
+    Anything,
+    /// Automation moves nothing.
+    Stays,
+    /// Every node that must answer has left the site that was answered, so many milliseconds after the first step.
+    Moves {
+        /// Milliseconds.
+        within_ms: u64,
+    },
+}

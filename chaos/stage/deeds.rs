@@ -1,0 +1,131 @@
+//! What an operator does in the middle of faults, each on a thread of its own: it may take long, and may fail.
+
+use crate::{
+    fault::Fault,
+    http,
+    lab::{ADMIN, Lab},
+};
+use serde_json::{Value, json};
+use std::{
+    net::SocketAddr,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// An operator tries again until then.
+const INSIST: Duration = Duration::from_secs(45);
+/// Longest wait for one answer.
+const WITHIN: Duration = Duration::from_secs(15);
+
+/// One request, and whether it is done again until it succeeds.
+pub(super) struct Deed {
+    method: &'static str,
+    path: Place,
+    body: Option<Value>,
+    insist: bool,
+}
+
+/// Paths name nodes by id, which the laboratory knows.
+enum Place {
+    Member(usize, &'static str),
+    /// A zone of the event's own.
+    Zone,
+}
+
+/// What is done when a fault begins.
+pub(super) fn of(fault: &Fault, nodes: &[usize]) -> Option<Deed> {
+    let node = nodes.first().copied().unwrap_or_default();
+    let post = |verb, insist| Deed {
+        method: "POST",
+        path: Place::Member(node, verb),
+        body: Some(json!({})),
+        insist,
+    };
+    match fault {
+        Fault::Lead { .. } => Some(post("lead", false)),
+        Fault::Demote { .. } => Some(post("demote", false)),
+        Fault::Import { names } => {
+            let body = Some(json!({ "file": zone(*names) }));
+            Some(Deed { method: "PUT", path: Place::Zone, body, insist: false })
+        }
+        _ => None,
+    }
+}
+
+/// What is done when it ends.
+pub(super) fn undo(fault: &Fault, nodes: &[usize]) -> Option<Deed> {
+    let node = nodes.first().copied().unwrap_or_default();
+    match fault {
+        Fault::Demote { .. } => Some(Deed {
+            method: "POST",
+            path: Place::Member(node, "promote"),
+            body: Some(json!({})),
+            insist: true,
+        }),
+        Fault::Import { .. } => Some(Deed { method: "DELETE", path: Place::Zone, body: None, insist: false }),
+        _ => None,
+    }
+}
+
+/// A zone file of so many names.
+fn zone(names: usize) -> String {
+    let mut t =
+        String::from("$TTL 300\n@ SOA ns1 hostmaster 1 3600 600 604800 60\n@ NS ns1\nns1 A 192.0.2.1\n");
+    (0..names).for_each(|n| t += &format!("n{n} A 10.{}.{}.{}\n", n >> 16 & 255, n >> 8 & 255, n & 255));
+    t
+}
+
+/// Deeds under way.
+pub(super) struct Deeds {
+    nodes: Vec<(u64, SocketAddr)>,
+    token: String,
+    start: Instant,
+    running: Vec<(usize, JoinHandle<Option<String>>)>,
+}
+
+impl Deeds {
+    pub(super) fn new(lab: &Lab, start: Instant) -> Deeds {
+        let nodes = lab.nodes.iter().map(|n| (n.id, n.at(ADMIN))).collect();
+        Deeds { nodes, token: lab.token().to_owned(), start, running: Vec::new() }
+    }
+
+    /// Begins one, for the event at `place`.
+    pub(super) fn begin(&mut self, place: usize, deed: Deed) {
+        let path = match deed.path {
+            Place::Member(i, verb) => format!("/v1/members/{}/{verb}", self.nodes[i].0),
+            Place::Zone => format!("/v1/zones/import{place}.example."),
+        };
+        let (nodes, token, start) = (self.nodes.clone(), self.token.clone(), self.start);
+        let insist = deed.insist;
+        let once = move |round: usize| {
+            let (_, at) = nodes[round % nodes.len()];
+            match http::request(at, deed.method, &path, Some(&token), deed.body.as_ref(), WITHIN) {
+                Ok(a) if a.status < 300 => Ok(()),
+                Ok(a) => {
+                    Err(format!("{} {path}: {} {}", deed.method, a.status, String::from_utf8_lossy(&a.body)))
+                }
+                Err(e) => Err(format!("{} {path}: {e}", deed.method)),
+            }
+        };
+        let thread = std::thread::spawn(move || {
+            let began = start.elapsed();
+            for round in 0.. {
+                match once(round) {
+                    Ok(()) => return None,
+                    Err(why) if (!insist && round >= 2) || start.elapsed() > began + INSIST => {
+                        return Some(why);
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(200)),
+                }
+            }
+            None
+        });
+        self.running.push((place, thread));
+    }
+
+    /// Waits for all of them; what went wrong, by event. Deeds in the middle of faults may well fail.
+    pub(super) fn finish(&mut self) -> Vec<(usize, Option<String>)> {
+        let done = self.running.drain(..).filter_map(|(place, t)| Some((place, Some(t.join().ok()??))));
+        done.collect()
+    }
+}
