@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::{
     io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -97,6 +97,7 @@ pub struct DnsServer {
     stop: Arc<AtomicBool>,
     shared: Arc<tcp::Shared>,
     threads: Vec<JoinHandle<()>>,
+    sockets: Vec<Arc<Socket>>,
 }
 
 impl DnsServer {
@@ -120,6 +121,7 @@ impl DnsServer {
             stop: Arc::default(),
             shared: Arc::new(shared),
             threads: Vec::new(),
+            sockets: Vec::new(),
         };
         let workers = config.workers.max(1);
         let bound = config.addrs.iter().map(|a| bind(*a, workers)).collect::<Result<Vec<_>, _>>()?;
@@ -129,6 +131,8 @@ impl DnsServer {
             for (i, socket) in sockets.into_iter().enumerate() {
                 let counters = Arc::new(Counters::default());
                 server.counters.push(counters.clone());
+                let socket = Arc::new(socket);
+                server.sockets.push(socket.clone());
                 let worker = udp::Worker {
                     socket,
                     wildcard: addr.ip().is_unspecified(),
@@ -167,13 +171,17 @@ impl DnsServer {
 
     fn halt(&self) {
         self.stop.store(true, Ordering::Relaxed);
+        for socket in &self.sockets {
+            // It is not connected, which the system says, but only after it has woken who waits there.
+            drop(socket.shutdown(Shutdown::Both));
+        }
         self.shared.stop.cancel();
     }
 }
 
 impl Drop for DnsServer {
     fn drop(&mut self) {
-        self.halt(); // the threads follow within their waiting time
+        self.halt(); // the threads follow at once
     }
 }
 
@@ -219,7 +227,6 @@ fn bind_udp(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_port(shared)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    socket.set_read_timeout(Some(udp::WAIT))?;
     udp_sys::set_options(&socket, &addr)?;
     socket.bind(&SockAddr::from(addr))?;
     Ok(socket)

@@ -19,13 +19,12 @@ use std::{
 };
 use zonekeeper_core::Published;
 
-/// How long a worker waits before it looks whether it shall stop.
-pub(crate) const WAIT: Duration = Duration::from_millis(250);
 /// After an error of the socket itself, so that it does not spin.
 const PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Worker {
-    pub(crate) socket: Socket,
+    /// Waits without a limit, for a limit would cost a timer per batch; shutting the socket down wakes it.
+    pub(crate) socket: Arc<Socket>,
     /// Answer from the address that was asked.
     pub(crate) wildcard: bool,
     pub(crate) nsid: Vec<u8>,
@@ -43,7 +42,7 @@ impl Worker {
         let mut published = Cache::new(self.published.clone());
         let mut generation = None;
         while !self.stop.load(Relaxed) {
-            let n = match batch.receive(&self.socket) {
+            let n = match batch.receive(&*self.socket) {
                 Ok(n) => n,
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                     continue;
@@ -53,6 +52,9 @@ impl Worker {
                     continue;
                 }
             };
+            if self.stop.load(Relaxed) {
+                return; // what was received is the end of the socket
+            }
             let now = published.load();
             if generation != Some(now.generation) {
                 generation = Some(now.generation);
@@ -66,7 +68,7 @@ impl Worker {
                 generation = None;
                 continue;
             }
-            let lost = batch.send(&self.socket, n);
+            let lost = batch.send(&*self.socket, n);
             if lost > 0 {
                 self.counters.unsent(lost as u64);
             }
