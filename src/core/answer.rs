@@ -309,14 +309,16 @@ impl ZoneTable {
         select(wild.node, services, qtype)
     }
 
-    /// An address RRset at a name or, glue, below a cut of this zone; services and wildcards included.
-    pub fn address<'a>(&'a self, key: &mut Key, qtype: u16) -> Option<Found<'a>> {
+    /// What an additional section may add: an RRset at a name, services included. With `far` also glue below a cut of
+    /// this zone, and what a wildcard makes (RFC 1034 §4.3.2 step 6; the others do neither beside SVCB).
+    pub fn beside<'a>(&'a self, key: &mut Key, rtype: u16, far: bool) -> Option<Found<'a>> {
         let place = self.place_of(key);
         if place.cut.is_some() {
-            return place.node?.set(qtype).map(Found::Set);
+            return place.node.filter(|_| far)?.set(rtype).map(Found::Set);
         }
-        match self.find(key, qtype) {
-            found @ (Found::Set(_) | Found::Service(_)) => Some(found),
+        let exists = place.encloser.max(self.services_near(key).1) == key.labels();
+        match self.find(key, rtype) {
+            found @ (Found::Set(_) | Found::Service(_)) if far || exists => Some(found),
             _ => None,
         }
     }
@@ -333,8 +335,10 @@ fn select<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>, qtype: u
     if let Some(set) = node.set(qtype) {
         return Found::Set(set);
     }
+    // RRSIG and NSEC stand beside a CNAME (RFC 4035 §2.5): where they are asked for and missing, that is the answer.
+    let beside = matches!(qtype, rtype::RRSIG | rtype::NSEC);
     match node.set(rtype::CNAME) {
-        Some(cname) if services.is_none() => Found::Cname(cname),
+        Some(cname) if services.is_none() && !beside => Found::Cname(cname),
         _ => Found::NoData,
     }
 }

@@ -51,6 +51,11 @@ impl Targets {
     }
 }
 
+/// SVCB, HTTPS (RFC 9460).
+pub(crate) fn is_svcb(rtype: u16) -> bool {
+    matches!(rtype, rtype::SVCB | rtype::HTTPS)
+}
+
 impl<'b> Message<'b> {
     /// A message whose first `len` bytes are header and question; nothing is written beyond `limit`.
     pub(crate) fn new(buf: &'b mut [u8], len: usize, limit: usize) -> Message<'b> {
@@ -131,8 +136,8 @@ impl<'b> Message<'b> {
         for r in set.records() {
             if let Some((offset, len)) = rdata_target(set.rtype(), r.rdata())
                 && targets.len < MAX_TARGETS
-                && len > 1
-                && let Ok(place) = u16::try_from(at + 12 + offset)
+                && let Some((place, len)) = self.target(at, set.rtype(), offset, len)
+                && let Ok(place) = u16::try_from(place)
                 && !targets.iter().any(|(p, l)| self.bytes(p, l) == self.bytes(usize::from(place), len))
             {
                 targets.places[targets.len] = (place, len as u8);
@@ -140,6 +145,17 @@ impl<'b> Message<'b> {
             }
             at += r.wire.len();
         }
+    }
+
+    /// Where the name is that the record at a place leads to. The root leads nowhere, but stands for the owner in SVCB
+    /// and HTTPS (RFC 9460 §2.5).
+    fn target(&self, record: usize, rtype: u16, offset: usize, len: usize) -> Option<(usize, usize)> {
+        if len > 1 {
+            return Some((record + 12 + offset, len));
+        }
+        let pointer = self.bytes(record, 2).first_chunk::<2>().filter(|_| is_svcb(rtype))?;
+        let owner = usize::from(u16::from_be_bytes(*pointer)) & POINTER_MAX;
+        Some((owner, self.name_len(owner)?))
     }
 
     /// The OPT record; its room was left by the limit.

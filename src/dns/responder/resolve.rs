@@ -3,7 +3,7 @@
 
 use super::{Scratch, Verdict, lower};
 use crate::{
-    message::{Message, Section},
+    message::{Message, Section, is_svcb},
     wire::{HEADER, rcode},
 };
 use zonekeeper_core::{
@@ -20,8 +20,18 @@ pub(super) struct Resolver<'a, 'b> {
     message: &'a mut Message<'b>,
     qtype: u16,
     verdict: Verdict,
-    /// Names on the way, by place and length in the message, so that a loop is seen.
-    seen: [(usize, usize); MAX_CHAIN],
+    /// Names on the way, so that a loop is seen.
+    seen: [Step; MAX_CHAIN],
+}
+
+/// One name on the way.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    /// Its place in the message.
+    owner: usize,
+    len: usize,
+    /// The place of the ancestor whose DNAME led on from it; 0 for none.
+    dname: usize,
 }
 
 /// Where an alias leads: the place of its target in the message, and the target's length.
@@ -35,14 +45,21 @@ impl<'a, 'b> Resolver<'a, 'b> {
         qtype: u16,
     ) -> Resolver<'a, 'b> {
         scratch.targets.clear();
-        Resolver { table, scratch, message, qtype, verdict: Verdict::default(), seen: [(0, 0); MAX_CHAIN] }
+        Resolver {
+            table,
+            scratch,
+            message,
+            qtype,
+            verdict: Verdict::default(),
+            seen: [Step::default(); MAX_CHAIN],
+        }
     }
 
     /// Answers for the name in `scratch.name`, which is the question's.
     pub(super) fn run(mut self, name_len: usize) -> Verdict {
         let (mut owner, mut len) = (HEADER, name_len);
         for step in 0..MAX_CHAIN {
-            self.seen[step] = (owner, len);
+            self.seen[step] = Step { owner, len, dname: 0 };
             match self.step(step, owner, len) {
                 Some((at, n)) if !self.is_loop(step, at, n) => (owner, len) = (at, n),
                 _ => break,
@@ -54,7 +71,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
 
     fn is_loop(&self, step: usize, at: usize, len: usize) -> bool {
         let target = self.message.bytes(at, len);
-        self.seen[..=step].iter().any(|&(a, l)| self.message.bytes(a, l).eq_ignore_ascii_case(target))
+        self.seen[..=step].iter().any(|s| self.message.bytes(s.owner, s.len).eq_ignore_ascii_case(target))
     }
 
     fn step(&mut self, step: usize, owner: usize, len: usize) -> Next {
@@ -80,13 +97,13 @@ impl<'a, 'b> Resolver<'a, 'b> {
             Found::Set(set) | Found::Any(set) => {
                 if self.put(Section::Answer, owner, set) {
                     self.message.collect(set, &mut self.scratch.targets);
-                    self.additional(zone, None);
+                    self.additional(zone, set.rtype(), (owner, len), None);
                 }
                 None
             }
             Found::Service(answer) => self.service(zone, apex, owner, answer),
             Found::Cname(set) => self.cname(owner, set),
-            Found::Dname(labels, set) => self.dname(owner, len, labels, set),
+            Found::Dname(labels, set) => self.dname(step, labels, set),
             Found::Referral(labels, node) => self.referral(zone, owner + len, owner, labels, node),
             Found::NoData => self.negative(zone, apex),
             Found::NxDomain => {
@@ -128,9 +145,14 @@ impl<'a, 'b> Resolver<'a, 'b> {
     }
 
     /// RFC 6672 §3.1: the suffix is replaced, and a CNAME says so to those who do not know DNAME.
-    fn dname(&mut self, owner: usize, len: usize, labels: usize, set: RrView<'_>) -> Next {
-        let prefix = self.scratch.key.wire_start(labels);
-        if !self.put(Section::Answer, owner + prefix, set) {
+    fn dname(&mut self, step: usize, labels: usize, set: RrView<'_>) -> Next {
+        let (Step { owner, len, .. }, prefix) = (self.seen[step], self.scratch.key.wire_start(labels));
+        self.seen[step].dname = owner + prefix;
+        let name = self.message.bytes(owner + prefix, len - prefix);
+        let same =
+            |s: &Step| self.message.bytes(s.dname, s.owner + s.len - s.dname).eq_ignore_ascii_case(name);
+        let again = self.seen[..step].iter().any(|s| s.dname > 0 && same(s));
+        if !again && !self.put(Section::Answer, owner + prefix, set) {
             return None;
         }
         let target = set.records().next()?.rdata();
@@ -146,7 +168,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
             self.verdict.truncated = true;
             return None;
         }
-        let wanted = matches!(self.qtype, rtype::CNAME | rtype::ANY); // that was the answer
+        let wanted = self.qtype == rtype::CNAME; // that was the answer
         (!wanted).then_some((self.message.len() - name.len(), name.len()))
     }
 
@@ -162,7 +184,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
         let ns = node.set(rtype::NS)?;
         if self.put(Section::Authority, cut, ns) {
             self.message.collect(ns, &mut self.scratch.targets);
-            self.additional(zone, Some((cut, end - cut)));
+            self.additional(zone, rtype::NS, (cut, end - cut), Some((cut, end - cut)));
         }
         None
     }
@@ -174,9 +196,10 @@ impl<'a, 'b> Resolver<'a, 'b> {
         None
     }
 
-    /// Addresses of the collected names, as far as this zone has them. With a cut, those below it are needed to follow
-    /// the referral: they must fit, or the answer is truncated (RFC 9471 §3).
-    fn additional(&mut self, zone: &ZoneTable, cut: Option<(usize, usize)>) {
+    /// Addresses of the names that a set of this type leads to, as far as this zone has them; beside SVCB and HTTPS in
+    /// AliasMode their records of the same type too (RFC 9460 §4.1). With a cut, those below it are needed to follow the referral: they
+    /// must fit, or the answer is truncated (RFC 9471 §3).
+    fn additional(&mut self, zone: &ZoneTable, of: u16, owner: (usize, usize), cut: Option<(usize, usize)>) {
         if self.scratch.targets.is_empty() {
             return;
         }
@@ -189,11 +212,14 @@ impl<'a, 'b> Resolver<'a, 'b> {
             }
             let needed =
                 cut.is_some_and(|(cut, n)| is_below(self.message.bytes(at, len), self.message.bytes(cut, n)));
-            for rtype in [rtype::A, rtype::AAAA] {
+            let own = self.message.bytes(at, len).eq_ignore_ascii_case(self.message.bytes(owner.0, owner.1));
+            let types = [rtype::A, rtype::AAAA, of];
+            let alias = is_svcb(of) && !own && self.message.bytes(at - 2, 2) == [0, 0];
+            for rtype in types.into_iter().take(if alias { 3 } else { 2 }) {
                 if !self.scratch.key.set(&self.scratch.other[..len], origin.len()) {
                     break;
                 }
-                let set = match zone.address(&mut self.scratch.key, rtype) {
+                let set = match zone.beside(&mut self.scratch.key, rtype, !is_svcb(of)) {
                     Some(Found::Set(set)) => Some(set),
                     Some(Found::Service(answer)) => answer.set(self.scratch.turn(answer.slot())),
                     _ => None,

@@ -9,7 +9,7 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
 use zonekeeper_dns::Transport;
 
-const ZONE: &str = include_str!("differential.zone");
+const ZONE: &str = include_str!("differential/rules.zone");
 const TYPES: [u16; 13] = [1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 52, 64, 255];
 
 /// Owner, type and TTL of each record, as hickory has them.

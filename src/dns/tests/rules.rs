@@ -187,6 +187,39 @@ fn aliases_are_followed_across_our_zones_and_the_last_name_decides() {
 }
 
 #[test]
+fn what_stands_beside_an_alias_is_not_looked_for_behind_it() {
+    for rtype in [46, 47] {
+        let none = asker().ask("alias.example", rtype);
+        assert_eq!(
+            (none.rcode, none.answer.len(), none.authority[0].1),
+            (0, 0, 6),
+            "RFC 4035 §2.5: type {rtype}"
+        );
+    }
+}
+
+#[test]
+fn a_dname_stands_once_in_an_answer_however_often_it_leads_on() {
+    let text = format!("{ZONE}loop DNAME x.loop\n");
+    let a = Asker::new(&[("example.", &text)]).raw(Transport::Tcp, &query("a.loop.example", 1)).unwrap();
+    let a = read(&a);
+    let of = |rtype| a.answer.iter().filter(|r| r.1 == rtype).count();
+    assert_eq!((a.rcode, of(39), of(5)), (0, 1, 16), "an endless chain ends after 16");
+}
+
+#[test]
+fn beside_svcb_stand_addresses_and_what_its_alias_leads_to() {
+    let text = format!("{ZONE}own HTTPS 1 . alpn=h2\nown A 192.0.2.7\nali HTTPS 0 own\nsvc HTTPS 1 own\n");
+    let mut a = Asker::new(&[("example.", &text)]);
+    let mut beside =
+        |qname: &str| a.ask(qname, 65).additional.iter().map(|r| (r.0.clone(), r.1)).collect::<Vec<_>>();
+    let own = |rtype| ("own.example.".to_string(), rtype);
+    assert_eq!(beside("own.example"), [own(1)], "RFC 9460 §2.5.2: '.' is the owner");
+    assert_eq!(beside("ali.example"), [own(1), own(65)], "RFC 9460 §4.1");
+    assert_eq!(beside("svc.example"), [own(1)]);
+}
+
+#[test]
 fn a_referral_is_not_authoritative_and_brings_its_glue() {
     let a = asker().ask("x.sub.example", 1);
     assert_eq!((a.rcode, a.aa, a.answer.len()), (0, false, 0));

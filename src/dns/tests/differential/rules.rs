@@ -1,0 +1,200 @@
+//! What is compared, and the differences from the majority that are right, each with the RFC sentence that says so.
+
+use crate::{
+    common::{Answer, Rr},
+    questions::Question,
+};
+use std::collections::BTreeSet;
+use zonekeeper_core::name::Name;
+
+/// An answer as it is compared: sections as sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Essence {
+    pub(crate) rcode: u16,
+    pub(crate) aa: bool,
+    pub(crate) tc: bool,
+    pub(crate) answer: BTreeSet<Rr>,
+    pub(crate) authority: BTreeSet<Rr>,
+    pub(crate) additional: BTreeSet<Rr>,
+}
+
+/// Takes an answer apart. The NS RRset of a zone beside an answer that is complete is each server's own choice: RFC 1034
+/// §4.3.2 does not ask for it.
+pub(crate) fn essence(a: &Answer, origins: &Origins) -> Essence {
+    let set = |rrs: &[Rr]| rrs.iter().cloned().collect::<BTreeSet<Rr>>();
+    let mut authority = set(&a.authority);
+    if !a.answer.is_empty() {
+        let ns = |r: &Rr| r.1 == 2 || (r.1 == 46 && r.3.starts_with("NS "));
+        authority.retain(|r| !(ns(r) && origins.1.contains(&r.0)));
+    }
+    Essence {
+        rcode: a.rcode,
+        aa: a.aa,
+        tc: a.tc,
+        answer: set(&a.answer),
+        authority,
+        additional: set(&a.additional),
+    }
+}
+
+/// The apexes of the zones that are served.
+#[derive(Default)]
+pub(crate) struct Origins(BTreeSet<Name>, BTreeSet<String>);
+
+impl Origins {
+    pub(crate) fn new(names: &[Name]) -> Origins {
+        Origins(names.iter().cloned().collect(), names.iter().map(Name::to_string).collect())
+    }
+
+    /// The zone of a name.
+    pub(crate) fn of(&self, name: &Name) -> Option<&Name> {
+        let mut at = Some(name.clone());
+        while let Some(name) = at {
+            if let Some(zone) = self.0.get(&name) {
+                return Some(zone);
+            }
+            at = name.parent();
+        }
+        None
+    }
+}
+
+impl Essence {
+    /// Where a chain of aliases ends, when that is in another of our zones.
+    pub(crate) fn leads_to(&self, question: &Question, origins: &Origins) -> Option<Name> {
+        let (mut at, mut zone) = (question.name.clone(), None);
+        if !self.answer.iter().any(|r| r.1 == 5) {
+            return None;
+        }
+        if question.rtype == 5 || (question.rtype == ANY && !self.answer.iter().any(|r| r.1 == 39)) {
+            return None; // the alias is the answer
+        }
+        for _ in 0..=self.answer.len() {
+            let Some(cname) = self.answer.iter().find(|r| r.1 == 5 && r.0 == at.to_string()) else { break };
+            zone = origins.of(&at);
+            at = Name::parse(&cname.3).unwrap();
+        }
+        let answered = self.answer.iter().any(|r| r.0 == at.to_string() && r.1 != 46);
+        (zone.is_some() && !answered && origins.of(&at).is_some_and(|z| Some(z) != zone)).then_some(at)
+    }
+
+    /// The answer together with that for the name where it leads. RFC 1034 §4.3.2 step 3a: "change QNAME to the canonical
+    /// name in the CNAME RR, and go back to step 1", which is to search "the available zones". The peers stop at the border
+    /// of the zone.
+    pub(crate) fn then(&mut self, next: Essence) {
+        let (aa, answer) = (self.aa, std::mem::take(&mut self.answer));
+        *self = next;
+        self.aa = aa;
+        self.answer.extend(answer);
+    }
+}
+
+/// A part of an answer that differs from what most peers say.
+pub(crate) struct Difference<'a> {
+    pub(crate) question: &'a Question,
+    pub(crate) ours: &'a Essence,
+    /// By peer.
+    pub(crate) theirs: &'a [(&'static str, Essence)],
+    pub(crate) part: Part,
+    /// All owners of records.
+    pub(crate) names: &'a BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Rcode,
+    Aa,
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// One rule: its name, its reason, and when it holds.
+pub(crate) struct Rule {
+    pub(crate) name: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) holds: fn(&Difference<'_>) -> bool,
+}
+
+const ANY: u16 = 255;
+
+pub(crate) const RULES: &[Rule] = &[
+    Rule {
+        name: "any",
+        reason: "RFC 8482 §4.1: \"MAY decide to return a single RRset or a larger subset of the available RRsets\"",
+        holds: |d| {
+            let whole = |e: &Essence| e.answer.is_superset(&d.ours.answer);
+            let some = !d.ours.answer.is_empty() && d.theirs.iter().any(|t| whole(&t.1));
+            d.question.rtype == ANY && d.part >= Part::Answer && some
+        },
+    },
+    Rule {
+        name: "endless",
+        reason: "RFC 1034 §3.6.2: \"CNAME chains should be followed\", how far is each server's choice: we follow 16",
+        holds: |d| {
+            let part = |e: &Essence| e.answer.is_subset(&d.ours.answer) || d.ours.answer.is_subset(&e.answer);
+            let chain = d.ours.answer.iter().filter(|r| r.1 == 5).count();
+            d.ours.rcode == 0 && chain >= 16 && d.theirs.iter().filter(|t| part(&t.1)).count() >= 2
+        },
+    },
+    Rule {
+        name: "ds of the parent",
+        reason: "RFC 4035 §3.1.4.1: the DS of a zone is the parent's, also where an alias in the child leads to its apex",
+        holds: |d| {
+            let same =
+                d.theirs.iter().any(|t| t.1.answer == d.ours.answer && t.1.authority == d.ours.authority);
+            d.question.rtype == 43 && same && d.ours.answer.iter().any(|r| r.1 == 5)
+        },
+    },
+    Rule {
+        name: "own target",
+        reason: "RFC 9460 §2.5.2: \"if TargetName has the value '.', then the owner name of this record MUST be used\", and \
+                 §4.1: servers SHOULD return its addresses",
+        holds: |d| {
+            let dot =
+                d.ours.answer.iter().any(|r| matches!(r.1, 64 | 65) && r.3.split(' ').nth(1) == Some("."));
+            let own = |r: &Rr| d.ours.answer.iter().any(|a| a.0 == r.0);
+            d.part == Part::Additional && dot && d.ours.additional.iter().any(own)
+        },
+    },
+    Rule {
+        name: "useful",
+        reason: "RFC 1034 §4.3.2 step 6: \"attempt to add other RRs which may be useful\": ours has what all have, and \
+                 nothing that nobody has",
+        holds: |d| {
+            let mut all = d.theirs.iter().map(|t| &t.1.additional);
+            let nobody = |r: &&Rr| !d.theirs.iter().any(|t| t.1.additional.contains(*r));
+            let common = all.next().cloned().unwrap_or_default();
+            let common = all.fold(common, |c, a| &c & a);
+            let referral = !d.ours.aa;
+            d.part == Part::Additional
+                && !referral
+                && d.ours.additional.is_superset(&common)
+                && !d.ours.additional.iter().any(|r| nobody(&r))
+        },
+    },
+    Rule {
+        name: "no wildcard is glue",
+        reason: "RFC 4592 §2.1.1 and §4.2, RFC 1034 §4.2.1: below a cut the zone has no authority, and what is glue is \
+                 \"not part of the authoritative data\": a wildcard there makes no records",
+        holds: |d| {
+            let made = |r: &Rr| !d.names.contains(&r.0);
+            let given =
+                |e: &Essence| e.additional.iter().filter(|r| !made(r)).cloned().collect::<BTreeSet<_>>();
+            d.part == Part::Additional
+                && !d.ours.aa
+                && d.theirs.iter().any(|t| given(&t.1) == d.ours.additional)
+        },
+    },
+];
+
+/// The part of the answer, so that two can be compared.
+pub(crate) fn same(part: Part, a: &Essence, b: &Essence) -> bool {
+    match part {
+        Part::Rcode => a.rcode == b.rcode,
+        Part::Aa => a.aa == b.aa,
+        Part::Answer => a.answer == b.answer,
+        Part::Authority => a.authority == b.authority,
+        Part::Additional => a.additional == b.additional,
+    }
+}
