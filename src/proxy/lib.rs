@@ -7,9 +7,9 @@
 //!
 //! - **Pure parts**: [`http1`] (the codec: heads, framing, rewriting; bytes in, bytes out) and `balance` (which backend).
 //!   They know no socket and no runtime.
-//! - **The engine** (`engine/`) is the only part that names tokio on the request path: one thread per worker, each with
-//!   a current-thread runtime and listening sockets of its own (`SO_REUSEPORT`). One task drives the client's and
-//!   the backend's connection. Another engine would replace that folder and nothing else.
+//! - **The engine** (`engine/`) is one thread per worker, each with an epoll loop and listening sockets of its own
+//!   (`SO_REUSEPORT`). One future per client connection drives the client's and the backend's socket. Another engine
+//!   would replace that folder and nothing else; tokio is for the supervisor and the handle.
 //! - **Nothing crosses threads on the request path** but the atomics of [`LocalHealth`].
 //!
 //! # Architecture invariants

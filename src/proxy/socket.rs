@@ -1,5 +1,5 @@
-//! Sockets: how listeners are opened, and the one system call that the standard library lacks.
-#![allow(unsafe_code)] // getsockopt(TCP_INFO) has no safe wrapper in our dependencies
+//! Sockets: how listeners are opened, and the two socket options that no safe interface offers.
+#![allow(unsafe_code)] // TCP_INFO and TCP_DEFER_ACCEPT have no safe wrapper in our dependencies
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{io, mem, net::SocketAddr, os::fd::AsRawFd};
@@ -29,14 +29,35 @@ pub(crate) fn local_addr(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
 }
 
-/// One worker's listening socket on a reserved address.
-pub(crate) fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// How many seconds the system waits for a client's first bytes before it hands the connection over without them.
+const DEFER_S: libc::c_int = 1;
+
+/// One worker's listening socket on a reserved address. With `spoken` a connection is accepted when its client has sent
+/// something, which saves a wake-up; only where the client speaks first.
+pub(crate) fn listen(addr: SocketAddr, spoken: bool) -> io::Result<std::net::TcpListener> {
     let socket = open(addr)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?; // inherited by what it accepts
+    if spoken {
+        defer_accept(&socket)?;
+    }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+fn defer_accept(socket: &Socket) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `DEFER_S`, a constant of the type that the option takes.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            std::ptr::from_ref(&DEFER_S).cast::<libc::c_void>(),
+            mem::size_of_val(&DEFER_S) as libc::socklen_t,
+        )
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Closing this socket resets the connection, so that the other end sees a cut and not an end.
@@ -90,7 +111,7 @@ mod tests {
         let reserved = reserve("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = local_addr(&reserved).unwrap();
         assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let (a, b) = (listen(addr).unwrap(), listen(addr).unwrap());
+        let (a, b) = (listen(addr, false).unwrap(), listen(addr, true).unwrap());
         assert!(TcpStream::connect(addr).is_ok());
         assert_eq!(reserve(addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop((a, b));

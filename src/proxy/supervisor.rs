@@ -9,7 +9,7 @@
 use crate::{
     Problem,
     counters::ListenerCells,
-    engine::{Listening, Order, Shared},
+    engine::{Door, Fate, Line, Listening, Shared},
     health::now_ms,
     live::Live,
     socket,
@@ -25,7 +25,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use zonekeeper_core::{
     Published,
     id::ListenerId,
@@ -61,7 +61,7 @@ type Key = (SocketAddr, Option<ListenerId>);
 struct Open {
     _reservation: Socket,
     local: SocketAddr,
-    listening: Option<(ListenerId, watch::Sender<Listening>)>,
+    listening: Option<(Arc<ListenerId>, Fate)>,
 }
 
 /// The listener, the address and the error of a bind that failed.
@@ -70,7 +70,7 @@ pub(crate) type BindFailure = (ListenerId, SocketAddr, io::Error);
 pub(crate) struct Supervisor {
     published: Arc<ArcSwap<Published>>,
     shared: Arc<Shared>,
-    workers: Vec<mpsc::UnboundedSender<Order>>,
+    workers: Vec<Line>,
     table: Arc<ProxyTable>,
     open: BTreeMap<Key, Open>,
     cells: BTreeMap<ListenerId, Arc<ListenerCells>>,
@@ -85,7 +85,7 @@ impl Supervisor {
     pub(crate) fn new(
         published: Arc<ArcSwap<Published>>,
         shared: Arc<Shared>,
-        workers: Vec<mpsc::UnboundedSender<Order>>,
+        workers: Vec<Line>,
     ) -> Supervisor {
         Supervisor {
             published,
@@ -135,13 +135,13 @@ impl Supervisor {
 
     /// Nothing is accepted any more; what runs goes on until the commands end.
     async fn drained(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
-        self.open.values_mut().for_each(|o| close(o, Listening::Drain));
+        self.open.values_mut().for_each(|o| close(o, Listening::Drain, &self.workers));
         self.wake();
         while inbox.recv().await.is_some() {}
     }
 
     fn wake(&self) {
-        self.workers.iter().for_each(|w| drop(w.send(Order::Wake)));
+        self.workers.iter().for_each(Line::look);
     }
 
     /// Makes what is open match what is wanted. Returns the first bind that failed; all of them become problems.
@@ -228,6 +228,7 @@ impl Supervisor {
 
     fn bind_one(&mut self, key: &Key, listener: &ListenerTable) -> io::Result<()> {
         let wanted = self.wanted(listener);
+        let spoken = listener.protocol == Protocol::Http || listener.tls.is_some(); // its client speaks first
         let open = match self.open.entry(key.clone()) {
             std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
             std::collections::btree_map::Entry::Vacant(v) => {
@@ -236,20 +237,20 @@ impl Supervisor {
                 v.insert(Open { _reservation: reservation, local, listening: None })
             }
         };
-        let same = open.listening.as_ref().is_some_and(|(id, _)| *id == listener.id);
+        let same = open.listening.as_ref().is_some_and(|(id, _)| **id == listener.id);
         match (wanted, same) {
             (true, false) => {
                 let sockets: io::Result<Vec<_>> =
-                    self.workers.iter().map(|_| socket::listen(open.local)).collect();
-                let (sender, state) = watch::channel(Listening::Open);
+                    self.workers.iter().map(|_| socket::listen(open.local, spoken)).collect();
+                let (id, fate) = (Arc::new(listener.id.clone()), Fate::default());
                 for (worker, socket) in self.workers.iter().zip(sockets?) {
                     self.shared.accepting.fetch_add(1, AcqRel);
-                    let _ = worker.send(Order::Listen(socket, listener.id.clone(), state.clone()));
+                    worker.open(Door { socket, id: id.clone(), fate: fate.clone(), spoken });
                 }
-                close(open, Listening::Drain); // a listener of another name had the address
-                open.listening = Some((listener.id.clone(), sender));
+                close(open, Listening::Drain, &self.workers); // a listener of another name had the address
+                open.listening = Some((id, fate));
             }
-            (false, _) => close(open, Listening::Refuse),
+            (false, _) => close(open, Listening::Refuse, &self.workers),
             (true, true) => {}
         }
         Ok(())
@@ -275,7 +276,7 @@ impl Supervisor {
         self.open.retain(|k, open| {
             let keep = wanted.contains(k);
             if !keep {
-                close(open, Listening::Drain);
+                close(open, Listening::Drain, &self.workers);
             }
             keep
         });
@@ -299,9 +300,10 @@ fn key(addr: SocketAddr, id: &ListenerId) -> Key {
     (addr, (addr.port() == 0).then(|| id.clone()))
 }
 
-fn close(open: &mut Open, how: Listening) {
-    if let Some((_, sender)) = open.listening.take() {
-        sender.send_replace(how);
+fn close(open: &mut Open, how: Listening, workers: &[Line]) {
+    if let Some((_, fate)) = open.listening.take() {
+        fate.set(how);
+        workers.iter().for_each(Line::look);
     }
 }
 

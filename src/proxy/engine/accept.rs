@@ -1,30 +1,81 @@
 //! From a listening socket to a served connection.
 
 use super::{
-    Listening, View, Worker, http, relay,
+    Worker, http, relay,
+    stream::Stream,
     timer::{Side, Timer},
+    tls::Tls,
     wire::Wire,
 };
 use crate::{counters, live::LiveListener, socket};
-use std::{
-    future::{Future, poll_fn},
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering::AcqRel},
-    task::Poll,
-    time::Duration,
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
+use std::{
+    cell::Cell,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU8,
+            Ordering::{AcqRel, Acquire, Release},
+        },
+    },
 };
 use zonekeeper_core::{id::ListenerId, model::Protocol};
+
+/// Connections accepted from one socket before the others have their turn.
+const BURST: usize = 64;
+
+/// How a listening socket goes on; shared between the supervisor, which says it, and the workers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fate(Arc<AtomicU8>);
+
+/// What becomes of a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listening {
+    /// It accepts.
+    Open,
+    /// It accepts what already waits, and closes.
+    Drain,
+    /// It closes at once: what waits is reset, what comes is refused.
+    Refuse,
+}
+
+impl Fate {
+    pub(crate) fn set(&self, listening: Listening) {
+        self.0.store(listening as u8, Release);
+    }
+
+    pub(crate) fn get(&self) -> Listening {
+        match self.0.load(Acquire) {
+            0 => Listening::Open,
+            1 => Listening::Drain,
+            _ => Listening::Refuse,
+        }
+    }
+}
+
+/// A listening socket of one worker, as the supervisor gives it.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) socket: TcpListener,
+    pub(crate) id: Arc<ListenerId>,
+    pub(crate) fate: Fate,
+    /// Its connections come with their first bytes (`TCP_DEFER_ACCEPT`).
+    pub(crate) spoken: bool,
+}
+
+/// A door, and whether nothing is accepted until the next tick, because the system had no more descriptors.
+pub(crate) type Watched = (Rc<Door>, Cell<bool>);
 
 /// A client's connection on its way through the proxy.
 pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) listener: ListenerId,
+    pub(crate) listener: Arc<ListenerId>,
     pub(crate) peer: SocketAddr,
     pub(crate) timer: Timer,
     _place: Place,
@@ -43,106 +94,132 @@ impl Drop for Place {
     }
 }
 
-/// Accepts until told otherwise.
-pub(crate) async fn run(
-    worker: Rc<Worker>,
-    socket: std::net::TcpListener,
-    id: ListenerId,
-    state: watch::Receiver<Listening>,
-) {
-    match TcpListener::from_std(socket) {
-        Ok(socket) => accept(&worker, socket, id, state).await,
-        Err(e) => tracing::error!(listener = %id, error = %e, "a listening socket was lost"),
-    }
-    worker.shared.accepting.fetch_sub(1, AcqRel);
+/// Whether accepting can go on now.
+enum Accepted {
+    /// All that waited was accepted, or enough for now.
+    Done,
+    /// The system has no descriptors or memory left.
+    Exhausted,
 }
 
-async fn accept(
-    worker: &Rc<Worker>,
-    socket: TcpListener,
-    id: ListenerId,
-    mut state: watch::Receiver<Listening>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = state.wait_for(|s| *s != Listening::Open) => break,
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => begin(worker, &id, stream, peer),
-            // Out of descriptors or memory: those that run may free some.
-            Err(e) if !transient(&e) => tokio::time::sleep(Duration::from_millis(10)).await,
-            Err(_) => {}
+/// Begins to accept.
+pub(crate) fn open(worker: &Rc<Worker>, door: Door) {
+    let mut doors = worker.doors.borrow_mut();
+    let number = doors.iter().position(Option::is_none).unwrap_or_else(|| {
+        doors.push(None);
+        doors.len() - 1
+    });
+    match worker.reactor.watch(&door.socket, number as u32) {
+        Ok(()) => doors[number] = Some((Rc::new(door), Cell::new(false))),
+        Err(e) => {
+            tracing::error!(listener = %door.id, error = %e, "a listening socket was lost");
+            worker.shared.accepting.fetch_sub(1, AcqRel);
         }
     }
-    if *state.borrow() == Listening::Refuse {
-        return;
-    }
-    loop {
-        let mut accept = pin!(socket.accept());
-        let now = poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await;
-        let Poll::Ready(Ok((stream, peer))) = now else { break };
-        begin(worker, &id, stream, peer);
+}
+
+/// Connections wait at a door.
+pub(crate) fn ready(worker: &Rc<Worker>, number: u32) {
+    let door = worker.doors.borrow().get(number as usize).and_then(|d| Some(d.as_ref()?.0.clone()));
+    let Some(door) = door.filter(|d| d.fate.get() == Listening::Open) else { return };
+    if let Accepted::Exhausted = accept(worker, &door, BURST) {
+        worker.reactor.unwatch(&door.socket); // those that run may free some
+        if let Some((_, paused)) = &worker.doors.borrow()[number as usize] {
+            paused.set(true);
+        }
     }
 }
 
-/// The connection was gone before it was accepted.
-fn transient(e: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+/// Goes on where accepting had to pause.
+pub(crate) fn resume(worker: &Worker) {
+    for (number, door) in worker.doors.borrow().iter().enumerate() {
+        if let Some((door, paused)) = door
+            && paused.replace(false)
+            && worker.reactor.watch(&door.socket, number as u32).is_err()
+        {
+            paused.set(true);
+        }
+    }
 }
 
-fn begin(worker: &Rc<Worker>, id: &ListenerId, stream: TcpStream, peer: SocketAddr) {
+/// Closes the doors that shall be closed.
+pub(crate) fn close(worker: &Rc<Worker>) {
+    let closing: Vec<Watched> = {
+        let mut doors = worker.doors.borrow_mut();
+        let shall = |d: &mut Watched| d.0.fate.get() != Listening::Open;
+        doors.iter_mut().filter_map(|d| d.take_if(shall)).collect()
+    };
+    for (door, _) in closing {
+        if door.fate.get() == Listening::Drain {
+            accept(worker, &door, usize::MAX);
+        }
+        drop(door);
+        worker.shared.accepting.fetch_sub(1, AcqRel);
+    }
+}
+
+fn accept(worker: &Rc<Worker>, door: &Rc<Door>, most: usize) -> Accepted {
+    for _ in 0..most {
+        match acceptfrom_with(&door.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, peer)) => {
+                if let Some(peer) = peer.and_then(|p| SocketAddr::try_from(p).ok()) {
+                    begin(worker, door, fd, peer);
+                }
+            }
+            Err(Errno::AGAIN) => return Accepted::Done,
+            // The connection was gone before it was accepted.
+            Err(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR | Errno::PROTO) => {}
+            Err(_) => return Accepted::Exhausted,
+        }
+    }
+    Accepted::Done
+}
+
+fn begin(worker: &Rc<Worker>, door: &Rc<Door>, fd: OwnedFd, peer: SocketAddr) {
     let view = worker.view();
-    let Some(index) = view.live.find(id) else { return };
+    let Some(index) = view.live.find(&door.id) else { return };
     let listener = view.listener(index);
     let cell = listener.cells.of(worker.index);
     if !listener.cells.enter(listener.table.max_connections) {
         counters::add(&cell.rejected, 1);
-        return socket::reset_on_close(&stream);
+        return socket::reset_on_close(&fd);
     }
     counters::add(&cell.connections, 1);
     worker.shared.connections.fetch_add(1, AcqRel);
-    let client = Client {
-        worker: worker.clone(),
-        listener: id.clone(),
-        peer,
-        timer: worker.timers.add(),
-        _place: Place { worker: worker.clone(), cells: listener.cells.clone() },
+    let place = Place { worker: worker.clone(), cells: listener.cells.clone() };
+    let stream = Stream::accepted(fd, &worker.reactor, door.spoken);
+    let tls = match (&listener.table.tls, &listener.tls) {
+        (None, _) => None,
+        (Some(_), Some(config)) => Some(config.clone()),
+        (Some(_), None) => return socket::reset_on_close(&stream),
     };
-    match (&listener.table.tls, &listener.tls) {
-        (None, _) => start(client, Wire::plain(stream), view, index),
-        (Some(_), Some(config)) => {
-            let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
-            tokio::task::spawn_local(handshake(client, acceptor, stream));
+    let protocol = listener.table.protocol;
+    let (worker, id) = (worker.clone(), door.id.clone());
+    let client = move |timer| Client { worker, listener: id, peer, timer, _place: place };
+    let reactor = &stream.reactor().clone();
+    match (tls, protocol) {
+        (None, Protocol::Http) => reactor.spawn(|timer| http::serve(client(timer), Wire::plain(stream))),
+        (None, Protocol::Tcp) => {
+            reactor.spawn(|timer| relay::serve(client(timer), Wire::plain(stream), view, index));
         }
-        (Some(_), None) => socket::reset_on_close(&stream),
+        (Some(config), _) => match Tls::new(stream, config) {
+            Ok(tls) => reactor.spawn(|timer| handshake(client(timer), Wire::tls(tls), protocol)),
+            Err(e) => tracing::error!(listener = %door.id, error = %e, "a TLS connection cannot begin"),
+        },
     }
 }
 
-fn start(client: Client, wire: Wire, view: Rc<View>, index: usize) {
-    match view.listener(index).table.protocol {
-        Protocol::Http => drop(tokio::task::spawn_local(http::serve(client, wire))),
-        Protocol::Tcp => drop(tokio::task::spawn_local(relay::serve(client, wire, view, index))),
-    }
-}
-
-async fn handshake(client: Client, acceptor: tokio_rustls::TlsAcceptor, stream: TcpStream) {
+async fn handshake(client: Client, wire: Wire, protocol: Protocol) {
     let view = client.worker.view();
     let Some(index) = view.live.find(&client.listener) else { return };
     let listener: &LiveListener = view.listener(index);
     client.timer.arm(Side::Client, listener.table.header_timeout_ms);
-    let mut accept = pin!(acceptor.accept(stream));
-    let done = poll_fn(|cx| match accept.as_mut().poll(cx) {
-        Poll::Ready(r) => Poll::Ready(r.ok()),
-        Poll::Pending if client.timer.expired(Side::Client, cx) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
+    if wire.handshake(&client.timer).await.is_err() {
+        return counters::add(&listener.cells.of(client.worker.index).refused, 1);
+    }
     client.timer.disarm(Side::Client);
-    match done {
-        Some(stream) => start(client, Wire::tls(stream), view, index),
-        None => counters::add(&listener.cells.of(client.worker.index).refused, 1),
+    match protocol {
+        Protocol::Http => Box::pin(http::serve(client, wire)).await,
+        Protocol::Tcp => Box::pin(relay::serve(client, wire, view, index)).await,
     }
 }

@@ -43,8 +43,25 @@ impl Buffer {
         &self.data[self.start..self.end]
     }
 
+    /// The bytes, to be worked on in place.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..self.end]
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Adds bytes behind what is there; an error when there is no room.
+    pub(crate) fn append(&mut self, data: &[u8]) -> std::io::Result<()> {
+        if self.end + data.len() > self.data.len() {
+            self.make_room();
+        }
+        let room = self.data.get_mut(self.end..self.end + data.len());
+        let room = room.ok_or_else(|| std::io::Error::other("the buffer is full"))?;
+        room.copy_from_slice(data);
+        self.end += data.len();
+        Ok(())
     }
 
     /// The first `n` bytes are used.
@@ -57,16 +74,23 @@ impl Buffer {
 
     /// Room to read into, behind what is there; empty when the buffer is full.
     pub(crate) fn room(&mut self) -> &mut [u8] {
-        if self.data.len() < SIZE {
-            let mut large = take();
-            let n = self.end - self.start;
-            large[..n].copy_from_slice(&self.data[self.start..self.end]);
-            (self.data, self.start, self.end) = (large, 0, n);
-        } else if self.start > 0 && self.end == SIZE {
-            self.data.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+        if self.data.len() < SIZE || self.end == SIZE {
+            self.make_room();
         }
         &mut self.data[self.end..]
+    }
+
+    /// Moves the bytes to the start of a large buffer.
+    fn make_room(&mut self) {
+        let n = self.end - self.start;
+        if self.data.len() < SIZE {
+            let mut large = take();
+            large[..n].copy_from_slice(&self.data[self.start..self.end]);
+            self.data = large;
+        } else if self.start > 0 {
+            self.data.copy_within(self.start..self.end, 0);
+        }
+        (self.start, self.end) = (0, n);
     }
 
     /// So many bytes were read into the room.

@@ -2,6 +2,7 @@
 
 use super::{
     buffer::{Buffer, Out},
+    splice::{Broke, Splice},
     timer::{Side, Timer},
     wire::{Trouble, Wire},
 };
@@ -174,10 +175,18 @@ impl Download<'_> {
         encoder: Encoder,
         out: &mut Out,
     ) -> Result<(), Downloaded> {
+        let (mut splice, mut pieces) = (Splice::default(), 0);
         while !decoder.done() {
+            self.timer.piece(&mut pieces).await;
+            if encoder == Encoder::Raw && splice.on() && self.splice(&mut splice, decoder).await? {
+                continue;
+            }
             self.timer.arm(Side::Backend, self.body_ms);
             out.clear();
             match self.backend.fill(self.buffer, self.timer, Side::Backend).await {
+                Ok(n) if !matches!(decoder, Decoder::Chunked(_)) => {
+                    splice.observe(n, self.backend, self.client);
+                }
                 Ok(_) => {}
                 Err(Trouble::Closed) if *decoder == Decoder::Close => {
                     *decoder = Decoder::Done;
@@ -202,6 +211,21 @@ impl Download<'_> {
         }
         self.timer.disarm(Side::Backend);
         Ok(())
+    }
+
+    /// Moves a piece of the body as it is; false when copying it is better.
+    async fn splice(&self, splice: &mut Splice, decoder: &mut Decoder) -> Result<bool, Downloaded> {
+        let left = if let Decoder::Length(left) = decoder { *left } else { u64::MAX };
+        let (from, to) =
+            ((self.backend, Side::Backend, self.body_ms), (self.client, Side::Client, self.idle_ms));
+        match (splice.run(self.timer, from, to, left).await, &decoder) {
+            (Ok(None), _) => return Ok(false),
+            (Ok(Some(0)), Decoder::Close) => *decoder = Decoder::Done,
+            (Ok(Some(0)) | Err(Broke::Source), _) => return Err(Downloaded::Cut),
+            (Err(Broke::Sink), _) => return Err(Downloaded::ClientGone),
+            (Ok(Some(n)), _) => decoder.skip(n as u64),
+        }
+        Ok(true)
     }
 
     async fn write(&self, out: &[u8]) -> Result<(), Downloaded> {

@@ -21,7 +21,13 @@ use super::{
     wire::Wire,
 };
 use crate::{counters, health::now_us, http1::Answer, socket};
-use std::{pin::pin, rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    task::Poll,
+};
 
 /// A request that is ready to be sent.
 pub(crate) struct Plan {
@@ -209,21 +215,25 @@ async fn respond(
         };
         let mut down = pin!(download.run());
         let mut up = pin!(plan.upload.run((wire, read, idle_ms), (backend, response_ms), &client.timer));
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut down => break Some(ended),
-                sent = &mut up, if sending => match sent {
-                    Uploaded::Done => (sending, uploaded) = (false, true),
-                    Uploaded::BackendGone => sending = false,
-                    Uploaded::ClientGone => break None,
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = down.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            if sending && let Poll::Ready(sent) = up.as_mut().poll(cx) {
+                sending = false;
+                match sent {
+                    Uploaded::Done => uploaded = true,
+                    Uploaded::BackendGone => {}
+                    Uploaded::ClientGone => return Poll::Ready(None),
                     Uploaded::Refused(answer) => {
                         refused = Some(answer);
-                        break None;
+                        return Poll::Ready(None);
                     }
-                },
+                }
             }
-        }
+            Poll::Pending
+        })
+        .await
     };
     Exchanged { down, refused, uploaded, buffer }
 }

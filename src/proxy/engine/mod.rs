@@ -1,13 +1,22 @@
-//! The engine: one thread per worker, each with a runtime, listening sockets and kept backend connections of its own.
-//! The only folder that a different engine (a bare epoll loop, say) would replace.
+//! The engine: one thread per worker, each with an event loop, listening sockets and kept backend connections of its
+//! own. One future per client connection drives both of its sockets over bare epoll ([`reactor`]).
+//!
+//! Why not tokio's current-thread runtime, which was here before: it asked the system as seldom (4.0 calls per proxied
+//! request), but a fifth of the time was spent in it, in readiness atomics and wakers, and a connection cost it three more
+//! calls. Ratios of CPU per request to HAProxy in the same run, tokio and this loop: 0.92 and 0.78 for a kept HTTP
+//! connection, 1.06 and 0.88 for an L4 connection per request.
 
 mod accept;
 mod buffer;
 mod download;
 mod exchange;
 mod http;
+mod reactor;
 mod relay;
+mod splice;
+mod stream;
 mod timer;
+mod tls;
 mod upload;
 mod upstream;
 mod wire;
@@ -16,10 +25,15 @@ use crate::{
     health::LocalHealth,
     live::{Live, LiveListener, LivePool},
 };
+use accept::Watched;
+pub(crate) use accept::{Door, Fate, Listening};
 use arc_swap::ArcSwap;
+use reactor::{Notice, Reactor};
+use rustix::event::{EventfdFlags, eventfd};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::{
         Arc,
@@ -27,16 +41,16 @@ use std::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Release},
         },
+        mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread::JoinHandle,
 };
-use timer::Timers;
-use tokio::{
-    sync::{mpsc, watch},
-    task::LocalSet,
-};
 use upstream::Kept;
-use zonekeeper_core::id::ListenerId;
+
+/// The number of the event source that says that there are orders.
+const ORDERS: u32 = u32::MAX;
+/// How often kept connections are looked at, in milliseconds.
+const SWEEP_MS: u64 = 1000;
 
 /// What all workers and the supervisor share.
 #[derive(Debug)]
@@ -84,35 +98,60 @@ impl Shared {
     }
 }
 
-/// How a listening socket goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Listening {
-    /// It accepts.
-    Open,
-    /// It accepts what already waits, and closes.
-    Drain,
-    /// It closes at once: what waits is reset, what comes is refused.
-    Refuse,
-}
-
 /// What the supervisor tells a worker.
 #[derive(Debug)]
-pub(crate) enum Order {
-    /// Accept from this socket for the listener.
-    Listen(std::net::TcpListener, ListenerId, watch::Receiver<Listening>),
-    /// Idle connections shall look at what changed.
-    Wake,
+enum Order {
+    /// Accept from this socket.
+    Open(Door),
+    /// Doors and idle connections shall look at what changed.
+    Look,
 }
 
-/// A worker thread. It ends when its sender is dropped.
-pub(crate) type Handle = (mpsc::UnboundedSender<Order>, JoinHandle<()>);
+/// The supervisor's line to a worker. The worker ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Line {
+    orders: Option<Sender<Order>>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Line {
+    /// Accept from this socket.
+    pub(crate) fn open(&self, door: Door) {
+        self.send(Order::Open(door));
+    }
+
+    /// The fate of a door or the configuration changed: look at it.
+    pub(crate) fn look(&self) {
+        self.send(Order::Look);
+    }
+
+    fn send(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(order);
+        }
+        self.ring();
+    }
+
+    fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.orders = None;
+        self.ring();
+    }
+}
 
 /// A worker's own state.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     index: usize,
-    timers: Rc<Timers>,
+    reactor: Rc<Reactor>,
+    doors: RefCell<Vec<Option<Watched>>>,
     view: RefCell<Rc<View>>,
+    swept: Cell<u64>,
 }
 
 /// A live table as one worker holds it, with the connections that it keeps to the backends.
@@ -153,27 +192,60 @@ impl Worker {
 }
 
 /// Starts a worker thread.
-pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
-    let (orders, inbox) = mpsc::unbounded_channel();
-    let body = move || LocalSet::new().block_on(&runtime, run(index, shared, inbox));
-    let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body)?;
-    Ok((orders, thread))
+pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<(Line, JoinHandle<()>)> {
+    let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+    let (orders, inbox) = channel();
+    let line = Line { orders: Some(orders), bell: bell.clone() };
+    let body = move || {
+        if let Err(e) = run(index, shared, &inbox, &bell) {
+            tracing::error!(worker = index, error = %e, "a worker of the proxy ended");
+        }
+    };
+    Ok((line, std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body)?))
 }
 
-async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+fn run(index: usize, shared: Arc<Shared>, inbox: &Receiver<Order>, bell: &OwnedFd) -> io::Result<()> {
     let (version, live) = (shared.version.load(Acquire), shared.live());
     let view = RefCell::new(Rc::new(View::new(version, live, None)));
-    let worker = Rc::new(Worker { shared, index, timers: Rc::default(), view });
-    let timers = worker.timers.clone();
-    tokio::task::spawn_local(async move { timers.run().await });
-    tokio::task::spawn_local(upstream::sweep(worker.clone()));
-    while let Some(order) = inbox.recv().await {
-        match order {
-            Order::Listen(socket, id, state) => {
-                tokio::task::spawn_local(accept::run(worker.clone(), socket, id, state));
+    let reactor = Rc::new(Reactor::new()?);
+    reactor.watch(bell, ORDERS)?;
+    let doors = RefCell::default();
+    let worker = Rc::new(Worker { shared, index, reactor, doors, view, swept: Cell::new(0) });
+    let mut open = true;
+    while open {
+        worker.reactor.turn(&mut |notice| match notice {
+            Notice::Special(ORDERS) => open = worker.obey(inbox, bell),
+            Notice::Special(door) => accept::ready(&worker, door),
+            Notice::Tick => worker.tick(),
+        })?;
+    }
+    worker.reactor.end();
+    Ok(())
+}
+
+impl Worker {
+    /// Does what is ordered; false when there will be no more orders.
+    fn obey(self: &Rc<Self>, inbox: &Receiver<Order>, bell: &OwnedFd) -> bool {
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+        loop {
+            match inbox.try_recv() {
+                Ok(Order::Open(door)) => accept::open(self, door),
+                Ok(Order::Look) => {
+                    accept::close(self);
+                    self.reactor.wake_all();
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
             }
-            Order::Wake => worker.timers.wake_all(),
+        }
+    }
+
+    fn tick(&self) {
+        accept::resume(self);
+        let now = self.reactor.deadlines.now();
+        if now.saturating_sub(self.swept.get()) >= SWEEP_MS {
+            self.swept.set(now);
+            upstream::sweep(&self.view(), now);
         }
     }
 }

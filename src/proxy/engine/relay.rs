@@ -1,15 +1,23 @@
-//! Bytes both ways: L4 connections, and tunnels after an upgrade.
+//! Bytes both ways: L4 connections, and tunnels after an upgrade. Copied through a shared buffer, spliced when they are
+//! many.
 
 use super::{
     View,
     accept::Client,
     buffer::Buffer,
-    timer::{Side, Timer},
+    splice::Splice,
+    timer::{BURST, Side, Timer},
     upstream::Lease,
-    wire::{Trouble, Wire},
+    wire::Wire,
 };
 use crate::counters;
-use std::{future::poll_fn, pin::pin, rc::Rc, sync::atomic::Ordering::Relaxed, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    task::{Poll, ready},
+};
 
 /// Serves an L4 connection.
 pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usize) {
@@ -23,8 +31,8 @@ pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usi
         counters::add(&cell.failed, 1);
         return wire.reset_on_close();
     };
-    let end = (Buffer::default(), Buffer::default());
-    let ok = relay(&client.timer, listener.table.idle_timeout_ms, &wire, &backend, end).await;
+    let idle_ms = listener.table.idle_timeout_ms;
+    let ok = relay(&client.timer, idle_ms, &wire, &backend, Default::default()).await;
     counters::add(&cell.bytes_in, wire.read());
     counters::add(&cell.bytes_out, wire.written());
     let totals = &lease.health().totals;
@@ -66,46 +74,67 @@ pub(crate) async fn relay(
     backend: &Wire,
     read: (Buffer, Buffer),
 ) -> bool {
-    let mut up = pin!(copy(client, backend, read.0, timer, idle_ms));
-    let mut down = pin!(copy(backend, client, read.1, timer, idle_ms));
-    let (mut up_ended, mut down_ended) = (false, false);
+    let (mut up, mut down) = (Direction::new(read.0), Direction::new(read.1));
     timer.arm(Side::Client, idle_ms);
-    poll_fn(|cx| {
-        for (ended, direction) in [
-            (&mut up_ended, up.as_mut() as std::pin::Pin<&mut dyn Future<Output = _>>),
-            (&mut down_ended, down.as_mut()),
-        ] {
-            if *ended {
-                continue;
-            }
-            match direction.poll(cx) {
-                Poll::Ready(Ok(())) => *ended = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(false),
-                Poll::Pending => {}
-            }
+    poll_fn(|_| {
+        let before = (client.read(), backend.read(), client.written(), backend.written());
+        let up_polled = up.poll(timer, client, backend, down.ended);
+        let down_polled = down.poll(timer, backend, client, up.ended);
+        if before != (client.read(), backend.read(), client.written(), backend.written()) {
+            timer.arm(Side::Client, idle_ms);
         }
-        if up_ended && down_ended { Poll::Ready(true) } else { Poll::Pending }
+        match (up_polled, down_polled) {
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
+            _ if timer.expired(Side::Client) => Poll::Ready(false),
+            _ => Poll::Pending,
+        }
     })
     .await
 }
 
-async fn copy(
-    from: &Wire,
-    to: &Wire,
-    mut buffer: Buffer,
-    timer: &Timer,
-    idle_ms: u32,
-) -> Result<(), Trouble> {
-    loop {
-        if !buffer.is_empty() {
-            to.write_all(buffer.bytes(), timer, Side::Client).await?;
-            buffer.consume(buffer.bytes().len());
+/// One direction of a relay.
+struct Direction {
+    buffer: Buffer,
+    splice: Splice,
+    /// The source sends no more.
+    last: bool,
+    ended: bool,
+}
+
+impl Direction {
+    fn new(buffer: Buffer) -> Direction {
+        Direction { buffer, splice: Splice::default(), last: false, ended: false }
+    }
+
+    fn poll(&mut self, timer: &Timer, from: &Wire, to: &Wire, other_ended: bool) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
         }
-        timer.arm(Side::Client, idle_ms);
-        match from.fill(&mut buffer, timer, Side::Client).await {
-            Ok(_) => {}
-            Err(Trouble::Closed) => return to.shutdown(timer, Side::Client).await,
-            Err(e) => return Err(e),
+        for _ in 0..BURST {
+            while !self.buffer.is_empty() {
+                let n = ready!(to.poll_write(self.buffer.bytes()))?;
+                self.buffer.consume(n);
+            }
+            ready!(to.poll_flush())?;
+            if self.last {
+                // When the other direction is over too, closing the connection says the same.
+                if !other_ended || to.is_tls() {
+                    ready!(to.poll_shutdown())?;
+                }
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let n = if self.splice.on() {
+                ready!(self.splice.poll(from, to, u64::MAX)).map_err(|_| io::ErrorKind::BrokenPipe)?
+            } else {
+                let n = ready!(from.poll_read(&mut self.buffer))?;
+                self.splice.observe(n, from, to);
+                n
+            };
+            self.last = n == 0;
         }
+        timer.reactor().again();
+        Poll::Pending
     }
 }

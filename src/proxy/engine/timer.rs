@@ -1,16 +1,19 @@
 //! Deadlines of connections: one coarse tick per worker looks at all of them, so that arming one costs a store.
+//! They stand side by side in memory: ten thousand connections are looked at in some microseconds.
 
-use crate::health::now_ms;
+use super::reactor::Reactor;
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     rc::Rc,
-    task::{Context, Waker},
-    time::Duration,
+    task::Poll,
 };
-use tokio::sync::Notify;
 
 /// How often deadlines are looked at: timeouts are late by up to two of these, never early.
-const TICK_MS: u64 = 50;
+pub(crate) const TICK_MS: u64 = 50;
+
+/// Pieces of data that a connection moves before the others have their turn.
+pub(crate) const BURST: u32 = 16;
 
 /// Which of a connection's two sides a deadline concerns.
 #[derive(Debug, Clone, Copy)]
@@ -19,103 +22,112 @@ pub(crate) enum Side {
     Backend = 1,
 }
 
+/// All deadlines of a worker, two per task; 0: none.
 #[derive(Debug, Default)]
-struct Slot {
-    deadline: [Cell<u64>; 2],
-    waker: RefCell<Option<Waker>>,
-}
-
-/// All deadlines of a worker.
-#[derive(Debug, Default)]
-pub(crate) struct Timers {
+pub(crate) struct Deadlines {
     now: Cell<u64>,
-    slots: RefCell<Vec<Option<Rc<Slot>>>>,
-    free: RefCell<Vec<usize>>,
-    first: Notify,
+    of: RefCell<Vec<[u64; 2]>>,
 }
 
-/// The deadlines of one connection.
-#[derive(Debug)]
+impl Deadlines {
+    /// Milliseconds of the monotonic clock at the start of this round.
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    pub(crate) fn set_now(&self, now: u64) {
+        self.now.set(now);
+    }
+
+    /// The task begins or ends.
+    pub(crate) fn reset(&self, task: u32) {
+        let mut of = self.of.borrow_mut();
+        if of.len() <= task as usize {
+            of.resize(task as usize + 1, [0; 2]);
+        }
+        of[task as usize] = [0; 2];
+    }
+
+    /// The tasks with a deadline that is over.
+    pub(crate) fn due(&self, mut wake: impl FnMut(u32)) {
+        let now = self.now.get();
+        let over = |d: &u64| d.wrapping_sub(1) < now; // 0 wraps: never
+        for (task, deadlines) in self.of.borrow().iter().enumerate() {
+            if deadlines.iter().any(over) {
+                wake(task as u32);
+            }
+        }
+    }
+}
+
+/// The deadlines of one task.
 pub(crate) struct Timer {
-    slot: Rc<Slot>,
-    index: usize,
-    all: Rc<Timers>,
-}
-
-impl Timers {
-    /// Deadlines for a new connection.
-    pub(crate) fn add(self: &Rc<Self>) -> Timer {
-        let slot = Rc::new(Slot::default());
-        let mut slots = self.slots.borrow_mut();
-        let mut free = self.free.borrow_mut();
-        if slots.len() == free.len() {
-            self.now.set(now_ms()); // the tick slept
-            self.first.notify_one();
-        }
-        let index = free.pop().unwrap_or_else(|| {
-            slots.push(None);
-            slots.len() - 1
-        });
-        slots[index] = Some(slot.clone());
-        Timer { slot, index, all: self.clone() }
-    }
-
-    /// Looks at the deadlines for ever.
-    pub(crate) async fn run(&self) {
-        loop {
-            if self.slots.borrow().len() == self.free.borrow().len() {
-                self.first.notified().await;
-            }
-            tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
-            let now = now_ms();
-            self.now.set(now);
-            self.wake(|slot| slot.deadline.iter().any(|d| d.get() != 0 && d.get() <= now));
-        }
-    }
-
-    /// Wakes every connection, to look at what changed.
-    pub(crate) fn wake_all(&self) {
-        self.wake(|_| true);
-    }
-
-    fn wake(&self, which: impl Fn(&Slot) -> bool) {
-        for slot in self.slots.borrow().iter().flatten().filter(|s| which(s)) {
-            if let Some(waker) = slot.waker.borrow_mut().take() {
-                waker.wake();
-            }
-        }
-    }
+    reactor: Rc<Reactor>,
+    task: u32,
 }
 
 impl Timer {
+    pub(crate) fn new(reactor: Rc<Reactor>, task: u32) -> Timer {
+        Timer { reactor, task }
+    }
+
+    fn set(&self, side: Side, at: u64) {
+        self.reactor.deadlines.of.borrow_mut()[self.task as usize][side as usize] = at;
+    }
+
     /// Sets a deadline in so many milliseconds; 0 for none.
     pub(crate) fn arm(&self, side: Side, ms: u32) {
-        let at = if ms == 0 { 0 } else { self.all.now.get() + u64::from(ms) + TICK_MS };
-        self.slot.deadline[side as usize].set(at);
+        let at = if ms == 0 { 0 } else { self.reactor.deadlines.now() + u64::from(ms) + TICK_MS };
+        self.set(side, at);
     }
 
     /// Takes a deadline back.
     pub(crate) fn disarm(&self, side: Side) {
-        self.slot.deadline[side as usize].set(0);
+        self.set(side, 0);
     }
 
-    /// Whether the deadline is over; if not, the task is woken when it is, or when [`Timers::wake_all`] says so.
-    pub(crate) fn expired(&self, side: Side, cx: &Context<'_>) -> bool {
-        let deadline = self.slot.deadline[side as usize].get();
-        if deadline != 0 && deadline <= self.all.now.get() {
-            return true;
-        }
-        let mut waker = self.slot.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        false
+    /// Whether the deadline is over; if not, the task is polled when it is, or when [`Reactor::wake_all`] says so.
+    pub(crate) fn expired(&self, side: Side) -> bool {
+        let deadlines = &self.reactor.deadlines;
+        let at = deadlines.of.borrow()[self.task as usize][side as usize];
+        at != 0 && at <= deadlines.now()
+    }
+
+    /// Another piece was moved: lets the other connections have their turn after some.
+    pub(crate) async fn piece(&self, pieces: &mut u32) {
+        *pieces += 1;
+        let mut paused = !pieces.is_multiple_of(BURST);
+        poll_fn(|_| {
+            if std::mem::replace(&mut paused, true) {
+                return Poll::Ready(());
+            }
+            self.reactor.again();
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The loop that runs the task.
+    pub(crate) fn reactor(&self) -> &Rc<Reactor> {
+        &self.reactor
     }
 }
 
-impl Drop for Timer {
-    fn drop(&mut self) {
-        self.all.slots.borrow_mut()[self.index] = None;
-        self.all.free.borrow_mut().push(self.index);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_deadlines_that_are_over_are_due() {
+        let deadlines = Deadlines::default();
+        (0..3).for_each(|task| deadlines.reset(task));
+        deadlines.of.borrow_mut()[1] = [0, 100];
+        let due = |now| {
+            let mut due = Vec::new();
+            deadlines.set_now(now);
+            deadlines.due(|task| due.push(task));
+            due
+        };
+        assert_eq!((due(99), due(100)), (vec![], vec![1]));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     buffer::Buffer,
+    splice::{Broke, Splice},
     timer::{Side, Timer},
     wire::{Trouble, Wire},
 };
@@ -82,9 +83,26 @@ impl Upload {
         timer: &Timer,
     ) -> Uploaded {
         let ((from, buffer, idle_ms), (to, response_ms)) = (client, backend);
+        let (mut splice, mut pieces) = (Splice::default(), 0);
         while !self.done() {
+            timer.piece(&mut pieces).await;
+            if let Decoder::Length(left) = self.decoder
+                && splice.on()
+            {
+                let (source, sink) = ((from, Side::Client, idle_ms), (to, Side::Backend, response_ms));
+                match splice.run(timer, source, sink, left).await {
+                    Ok(None) => {}
+                    Ok(Some(0)) | Err(Broke::Source) => return Uploaded::ClientGone,
+                    Err(Broke::Sink) => return Uploaded::BackendGone,
+                    Ok(Some(n)) => {
+                        self.decoder.skip(n as u64);
+                        continue;
+                    }
+                }
+            }
             timer.arm(Side::Client, idle_ms);
             match from.fill(buffer, timer, Side::Client).await {
+                Ok(n) if !self.remembered => splice.observe(n, from, to),
                 Ok(_) => {}
                 Err(Trouble::Timeout) => return Uploaded::Refused(Answer::Slow),
                 Err(Trouble::Closed | Trouble::Io) => return Uploaded::ClientGone,

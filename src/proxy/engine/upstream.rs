@@ -1,7 +1,8 @@
 //! Connections to backends: opened, kept, and checked before they are used again.
 
 use super::{
-    View, Worker,
+    View,
+    stream::Stream,
     timer::{Side, Timer},
     wire::Wire,
 };
@@ -10,16 +11,7 @@ use crate::{
     health::{BackendHealth, now_ms},
     live::LivePool,
 };
-use std::{
-    cell::RefCell,
-    future::{Future, poll_fn},
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
-use tokio::net::TcpStream;
+use std::{cell::RefCell, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
 /// Quiet connections kept per backend and worker: as many as a busy worker has requests in flight.
 const KEEP: usize = 256;
@@ -59,13 +51,9 @@ impl Kept {
     }
 }
 
-/// Closes what the backends closed and what was quiet for too long, once a second.
-pub(crate) async fn sweep(worker: Rc<Worker>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = now_ms();
-        worker.view().kept.iter().flatten().for_each(|k| k.sweep(now));
-    }
+/// Closes what the backends closed and what was quiet for too long; once a second.
+pub(crate) fn sweep(view: &View, now_ms: u64) {
+    view.kept.iter().flatten().for_each(|k| k.sweep(now_ms));
 }
 
 /// A place on a backend; given back when dropped.
@@ -102,19 +90,16 @@ impl Lease {
 
     /// Opens a connection; none when it is refused or takes too long.
     pub(crate) async fn connect(&self, timer: &Timer) -> Option<Wire> {
+        let stream = Stream::connect(self.health().addr, timer.reactor()).ok()?;
         timer.arm(Side::Backend, self.pool().table.connect_timeout_ms);
-        let mut connect = pin!(TcpStream::connect(self.health().addr));
-        let stream = poll_fn(|cx| match connect.as_mut().poll(cx) {
-            Poll::Ready(r) => Poll::Ready(r.ok()),
-            Poll::Pending if timer.expired(Side::Backend, cx) => Poll::Ready(None),
+        let connected = poll_fn(|_| match stream.poll_connected() {
+            Poll::Ready(r) => Poll::Ready(r.is_ok()),
+            Poll::Pending if timer.expired(Side::Backend) => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         })
         .await;
         timer.disarm(Side::Backend);
-        stream.map(|s| {
-            let _ = s.set_nodelay(true);
-            Wire::plain(s)
-        })
+        connected.then(|| Wire::plain(stream))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::{
     buffer::Buffer,
+    stream::Stream,
     timer::{Side, Timer},
+    tls::Tls,
 };
 use crate::socket;
 use std::{
@@ -10,14 +12,8 @@ use std::{
     future::poll_fn,
     io,
     os::fd::{AsRawFd, RawFd},
-    pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::server::TlsStream;
 
 /// Why reading or writing went no further.
 #[derive(Debug)]
@@ -30,64 +26,50 @@ pub(crate) enum Trouble {
     Closed,
 }
 
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+enum Kind {
+    Plain(Stream),
+    Tls(Box<RefCell<Tls>>),
 }
 
 /// A connection. Its methods take `&self`: a borrow never outlives one poll.
 pub(crate) struct Wire {
-    stream: RefCell<Stream>,
-    tls: bool,
+    kind: Kind,
     written: Cell<u64>,
     read: Cell<u64>,
 }
 
 impl AsRawFd for Wire {
     fn as_raw_fd(&self) -> RawFd {
-        match &*self.stream.borrow() {
-            Stream::Plain(s) => s.as_raw_fd(),
-            Stream::Tls(s) => s.get_ref().0.as_raw_fd(),
+        match &self.kind {
+            Kind::Plain(s) => s.as_raw_fd(),
+            Kind::Tls(t) => t.borrow().stream().as_raw_fd(),
         }
     }
 }
 
-macro_rules! each {
-    ($self:ident, $s:ident => $e:expr) => {
-        match &mut *$self.stream.borrow_mut() {
-            Stream::Plain(s) => {
-                let $s = Pin::new(s);
-                $e
-            }
-            Stream::Tls(s) => {
-                let $s = Pin::new(&mut **s);
-                $e
-            }
-        }
-    };
+fn add(counter: &Cell<u64>, n: usize) {
+    counter.set(counter.get() + n as u64);
 }
 
 impl Wire {
-    pub(crate) fn plain(stream: TcpStream) -> Wire {
-        Wire {
-            stream: RefCell::new(Stream::Plain(stream)),
-            tls: false,
-            written: Cell::new(0),
-            read: Cell::new(0),
-        }
+    pub(crate) fn plain(stream: Stream) -> Wire {
+        Wire { kind: Kind::Plain(stream), written: Cell::new(0), read: Cell::new(0) }
     }
 
-    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Wire {
-        Wire {
-            stream: RefCell::new(Stream::Tls(Box::new(stream))),
-            tls: true,
-            written: Cell::new(0),
-            read: Cell::new(0),
-        }
+    pub(crate) fn tls(tls: Tls) -> Wire {
+        Wire { kind: Kind::Tls(Box::new(RefCell::new(tls))), written: Cell::new(0), read: Cell::new(0) }
     }
 
     pub(crate) fn is_tls(&self) -> bool {
-        self.tls
+        matches!(self.kind, Kind::Tls(_))
+    }
+
+    /// The connection itself, when its bytes are the ones that it carries.
+    pub(crate) fn stream(&self) -> Option<&Stream> {
+        match &self.kind {
+            Kind::Plain(s) => Some(s),
+            Kind::Tls(_) => None,
+        }
     }
 
     /// Bytes that the system took so far.
@@ -100,40 +82,90 @@ impl Wire {
         self.read.get()
     }
 
+    /// Counts bytes that went from this connection to another without being read.
+    pub(crate) fn count_spliced(&self, to: &Wire, n: usize) {
+        add(&self.read, n);
+        add(&to.written, n);
+    }
+
     /// Closing it resets the connection.
     pub(crate) fn reset_on_close(&self) {
-        match &*self.stream.borrow() {
-            Stream::Plain(s) => socket::reset_on_close(s),
-            Stream::Tls(s) => socket::reset_on_close(s.get_ref().0),
+        match &self.kind {
+            Kind::Plain(s) => socket::reset_on_close(s),
+            Kind::Tls(t) => socket::reset_on_close(t.borrow().stream()),
         }
     }
 
-    /// A kept connection that is still open and quiet. Costs no system call while nothing happened.
+    /// A kept connection that is still open and quiet.
     pub(crate) fn quiet(&self) -> bool {
-        let would_block = |r: io::Result<usize>| r.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
-        match &*self.stream.borrow() {
-            Stream::Plain(s) => would_block(s.try_read(&mut [0])),
-            Stream::Tls(_) => false,
+        self.stream().is_some_and(Stream::quiet)
+    }
+
+    /// Goes on with the TLS handshake until it is done, within the time of the client's side.
+    pub(crate) async fn handshake(&self, timer: &Timer) -> Result<(), Trouble> {
+        let Kind::Tls(tls) = &self.kind else { return Ok(()) };
+        poll_fn(|_| match tls.borrow_mut().poll_handshake() {
+            Poll::Ready(r) => Poll::Ready(r.map_err(|_| Trouble::Io)),
+            Poll::Pending if timer.expired(Side::Client) => Poll::Ready(Err(Trouble::Timeout)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Reads once behind what the buffer holds; 0 at the end. While nothing comes the buffer holds no more than its
+    /// bytes need.
+    pub(crate) fn poll_read(&self, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
+        let polled = match &self.kind {
+            Kind::Plain(stream) => {
+                let room = buffer.room();
+                if room.is_empty() {
+                    return Poll::Ready(Err(io::Error::other("the buffer is full")));
+                }
+                let polled = stream.poll_read(room);
+                match &polled {
+                    Poll::Ready(Ok(n)) => buffer.filled(*n),
+                    Poll::Pending => buffer.wait(),
+                    Poll::Ready(Err(_)) => {}
+                }
+                polled
+            }
+            Kind::Tls(tls) => tls.borrow_mut().poll_read(buffer),
+        };
+        if let Poll::Ready(Ok(n)) = &polled {
+            add(&self.read, *n);
+        }
+        polled
+    }
+
+    /// Writes some of it.
+    pub(crate) fn poll_write(&self, data: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &self.kind {
+            Kind::Plain(s) => s.poll_write(data),
+            Kind::Tls(t) => t.borrow_mut().poll_write(data),
+        };
+        match polled {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(n)) => {
+                add(&self.written, n);
+                Poll::Ready(Ok(n))
+            }
+            other => other,
         }
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
-        let mut room = ReadBuf::new(buffer.room());
-        if room.remaining() == 0 {
-            return Poll::Ready(Err(io::Error::other("the buffer is full")));
+    /// Sends what was written and is still here.
+    pub(crate) fn poll_flush(&self) -> Poll<io::Result<()>> {
+        match &self.kind {
+            Kind::Plain(_) => Poll::Ready(Ok(())),
+            Kind::Tls(t) => t.borrow_mut().poll_flush(),
         }
-        let polled = each!(self, s => s.poll_read(cx, &mut room));
-        let n = room.filled().len();
-        match polled {
-            Poll::Pending => {
-                buffer.wait();
-                Poll::Pending
-            }
-            Poll::Ready(r) => {
-                buffer.filled(n);
-                self.read.set(self.read.get() + n as u64);
-                Poll::Ready(r.map(|()| n))
-            }
+    }
+
+    /// Ends our direction.
+    pub(crate) fn poll_shutdown(&self) -> Poll<io::Result<()>> {
+        match &self.kind {
+            Kind::Plain(s) => Poll::Ready(s.shutdown()),
+            Kind::Tls(t) => t.borrow_mut().poll_shutdown(),
         }
     }
 
@@ -155,37 +187,30 @@ impl Wire {
         side: Side,
         stop: impl Fn() -> bool,
     ) -> Result<usize, Trouble> {
-        poll_fn(|cx| match self.poll_read(cx, buffer) {
+        poll_fn(|_| match self.poll_read(buffer) {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(Trouble::Closed)),
             Poll::Ready(Ok(n)) => Poll::Ready(Ok(n)),
             Poll::Ready(Err(_)) => Poll::Ready(Err(Trouble::Io)),
-            Poll::Pending if timer.expired(side, cx) => Poll::Ready(Err(Trouble::Timeout)),
+            Poll::Pending if timer.expired(side) => Poll::Ready(Err(Trouble::Timeout)),
             Poll::Pending if stop() => Poll::Ready(Err(Trouble::Closed)),
             Poll::Pending => Poll::Pending,
         })
         .await
     }
 
-    fn poll_write_all(&self, cx: &mut Context<'_>, data: &[u8], at: &mut usize) -> Poll<io::Result<()>> {
+    fn poll_write_all(&self, data: &[u8], at: &mut usize) -> Poll<io::Result<()>> {
         while *at < data.len() {
-            match ready!(each!(self, s => s.poll_write(cx, &data[*at..]))) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(n) => {
-                    *at += n;
-                    self.written.set(self.written.get() + n as u64);
-                }
-                Err(e) => return Poll::Ready(Err(e)),
-            }
+            *at += ready!(self.poll_write(&data[*at..]))?;
         }
-        if self.tls { each!(self, s => s.poll_flush(cx)) } else { Poll::Ready(Ok(())) }
+        self.poll_flush()
     }
 
     /// Writes all of it.
     pub(crate) async fn write_all(&self, data: &[u8], timer: &Timer, side: Side) -> Result<(), Trouble> {
         let mut at = 0;
-        poll_fn(|cx| match self.poll_write_all(cx, data, &mut at) {
+        poll_fn(|_| match self.poll_write_all(data, &mut at) {
             Poll::Ready(r) => Poll::Ready(r.map_err(|_| Trouble::Io)),
-            Poll::Pending if timer.expired(side, cx) => Poll::Ready(Err(Trouble::Timeout)),
+            Poll::Pending if timer.expired(side) => Poll::Ready(Err(Trouble::Timeout)),
             Poll::Pending => Poll::Pending,
         })
         .await
@@ -193,9 +218,9 @@ impl Wire {
 
     /// Ends our direction; the other one goes on.
     pub(crate) async fn shutdown(&self, timer: &Timer, side: Side) -> Result<(), Trouble> {
-        poll_fn(|cx| match each!(self, s => s.poll_shutdown(cx)) {
+        poll_fn(|_| match self.poll_shutdown() {
             Poll::Ready(r) => Poll::Ready(r.map_err(|_| Trouble::Io)),
-            Poll::Pending if timer.expired(side, cx) => Poll::Ready(Err(Trouble::Timeout)),
+            Poll::Pending if timer.expired(side) => Poll::Ready(Err(Trouble::Timeout)),
             Poll::Pending => Poll::Pending,
         })
         .await

@@ -93,6 +93,16 @@ impl Decoder {
         }
     }
 
+    /// So many bytes of a body without chunks went by unseen.
+    pub fn skip(&mut self, n: u64) {
+        if let Decoder::Length(left) = self {
+            *left = left.saturating_sub(n);
+            if *left == 0 {
+                *self = Decoder::Done;
+            }
+        }
+    }
+
     fn next_chunked(&mut self, input: &[u8]) -> Result<Piece, BodyError> {
         let mut i = 0;
         while i < input.len() {

@@ -1,0 +1,319 @@
+//! The event loop of one worker: epoll, the readiness of sockets, and the tasks that wait for it.
+//!
+//! A task is one future per client connection; it drives both of its sockets. There are no wakers and no queues between
+//! threads: a socket remembers the task that waited for it last, an event marks the socket and polls that task, once
+//! per round whatever happened to it. Readiness is cached (edge-triggered epoll), so that nothing is asked twice.
+
+use super::timer::{Deadlines, TICK_MS, Timer};
+use crate::health::now_ms;
+use rustix::{
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, EventData, EventFlags},
+    },
+    io::Errno,
+};
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+/// There may be something to read.
+pub(crate) const READABLE: u8 = 1;
+/// There may be room to write.
+pub(crate) const WRITABLE: u8 = 2;
+/// The other end sends no more, or the connection broke: a short read does not mean that all was read.
+pub(crate) const ENDING: u8 = 4;
+/// The connection broke.
+pub(crate) const BROKEN: u8 = 8;
+/// epoll knows the socket.
+const REGISTERED: u8 = 16;
+
+/// Events taken at once; the rest follows in the next round.
+const EVENTS: usize = 256;
+/// Rounds without a task still look around this often, in milliseconds.
+const IDLE_MS: u64 = 1000;
+/// Event data with this bit are not a connection's.
+const SPECIAL: u64 = 1 << 63;
+/// No task.
+const NOBODY: u32 = u32::MAX;
+
+/// What happened beside the connections' own events.
+pub(crate) enum Notice {
+    /// The special event source with this number.
+    Special(u32),
+    /// A tick of the timers passed.
+    Tick,
+}
+
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+#[derive(Default)]
+struct Slot {
+    work: Option<Work>,
+    queued: bool,
+}
+
+#[derive(Default)]
+struct Tasks {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    run: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Ready {
+    generation: u32,
+    task: u32,
+    flags: u8,
+}
+
+#[derive(Default)]
+struct Sockets {
+    ready: Vec<Ready>,
+    free: Vec<u32>,
+}
+
+/// One worker's event loop.
+pub(crate) struct Reactor {
+    epoll: OwnedFd,
+    sockets: RefCell<Sockets>,
+    tasks: RefCell<Tasks>,
+    current: Cell<u32>,
+    next_tick: Cell<u64>,
+    pub(crate) deadlines: Deadlines,
+}
+
+impl Tasks {
+    fn queue(&mut self, id: u32) {
+        if let Some(slot) = self.slots.get_mut(id as usize)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.run.push(id);
+        }
+    }
+
+    fn live(&self) -> bool {
+        self.slots.len() > self.free.len()
+    }
+}
+
+impl Reactor {
+    pub(crate) fn new() -> io::Result<Reactor> {
+        Ok(Reactor {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            sockets: RefCell::default(),
+            tasks: RefCell::default(),
+            current: Cell::new(NOBODY),
+            next_tick: Cell::new(0),
+            deadlines: Deadlines::default(),
+        })
+    }
+
+    /// Watches a listening socket or an eventfd, level-triggered.
+    pub(crate) fn watch(&self, source: impl AsFd, number: u32) -> io::Result<()> {
+        let data = EventData::new_u64(SPECIAL | u64::from(number));
+        Ok(epoll::add(&self.epoll, source, data, EventFlags::IN)?)
+    }
+
+    /// Watches it no longer.
+    pub(crate) fn unwatch(&self, source: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, source);
+    }
+
+    /// A place for the readiness of a socket.
+    pub(crate) fn enter(&self, flags: u8) -> u32 {
+        let mut sockets = self.sockets.borrow_mut();
+        match sockets.free.pop() {
+            Some(slot) => {
+                let ready = &mut sockets.ready[slot as usize];
+                (ready.task, ready.flags) = (NOBODY, flags);
+                slot
+            }
+            None => {
+                sockets.ready.push(Ready { generation: 0, task: NOBODY, flags });
+                (sockets.ready.len() - 1) as u32
+            }
+        }
+    }
+
+    /// The socket is closed; events that are on their way are nobody's.
+    pub(crate) fn leave(&self, slot: u32) {
+        let mut sockets = self.sockets.borrow_mut();
+        let ready = &mut sockets.ready[slot as usize];
+        ready.generation = ready.generation.wrapping_add(1) & 0x7fff_ffff;
+        sockets.free.push(slot);
+    }
+
+    pub(crate) fn flags(&self, slot: u32) -> u8 {
+        self.sockets.borrow().ready[slot as usize].flags
+    }
+
+    pub(crate) fn clear(&self, slot: u32, flag: u8) {
+        self.sockets.borrow_mut().ready[slot as usize].flags &= !flag;
+    }
+
+    /// The running task waits for this socket.
+    pub(crate) fn wait_for(&self, slot: u32, source: impl AsFd) -> io::Result<()> {
+        let data = {
+            let mut sockets = self.sockets.borrow_mut();
+            let ready = &mut sockets.ready[slot as usize];
+            ready.task = self.current.get();
+            if ready.flags & REGISTERED != 0 {
+                return Ok(());
+            }
+            ready.flags |= REGISTERED;
+            u64::from(ready.generation) << 32 | u64::from(slot)
+        };
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.epoll, source, EventData::new_u64(data), interest)?)
+    }
+
+    /// Starts a task; `make` gets its deadlines.
+    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, make: impl FnOnce(Timer) -> F) {
+        let id = {
+            let mut tasks = self.tasks.borrow_mut();
+            tasks.free.pop().unwrap_or_else(|| {
+                tasks.slots.push(Slot::default());
+                (tasks.slots.len() - 1) as u32
+            })
+        };
+        self.deadlines.reset(id);
+        let work = Box::pin(make(Timer::new(self.clone(), id)));
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.slots[id as usize].work = Some(work);
+        tasks.queue(id);
+    }
+
+    /// The running task has more to do, after the others had their turn.
+    pub(crate) fn again(&self) {
+        self.tasks.borrow_mut().queue(self.current.get());
+    }
+
+    /// Polls every task, to look at what changed.
+    pub(crate) fn wake_all(&self) {
+        let mut tasks = self.tasks.borrow_mut();
+        (0..tasks.slots.len() as u32).for_each(|id| tasks.queue(id));
+    }
+
+    /// One round: waits for events, tells the notices, polls the tasks that they concern.
+    pub(crate) fn turn(&self, notice: &mut dyn FnMut(Notice)) -> io::Result<()> {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
+        let wait = self.wait_ms();
+        let timeout = Timespec { tv_sec: (wait / 1000) as i64, tv_nsec: (wait % 1000 * 1_000_000) as i64 };
+        let events = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        self.deadlines.set_now(now_ms());
+        for event in events.iter() {
+            let data = event.data.u64();
+            if data & SPECIAL == 0 {
+                self.mark(data, event.flags);
+            } else {
+                notice(Notice::Special(data as u32));
+            }
+        }
+        let now = self.deadlines.now();
+        if now >= self.next_tick.get() {
+            self.next_tick.set(now + TICK_MS);
+            let mut tasks = self.tasks.borrow_mut();
+            self.deadlines.due(|id| tasks.queue(id));
+            drop(tasks);
+            notice(Notice::Tick);
+        }
+        self.run();
+        Ok(())
+    }
+
+    fn wait_ms(&self) -> u64 {
+        let tasks = self.tasks.borrow();
+        if !tasks.run.is_empty() {
+            0
+        } else if tasks.live() {
+            self.next_tick.get().saturating_sub(self.deadlines.now()).min(TICK_MS)
+        } else {
+            IDLE_MS
+        }
+    }
+
+    fn mark(&self, data: u64, event: EventFlags) {
+        let (generation, slot) = ((data >> 32) as u32, data as u32);
+        let mut sockets = self.sockets.borrow_mut();
+        let Some(ready) = sockets.ready.get_mut(slot as usize) else { return };
+        if ready.generation != generation {
+            return;
+        }
+        let broken = event.intersects(EventFlags::ERR | EventFlags::HUP);
+        if broken {
+            ready.flags |= BROKEN | ENDING | READABLE | WRITABLE;
+        }
+        if event.intersects(EventFlags::IN) {
+            ready.flags |= READABLE;
+        }
+        if event.intersects(EventFlags::RDHUP) {
+            ready.flags |= ENDING | READABLE;
+        }
+        if event.intersects(EventFlags::OUT) {
+            ready.flags |= WRITABLE;
+        }
+        if ready.task != NOBODY {
+            self.tasks.borrow_mut().queue(ready.task);
+        }
+    }
+
+    fn run(&self) {
+        let mut batch = std::mem::take(&mut self.tasks.borrow_mut().run);
+        for id in batch.drain(..) {
+            self.poll(id);
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        if tasks.run.is_empty() {
+            tasks.run = batch; // its memory
+        }
+    }
+
+    fn poll(&self, id: u32) {
+        let work = {
+            let mut tasks = self.tasks.borrow_mut();
+            let slot = &mut tasks.slots[id as usize];
+            slot.queued = false;
+            slot.work.take()
+        };
+        let Some(mut work) = work else { return };
+        self.current.set(id);
+        let mut context = Context::from_waker(Waker::noop());
+        // A connection that hits a defect ends; the others go on.
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)));
+        if polled.is_err() {
+            tracing::error!("a connection was given up after a panic");
+        }
+        match polled {
+            Ok(Poll::Pending) => self.tasks.borrow_mut().slots[id as usize].work = Some(work),
+            Ok(Poll::Ready(())) | Err(_) => {
+                drop(work);
+                self.deadlines.reset(id);
+                self.tasks.borrow_mut().free.push(id);
+            }
+        }
+        self.current.set(NOBODY);
+    }
+
+    /// Ends all tasks: their connections are closed.
+    pub(crate) fn end(&self) {
+        let slots = std::mem::take(&mut self.tasks.borrow_mut().slots);
+        drop(slots);
+    }
+}
+
+#[cfg(test)]
+#[path = "reactor_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+use super::*;
+use crate::engine::{
+    buffer::Buffer,
+    relay,
+    stream::Stream,
+    timer::Side,
+    wire::{Trouble, Wire},
+};
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// A connection on the loop and its other end.
+fn pair(reactor: &Rc<Reactor>) -> (Wire, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (Wire::plain(Stream::accepted(ours.into(), reactor, false)), other)
+}
+
+/// Turns the loop until all tasks are over.
+fn finish(reactor: &Reactor) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while reactor.tasks.borrow().live() {
+        assert!(Instant::now() < end, "a task does not end");
+        reactor.turn(&mut |_| {}).unwrap();
+    }
+}
+
+#[test]
+fn a_task_that_panics_ends_alone() {
+    let reactor = Rc::new(Reactor::new().unwrap());
+    let (done, told) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+    reactor.spawn(|_| async { panic!("a defect, as told") });
+    for flag in [&done, &told] {
+        let flag = flag.clone();
+        reactor.spawn(|timer| async move {
+            timer.piece(&mut (super::super::timer::BURST - 1)).await;
+            flag.set(true);
+        });
+    }
+    finish(&reactor);
+    assert!(done.get() && told.get());
+}
+
+#[test]
+fn a_read_waits_for_bytes_the_end_or_its_deadline() {
+    let reactor = Rc::new(Reactor::new().unwrap());
+    let (wire, mut other) = pair(&reactor);
+    let (quiet, _other) = pair(&reactor);
+    reactor.spawn(|timer| async move {
+        let mut buffer = Buffer::default();
+        assert_eq!(wire.fill(&mut buffer, &timer, Side::Client).await.unwrap(), 5);
+        assert_eq!(buffer.bytes(), b"hello");
+        assert!(matches!(wire.fill(&mut buffer, &timer, Side::Client).await, Err(Trouble::Closed)));
+        timer.arm(Side::Backend, 20);
+        let late = quiet.fill(&mut buffer, &timer, Side::Backend).await;
+        assert!(matches!(late, Err(Trouble::Timeout)), "{late:?}");
+    });
+    reactor.turn(&mut |_| {}).unwrap();
+    other.write_all(b"hello").unwrap();
+    other.shutdown(Shutdown::Write).unwrap();
+    finish(&reactor);
+}
+
+#[test]
+fn bulk_data_arrives_as_it_was_sent_while_its_reader_stalls() {
+    const SIZE: usize = 6_000_000;
+    let reactor = Rc::new(Reactor::new().unwrap());
+    let ((client, mut sender), (backend, mut receiver)) = (pair(&reactor), pair(&reactor));
+    reactor.spawn(|timer| async move {
+        assert!(relay::relay(&timer, 10_000, &client, &backend, Default::default()).await);
+        assert_eq!((client.read(), backend.written()), (SIZE as u64, SIZE as u64));
+    });
+    let sent: Vec<u8> = (0..SIZE).map(|i| (i / 7) as u8).collect();
+    let want = sent.clone();
+    let sending = std::thread::spawn(move || {
+        sender.write_all(&sent).unwrap();
+        sender.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(sender.read(&mut [0]).unwrap(), 0);
+    });
+    let receiving = std::thread::spawn(move || {
+        let (mut got, mut piece) = (Vec::with_capacity(SIZE), vec![0; 300_000]);
+        loop {
+            match receiver.read(&mut piece).unwrap() {
+                0 => break,
+                n => got.extend_from_slice(&piece[..n]),
+            }
+            std::thread::sleep(Duration::from_millis(1)); // the pipe and the socket run full
+        }
+        receiver.shutdown(Shutdown::Write).unwrap();
+        assert!(got == want);
+    });
+    finish(&reactor);
+    sending.join().unwrap();
+    receiving.join().unwrap();
+}
