@@ -169,11 +169,29 @@ fn judge_host<'b>(authority: Option<&'b str>, host: Option<&'b [u8]>, minor: u8)
         None => std::str::from_utf8(host.unwrap_or_default())
             .map_err(|_| Answer::Malformed("host is not valid"))?,
     };
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(&b);
-    if !host.bytes().all(allowed) || (host.is_empty() && (minor == 1 || authority.is_some())) {
-        return Err(Answer::Malformed("host is not valid"));
+    if (host.is_empty() && minor == 0 && authority.is_none()) || valid_authority(host) {
+        return Ok(host);
     }
-    Ok(host)
+    Err(Answer::Malformed("host is not valid"))
+}
+
+/// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2.2): a name or an IP literal in brackets, then perhaps digits.
+fn valid_authority(text: &str) -> bool {
+    let (name, port) = match text.strip_prefix('[') {
+        Some(literal) => match literal.split_once(']') {
+            Some((address, rest)) if address.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b)) => {
+                (address, rest.strip_prefix(':').or(rest.is_empty().then_some("")))
+            }
+            _ => return false,
+        },
+        None => match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, Some("")),
+        },
+    };
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:".contains(&b);
+    let digits = |p: &str| p.len() <= 5 && p.bytes().all(|b| b.is_ascii_digit());
+    !name.is_empty() && name.bytes().all(allowed) && port.is_some_and(digits)
 }
 
 /// The request line has three parts, and the last is the name of a version.

@@ -2,6 +2,9 @@
 
 use super::{Answer, MAX_HEAD, MAX_TARGET};
 
+/// Longest first line: a target at its limit with a method and a version around it.
+const MAX_FIRST_LINE: usize = MAX_TARGET + 64;
+
 /// What the bytes so far hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
@@ -35,6 +38,9 @@ impl Scanner {
                         return Scan::Bad(Answer::HeadTooLarge);
                     }
                     Some(b'\n') if i == self.line => return Scan::Head(i + 2),
+                    Some(b'\n') if !self.first_line_ended && i > MAX_FIRST_LINE => {
+                        return Scan::Bad(Answer::TargetTooLong);
+                    }
                     Some(b'\n') => {
                         i += 2;
                         self.line = i;
@@ -48,7 +54,7 @@ impl Scanner {
         }
         self.seen = i;
         match buf.len() {
-            n if !self.first_line_ended && n > MAX_TARGET + 64 => Scan::Bad(Answer::TargetTooLong),
+            n if !self.first_line_ended && n > MAX_FIRST_LINE => Scan::Bad(Answer::TargetTooLong),
             n if n >= MAX_HEAD => Scan::Bad(Answer::HeadTooLarge),
             _ => Scan::More,
         }

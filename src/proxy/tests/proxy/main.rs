@@ -4,8 +4,8 @@
 
 mod config;
 mod death;
+mod framing;
 mod http;
 mod l4;
 mod share;
-mod smuggling;
 mod support;

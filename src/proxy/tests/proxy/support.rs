@@ -373,6 +373,11 @@ impl Client {
         Some(Client { stream, pending: Vec::new() })
     }
 
+    /// The connection, and what was read from it.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.pending)
+    }
+
     /// Sends; that nobody takes it is seen in the answer.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;

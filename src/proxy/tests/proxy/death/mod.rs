@@ -1,5 +1,8 @@
 //! A backend dies in every phase of a request; what the client sees, and that nothing unsafe is executed twice.
 
+mod backends;
+mod matrix;
+
 use crate::support::*;
 use std::{
     sync::{
