@@ -28,9 +28,27 @@ moved to its node as `keys_dir`. The first two nodes also get ca.key: they sign 
         /// Nodes that hold the CA key; default: the first two
         #[arg(long, value_delimiter = ',', value_name = "ID")]
         signers: Vec<NodeId>,
-        /// Life of these first certificates in days; they renew themselves at two thirds of it
-        #[arg(long, value_name = "DAYS", default_value_t = 90.0)]
-        days: f64,
+        /// Life of these first certificates; nodes renew them from two thirds of it, for 90 days each time
+        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
+        lifetime: Duration,
+    },
+    /// Make new keys of one node, as when its certificate expired while it was down
+    #[command(after_help = "Example, on a node that holds the CA key:
+  zonekeeper keys issue new-keys --ca /var/lib/zonekeeper/keys --node 3=iad
+
+Put the files of new-keys into the key folder of node 3 and restart it. Its data stays as it is.")]
+    Issue {
+        /// A new folder
+        dir: PathBuf,
+        /// A folder with ca.pem and ca.key: a signer's key folder, or what `keys new` called ca
+        #[arg(long, value_name = "FOLDER")]
+        ca: PathBuf,
+        /// The node's id with its site
+        #[arg(long, value_name = "ID=SITE")]
+        node: NodeAt,
+        /// Life of the certificate; the node renews it from two thirds of it, for 90 days each time
+        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
+        lifetime: Duration,
     },
     /// Show whose keys a folder holds and how long they live
     Show {
@@ -69,8 +87,6 @@ pub(crate) enum KeysError {
     Twice(NodeId),
     #[error("--signers names node {0}, which --nodes does not; give it there too")]
     Signer(NodeId),
-    #[error("--days {0} is out of range; use up to 3650")]
-    Days(f64),
     #[error("no random numbers: {0}")]
     Random(String),
     #[error(transparent)]
@@ -83,7 +99,8 @@ impl Keys {
     /// Runs the command.
     pub(crate) fn run(self) -> Result<(), KeysError> {
         match self {
-            Keys::New { dir, nodes, signers, days } => new(&dir, &nodes, &signers, lifetime(days)?),
+            Keys::New { dir, nodes, signers, lifetime } => new(&dir, &nodes, &signers, lifetime),
+            Keys::Issue { dir, ca, node, lifetime } => issue(&dir, &ca, &node, lifetime),
             Keys::Show { dir } => show(&dir),
         }
     }
@@ -96,11 +113,11 @@ pub(crate) fn cluster_id() -> Result<u128, KeysError> {
     Ok(u128::from_le_bytes(bytes).max(1))
 }
 
-/// At least a second, at most ten years.
-fn lifetime(days: f64) -> Result<Duration, KeysError> {
-    let range = 1.0..=3650.0 * 86_400.0;
-    let seconds = Some(days * 86_400.0).filter(|s| range.contains(s)).ok_or(KeysError::Days(days))?;
-    Ok(Duration::from_secs_f64(seconds))
+/// At most ten years, as the CA lives for twenty.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(3650 * 86_400);
+    let life = zonekeeper_cli::duration(text)?;
+    if life <= longest { Ok(life) } else { Err("use up to 3650d".into()) }
 }
 
 fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId], lifetime: Duration) -> Result<(), KeysError> {
@@ -128,6 +145,16 @@ fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId], lifetime: Duration) -> 
         let role = if signs { ", signs joins and renewals" } else { "" };
         writeln!(out, "{}: node {} at {}{role}", folder.display(), at.node, at.site)?;
     }
+    Ok(())
+}
+
+fn issue(dir: &Path, ca: &Path, at: &NodeAt, lifetime: Duration) -> Result<(), KeysError> {
+    if dir.exists() {
+        return Err(KeysError::Exists(dir.to_owned()));
+    }
+    let ca = Ca::load(ca)?;
+    ca.issue(at.node, &at.site, lifetime)?.save(dir)?;
+    writeln!(std::io::stdout(), "{}: node {} at {}", dir.display(), at.node, at.site)?;
     Ok(())
 }
 
@@ -161,5 +188,23 @@ mod tests {
         assert!(!dir.exists());
         new(&dir, &at(&["1=fra", "2=ams"]), &[2], day).unwrap();
         assert!(Ca::load(&dir.join("node-1")).is_err() && Ca::load(&dir.join("node-2")).is_ok());
+
+        let again = parent.path().join("again");
+        let signer = |node: u8| dir.join(format!("node-{node}"));
+        assert!(matches!(issue(&again, &signer(1), &at(&["1=fra"])[0], day), Err(KeysError::Key(_))));
+        issue(&again, &signer(2), &at(&["1=fra"])[0], day).unwrap();
+        let (fresh, old) = (Credentials::load(&again).unwrap(), Credentials::load(&signer(1)).unwrap());
+        assert_eq!(fresh.identity().node, old.identity().node);
+        assert_eq!(fresh.cluster(), old.cluster());
+        assert!(matches!(issue(&again, &signer(2), &at(&["1=fra"])[0], day), Err(KeysError::Exists(_))));
+    }
+
+    #[test]
+    fn a_lifetime_has_a_unit_and_an_end() {
+        assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(lifetime("3650d"), Ok(Duration::from_secs(3650 * 86_400)));
+        for bad in ["90", "0s", "3651d", ""] {
+            assert!(lifetime(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ mod steer;
 mod things;
 
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
-pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand};
+pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
     AutomationCommand, EventsArgs, ExplainArgs, MemberCommand, TimingCommand, TokenCommand, WebhookCommand,
     ZoneCommand,

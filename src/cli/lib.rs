@@ -15,6 +15,6 @@ mod files;
 mod run;
 mod show;
 
-pub use command::{ClientCommand, Global};
+pub use command::{ClientCommand, Global, duration};
 pub use error::CliError;
 pub use run::run;

@@ -2,7 +2,7 @@
 
 use super::{NodeError, data_plane::Counters};
 use crate::control::{Lead, Vitals};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::{
     net::TcpListener,
     sync::{Arc, Weak},
@@ -31,6 +31,8 @@ pub(super) struct Local {
     pub(super) vitals: Arc<Vitals>,
     pub(super) health: Arc<LocalHealth>,
     pub(super) counters: Counters,
+    /// What is wrong with the node's certificate.
+    pub(super) certificate: Arc<ArcSwapOption<String>>,
     pub(super) news: watch::Receiver<Generation>,
 }
 
@@ -103,6 +105,9 @@ impl Local {
         let mut put = |code: &str, text: String| problems.push(wire::Problem { code: code.into(), text });
         if let Some(why) = self.consensus.failed().borrow().clone() {
             put("store", format!("this node has stopped writing and goes on answering: {why}"));
+        }
+        if let Some(why) = self.certificate.load_full() {
+            put("certificate", why.as_ref().clone());
         }
         let state = self.published.load().state.clone();
         if let Some(warning) = super::watch::timing_problem(&self.consensus, &self.peers) {

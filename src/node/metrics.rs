@@ -2,7 +2,7 @@
 
 use super::data_plane::Counters;
 use crate::control::Vitals;
-use std::sync::Arc;
+use std::{sync::Arc, time::UNIX_EPOCH};
 use zonekeeper_api::metrics::{self, Source};
 use zonekeeper_peer::Peers;
 
@@ -24,7 +24,15 @@ pub(super) fn sources(counters: &Counters, peers: &Peers, vitals: &Arc<Vitals>) 
         }));
     }
     let (peers, vitals) = (peers.clone(), vitals.clone());
-    sources.push(Arc::new(move |out| metrics::refusals(out, &peers.refusals())));
+    sources.push(Arc::new(move |out| {
+        metrics::refusals(out, &peers.refusals());
+        let expires = peers.expires().duration_since(UNIX_EPOCH).unwrap_or_default();
+        out.gauge(
+            "zonekeeper_certificate_expires_timestamp_seconds",
+            "When this node's certificate ends, in Unix time.",
+        )
+        .sample(&[], expires.as_secs());
+    }));
     sources.push(Arc::new(move |out| {
         out.gauge(
             "zonekeeper_timer_lag_milliseconds",

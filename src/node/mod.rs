@@ -138,12 +138,14 @@ impl Node {
         tasks.spawn(follower.run(streams, reports, plane.refresher()));
         tasks.spawn(watch::timing_alarm(consensus.clone(), peers.clone()));
         tasks.spawn(watch::staleness(consensus.clone(), config.dns.clone(), plane.flags.clone()));
-        tasks.spawn(renew::keep_valid(
-            peers.clone(),
-            config.keys_dir.clone(),
-            credentials.clone(),
-            config.site.clone(),
-        ));
+        let renewal = renew::Renewal {
+            peers: peers.clone(),
+            keys: config.keys_dir.clone(),
+            site: config.site.clone(),
+            problem: Arc::default(),
+        };
+        let certificate = renewal.problem.clone();
+        tasks.spawn(renewal.run(credentials.clone()));
 
         boot::found(&consensus, &config, &credentials, start, begun).await?;
 
@@ -161,6 +163,7 @@ impl Node {
             vitals: vitals.clone(),
             health: plane.health.clone(),
             counters: plane.counters(),
+            certificate,
             news: news.subscribe(),
         };
         local.serve(admin, &mut tasks).await?;

@@ -2,11 +2,15 @@
 //!
 //! A node asks any peer that holds the CA key (a `ca.key` beside its own keys; at least one voter should have it, two
 //! survive the loss of one). At two thirds of its life, staggered by node id, a certificate is due; a node tries again
-//! every minute, or sooner where the certificate ends sooner, until somebody signs.
+//! every minute, or sooner where the certificate ends sooner, until somebody signs. A certificate that has ended is
+//! renewed by nobody but its own node, if that holds the CA key: no peer lets the others in, and `zonekeeper keys issue`
+//! is the way back.
 
 use super::control_lane::RENEW_TAG;
+use arc_swap::ArcSwapOption;
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use zonekeeper_core::{
@@ -39,25 +43,57 @@ pub(crate) fn issue(keys: &Path, node: NodeId, site: &SiteId, csr: &str) -> Resu
     ca.sign(csr, node, site, LIFETIME).map_err(|e| e.to_string())
 }
 
-/// Keeps this node's certificate valid for ever.
-pub(crate) async fn keep_valid(peers: Peers, keys: PathBuf, mut credentials: Credentials, site: SiteId) {
-    loop {
-        let due = credentials.renew_at().duration_since(SystemTime::now()).unwrap_or_default();
-        tokio::time::sleep(due.clamp(Duration::from_secs(1), AGAIN)).await;
-        if credentials.renew_at() > SystemTime::now() {
-            continue;
-        }
-        match renew(&peers, &keys, &credentials, &site).await {
-            Ok(fresh) => {
-                tracing::info!("the node's certificate was renewed");
-                credentials = fresh;
+/// Keeps a node's certificate valid for ever.
+pub(crate) struct Renewal {
+    pub(crate) peers: Peers,
+    pub(crate) keys: PathBuf,
+    pub(crate) site: SiteId,
+    /// What is wrong with the certificate, with the remedy, for those who look at this node.
+    pub(crate) problem: Arc<ArcSwapOption<String>>,
+}
+
+impl Renewal {
+    pub(crate) async fn run(self, mut credentials: Credentials) {
+        loop {
+            let due = credentials.renew_at().duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::time::sleep(due.clamp(Duration::from_secs(1), AGAIN)).await;
+            if credentials.renew_at() > SystemTime::now() {
+                continue;
             }
-            Err(why) => {
-                tracing::warn!(%why, "the node's certificate is due and nobody renews it; put ca.key into a voter's key folder");
-                let left = credentials.expires().duration_since(SystemTime::now()).unwrap_or(AGAIN);
-                tokio::time::sleep((left / 8).clamp(Duration::from_secs(1), AGAIN)).await;
+            match renew(&self.peers, &self.keys, &credentials, &self.site).await {
+                Ok(fresh) => {
+                    tracing::info!("the node's certificate was renewed");
+                    self.problem.store(None);
+                    credentials = fresh;
+                }
+                Err(why) => {
+                    self.tell(&credentials, &why);
+                    let left = credentials.expires().duration_since(SystemTime::now()).unwrap_or(AGAIN);
+                    tokio::time::sleep((left / 8).clamp(Duration::from_secs(1), AGAIN)).await;
+                }
             }
         }
+    }
+
+    fn tell(&self, credentials: &Credentials, why: &str) {
+        let (expires, keys) = (credentials.expires(), self.keys.display());
+        let when = jiff::Timestamp::try_from(expires).map(|t| format!("{t:.0}")).unwrap_or_default();
+        let text = if expires <= SystemTime::now() {
+            format!(
+                "this node's certificate has expired at {when}, so no peer lets it in: it answers what it knew and takes \
+                 part in nothing. On a node that holds ca.key, run `zonekeeper keys issue new-keys --ca KEYS_DIR --node \
+                 {}={}`, put the files of new-keys into {keys} here, and restart this node",
+                credentials.node(),
+                self.site
+            )
+        } else {
+            format!(
+                "this node's certificate is due, ends at {when}, and nobody renews it ({why}); put ca.key into the key \
+                 folder of a running voter"
+            )
+        };
+        tracing::error!("{text}");
+        self.problem.store(Some(Arc::new(text)));
     }
 }
 

@@ -32,6 +32,7 @@ mod learner;
 mod members;
 mod partition;
 mod proxy;
+mod renewal;
 mod restart;
 mod serve;
 mod steer;

@@ -15,8 +15,8 @@ pub struct OverrideArgs {
     pub life: Option<Duration>,
 }
 
-/// `90s`, `30m`, `2h`, `7d`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+/// A duration on the command line, in whole seconds and not 0: `90s`, `30m`, `2h`, `7d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "give a number and a unit, as 90s, 30m, 2h or 7d".to_owned();
     let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(at);
