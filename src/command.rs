@@ -185,8 +185,8 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
     let handle = data.handle().clone();
     // spawned, so that it runs on a thread with the control plane's priority
     let node = control.spawn(async move {
-        let node = Node::start(config, start, &handle).await.map_err(|e| chain(&e))?;
-        let ended = until_signal(&node).await;
+        let mut node = Node::start(config, start, &handle).await.map_err(|e| chain(&e))?;
+        let ended = until_signal(&mut node).await;
         stop(node).await;
         ended
     });
@@ -195,7 +195,7 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
 
 /// Waits for SIGTERM or Ctrl-C. A store that fails is said once; the node goes on answering, unless it is new and has
 /// nothing to answer: then this is an error.
-pub(crate) async fn until_signal(node: &Node) -> Result<(), String> {
+pub(crate) async fn until_signal(node: &mut Node) -> Result<(), String> {
     let failed = async {
         let why = node.failed().await;
         if node.consensus.is_fresh() {

@@ -141,11 +141,11 @@ impl Serve {
 
     async fn serve(self, dir: &Path, data: &tokio::runtime::Handle) -> Result<(), String> {
         let config = self.node(dir)?;
-        let node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
+        let mut node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
         let index = self.declare(&node.consensus).await?;
         node.serving(index, SERVING).await?;
         let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
-        let ended = until_signal(&node).await;
+        let ended = until_signal(&mut node).await;
         stop(node).await;
         ended
     }

@@ -7,8 +7,9 @@
 //!   compares it, and refuses what is older than it likes.
 //! - At least once, and in order for each receiver: retried with growing pauses until a 2xx answer, for up to an hour.
 //!   `Zonekeeper-Delivery` is the same in every repetition, so that a receiver can tell.
-//! - A node that begins to lead sends the decisions of its last ten minutes again, because it cannot know what its
-//!   predecessor got through.
+//! - A node that begins to lead sends the decisions of the last hour again, because it cannot know what its predecessor
+//!   got through: a change of leader, or a restart of all nodes, loses none that a receiver would still have been sent.
+//! - `https://` receivers must have a certificate that this machine trusts (`SSL_CERT_FILE` names other roots).
 //!
 //! # What is not
 //!
@@ -44,8 +45,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// An announcement that was not taken for so long is given up.
 const LIFE: Duration = Duration::from_secs(3600);
-/// A new leader repeats the decisions of so many milliseconds.
-const REPEAT_MS: u64 = 600_000;
 /// How often receivers and leadership are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -81,7 +80,7 @@ pub(crate) async fn run(handles: Handles) {
                 let leads = leads(&handles);
                 if leads && !led {
                     let now = handles.log_now();
-                    let recent = state.history.iter().filter(|d| now.since(d.time) < REPEAT_MS);
+                    let recent = state.history.iter().filter(|d| u128::from(now.since(d.time)) < LIFE.as_millis());
                     recent.for_each(|d| senders.announce(&handles, &events::decision(handles.node, d)));
                 }
                 led = leads;
@@ -160,12 +159,17 @@ fn origin(url: &str) -> String {
     reqwest::Url::parse(url).map_or_else(|_| "?".into(), |u| u.origin().ascii_serialization())
 }
 
-async fn deliver(hook: Webhook, mut queue: mpsc::Receiver<Delivery>) {
-    let client = match reqwest::Client::builder()
+/// Trusts what the machine trusts, and these roots.
+fn client(roots: Vec<reqwest::Certificate>) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
         .timeout(ANSWER_WITHIN)
         .redirect(reqwest::redirect::Policy::none())
+        .tls_certs_merge(roots)
         .build()
-    {
+}
+
+async fn deliver(hook: Webhook, mut queue: mpsc::Receiver<Delivery>) {
+    let client = match client(Vec::new()) {
         Ok(client) => client,
         Err(error) => {
             tracing::error!(%error, "webhook: no HTTP client");
@@ -193,8 +197,14 @@ async fn post(client: &reqwest::Client, hook: &Webhook, delivery: &Delivery) -> 
         .header("Zonekeeper-Delivery", &delivery.id)
         .header("Zonekeeper-Signature", signature(&hook.secret, seconds, &delivery.body))
         .body(delivery.body.to_string());
-    let response = request.send().await.map_err(|e| e.without_url().to_string())?;
+    let response = request.send().await.map_err(|e| whole(&e.without_url()))?;
     if response.status().is_success() { Ok(()) } else { Err(format!("status {}", response.status())) }
+}
+
+/// An error with its causes: that a certificate is not trusted stands in the last.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// `t=SECONDS,v1=HEX`.
@@ -208,6 +218,7 @@ fn signature(secret: &str, seconds: u64, body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn the_signature_is_hmac_sha_256_over_time_and_body() {
@@ -216,6 +227,40 @@ mod tests {
             signature("key", 1_700_000_000, "{}"),
             "t=1700000000,v1=9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae"
         );
+    }
+
+    /// Takes connections and answers each request with 200, until it is dropped.
+    async fn receiver() -> (String, reqwest::Certificate, tokio::task::AbortHandle) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/hook", listener.local_addr().unwrap().port());
+        let serve = async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+                let _ = tls.read(&mut [0; 4096]).await;
+                let _ = tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+                let _ = tls.shutdown().await;
+            }
+        };
+        let root = reqwest::Certificate::from_der(made.cert.der()).unwrap();
+        (url, root, tokio::spawn(serve).abort_handle())
+    }
+
+    #[tokio::test]
+    async fn a_receiver_over_tls_is_told_if_its_certificate_is_trusted() {
+        let (url, root, task) = receiver().await;
+        let hook = Webhook { url, secret: "key".into() };
+        let delivery = Delivery { id: "1".into(), body: "{}".into(), since: Instant::now() };
+        let stranger = post(&client(Vec::new()).unwrap(), &hook, &delivery).await.unwrap_err();
+        assert!(stranger.contains("certificate"), "{stranger}");
+        post(&client(vec![root]).unwrap(), &hook, &delivery).await.unwrap();
+        task.abort();
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Opened {
         let machine = self.machine.attach(Arc::new(tap));
         let raft =
             rebuild::raise(self.node, timing::config(timing), &self.store, &machine, &transport).await?;
-        let (status, _) = watch::channel(status::of(&raft, None, None));
+        let (status, _) = watch::channel(status::of(&raft, None, None)); // renewed at once by `follow_status`
         let consensus = Consensus {
             inner: Arc::new(Inner {
                 node: self.node,
@@ -144,7 +144,12 @@ impl Inner {
     pub(crate) fn status(&self) -> Status {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = self.store.failed().borrow().clone();
-        status::of(&self.raft(), heard, failed)
+        let mut status = status::of(&self.raft(), heard, failed.clone());
+        if self.gate.is_held() && failed.is_none() {
+            status.replaced();
+        }
+        status.forget_leader(2 * timing::election_max_ms(self.machine.state().timing));
+        status
     }
 }
 
@@ -205,6 +210,12 @@ impl Consensus {
         self.inner.store.save_watermark(index).await
     }
 
+    /// Takes no more part in Raft, for a reason that people should hear: a part of the node beside it has broken.
+    pub async fn give_up(&self, why: &str) {
+        self.inner.store.fail(why);
+        self.shutdown().await;
+    }
+
     /// Builds a snapshot soon.
     pub async fn snapshot(&self) {
         // A stopped Raft has nothing to snapshot, and its status says so.
@@ -252,7 +263,7 @@ async fn follow_status(inner: std::sync::Weak<Inner>) {
                 if let Err(fatal) = strong.raft().is_initialized().await
                     && !matches!(fatal, Fatal::Stopped)
                 {
-                    strong.store.fail(&format!("raft has broken down ({fatal})"));
+                    strong.store.fail(&format!("raft has broken down ({fatal}); restart this node, and report it with its log if that happens again"));
                 }
                 drop(strong);
                 tokio::time::sleep(STATUS_EVERY).await;

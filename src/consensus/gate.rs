@@ -69,6 +69,11 @@ impl Gate {
         let _ = tokio::time::timeout(patience, empty).await;
     }
 
+    /// Raft is being replaced.
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.borrow().phase == Phase::Held
+    }
+
     /// Lets writes in again, unless the gate was closed meanwhile.
     pub(crate) fn open(&self) {
         self.0.send_if_modified(|t| {

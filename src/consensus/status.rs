@@ -42,7 +42,7 @@ pub struct Status {
     pub role: Role,
     /// Raft's term.
     pub term: u64,
-    /// The leader, as far as this node knows.
+    /// The leader; none when nobody has led for two elections, as far as this node knows.
     pub leader: Option<NodeId>,
     /// Last log index stored here.
     pub last_log: u64,
@@ -69,6 +69,21 @@ impl Status {
     /// This node leads and a quorum followed it less than `ms` ago.
     pub fn leads(&self, ms: u64) -> bool {
         self.role == Role::Leader && self.quorum_age_ms.is_some_and(|age| age <= ms)
+    }
+
+    /// openraft names the last leader until there is another one; after `ms` without a quorum it is none.
+    pub(crate) fn forget_leader(&mut self, ms: u64) {
+        if self.quorum_age_ms.is_none_or(|age| age > ms) {
+            self.leader = None;
+        }
+    }
+
+    /// Raft is between two timings: not for a moment has this node left the cluster.
+    pub(crate) fn replaced(&mut self) {
+        self.stopped = None;
+        if self.role == Role::Stopped {
+            self.role = Role::Follower;
+        }
     }
 }
 

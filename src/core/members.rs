@@ -29,7 +29,9 @@ impl State {
                 Ok(())
             }
             Command::PutToken(token) => {
-                bounded(self.tokens.len(), MAX_TOKENS, "tokens")?;
+                if !self.tokens.contains_key(&token.name) {
+                    bounded(self.tokens.len(), MAX_TOKENS, "tokens")?;
+                }
                 if token.name.is_empty() || token.name.len() > 63 {
                     return Err("a token's name has 1 to 63 bytes".into());
                 }
@@ -47,7 +49,9 @@ impl State {
             Command::UseJoin { hash, node } => self.use_join(hash, *node),
             Command::Upgrade(to) => self.upgrade(*to),
             Command::PutWebhook(hook) => {
-                bounded(self.webhooks.len(), MAX_TOKENS, "webhooks")?;
+                if !self.webhooks.contains_key(&hook.url) {
+                    bounded(self.webhooks.len(), MAX_TOKENS, "webhooks")?;
+                }
                 if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") {
                     return Err(format!("webhook {}: the URL must begin with http:// or https://", hook.url));
                 }

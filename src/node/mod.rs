@@ -204,15 +204,19 @@ impl Node {
         tokio::time::timeout(within, wait).await.unwrap_or_else(|_| late())
     }
 
-    /// Waits until the store fails; the node goes on answering, and the caller decides when to end it.
-    pub(crate) async fn failed(&self) -> String {
+    /// Waits until the store fails, or until a part of the node panics, which ends its part in Raft: another node shall
+    /// lead, and this one goes on answering. The caller decides when to end it.
+    pub(crate) async fn failed(&mut self) -> String {
         let mut failed = self.consensus.failed();
         loop {
-            if let Some(why) = failed.borrow_and_update().clone() {
-                return why;
-            }
-            if failed.changed().await.is_err() {
-                return std::future::pending().await;
+            tokio::select! {
+                why = async { failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) } => match why {
+                    Some(why) => return why,
+                    None => return std::future::pending().await,
+                },
+                Some(Err(error)) = self.tasks.join_next() => if error.is_panic() {
+                    self.consensus.give_up("a part of this node has panicked; report it with the log").await;
+                },
             }
         }
     }

@@ -211,6 +211,9 @@ fn without_a_quorum_nothing_is_claimed_and_the_state_is_still_there() {
         ));
         assert!(cluster.node(1).read_index(short).await.is_err());
         assert_eq!(cluster.node(1).state().cluster, CLUSTER);
+        let mut status = cluster.node(1).watch_status();
+        let nobody = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.leader.is_none())).await;
+        assert!(nobody.is_ok(), "a node that nobody follows is not shown as the leader");
     });
 }
 
