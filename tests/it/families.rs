@@ -1,7 +1,10 @@
 //! Services with IPv4 and IPv6: each family of a site is judged, moved and answered by itself. Sites are network
 //! namespaces with an address of each family.
 
-use crate::support::{lab, not_run, options, share, wait};
+use crate::{
+    load::patient,
+    support::{lab, not_run, options, share, wait},
+};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -90,8 +93,7 @@ fn answered(lab: &Lab, net: &Net, [four, six]: [usize; 2]) {
 }
 
 fn asks(lab: &Lab, rtype: u16) -> Vec<Asker> {
-    let every = Duration::from_millis(10);
-    lab.nodes.iter().map(|n| Asker::start(n.at(DNS), SIX, rtype, every).unwrap()).collect()
+    lab.nodes.iter().map(|n| patient(n.at(DNS), SIX, rtype)).collect()
 }
 
 #[track_caller]

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use zonekeeper_chaos::{
-    asker::{self, A, Asker},
+    asker::{self, A, Asker, Line},
     http,
     lab::{ADMIN, DNS, Lab, NAME},
 };
@@ -90,6 +90,13 @@ fn value(n: u32) -> String {
     format!("198.18.{}.{}", n >> 8 & 255, n & 255)
 }
 
+/// An asker that waits for an answer as long as a resolver does: other tests may take the processors meanwhile.
+#[track_caller]
+pub(crate) fn patient(server: SocketAddr, name: &str, rtype: u16) -> Asker {
+    let line = Line::udp(server, Duration::from_secs(2)).unwrap();
+    Asker::begin(line, name, rtype, Duration::from_millis(10)).unwrap()
+}
+
 /// One asker per node that is up, each for a record and for the service.
 #[derive(Default)]
 pub(crate) struct Askers(BTreeMap<usize, [Asker; 2]>);
@@ -110,8 +117,7 @@ impl Askers {
             of("mail.example.com").is_ok_and(|a| a.addrs.len() == 1)
                 && of(NAME).is_ok_and(|a| a.addrs.len() == 1)
         });
-        let start =
-            |name: &str| Asker::start(lab.nodes[i].at(DNS), name, A, Duration::from_millis(10)).unwrap();
+        let start = |name: &str| patient(lab.nodes[i].at(DNS), name, A);
         self.0.insert(i, [start("mail.example.com"), start(NAME)]);
     }
 

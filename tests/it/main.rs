@@ -35,5 +35,7 @@ mod proxy;
 mod renewal;
 mod restart;
 mod serve;
+mod sites;
 mod steer;
+mod timing;
 mod witness;
