@@ -16,6 +16,7 @@
 
 pub mod asker;
 pub mod backend;
+pub mod bench;
 pub mod check;
 pub mod client;
 pub mod failover;

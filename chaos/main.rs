@@ -7,7 +7,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
-use zonekeeper_chaos::{plan::Plan, record::Record, report, run, scenario};
+use zonekeeper_chaos::{
+    bench::{Bench, Kind, Line},
+    plan::Plan,
+    record::Record,
+    report, run, scenario,
+};
 
 /// Inflicts faults on a cluster of real zonekeeper processes, judges what clients saw, and reports
 #[derive(Debug, Parser)]
@@ -19,6 +24,7 @@ use zonekeeper_chaos::{plan::Plan, record::Record, report, run, scenario};
   zonekeeper-chaos run kill-leader
   zonekeeper-chaos run all
   zonekeeper-chaos soak --minutes 30 --seed 7 --sites 5
+  zonekeeper-chaos bench failover --runs 50
   zonekeeper-chaos replay chaos-report/kill-leader-1.json
 
 Root is needed for partitions, loss, distance and full disks; without it they are left out, and said to be."
@@ -64,11 +70,49 @@ enum Sub {
         #[command(flatten)]
         common: Common,
     },
+    /// Measures failovers
+    Bench {
+        #[command(subcommand)]
+        what: Measure,
+    },
     /// Judges an earlier run again and writes its report anew, without running anything
     Report {
         /// The JSON file of the run
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Measure {
+    /// From a fault to the changed answer on every survivor, for each kind of fault
+    Failover {
+        /// Runs of each kind
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        runs: u16,
+        /// Only these kinds; without it all
+        #[arg(long, value_delimiter = ',', value_parser = kind)]
+        kinds: Vec<Kind>,
+        /// Sites, one node each
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
+        sites: u8,
+        /// Round trip between sites in milliseconds; the Raft timing follows
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200))]
+        rtt: u32,
+        /// Report as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// A kind by its word in JSON.
+fn kind(word: &str) -> Result<Kind, String> {
+    let known: Vec<String> =
+        Kind::ALL.iter().filter_map(|k| Some(serde_json::to_value(k).ok()?.as_str()?.to_owned())).collect();
+    let place =
+        known.iter().position(|k| k == word).ok_or_else(|| format!("known are {}", known.join(", ")))?;
+    Ok(Kind::ALL[place])
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +159,13 @@ impl Sub {
                 let record = Record::read(&file).map_err(|e| e.to_string())?;
                 common.all(&[record.plan])
             }
+            Sub::Bench { what: Measure::Failover { runs, kinds, sites, rtt, json, common } } => {
+                let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
+                let bench = Bench { runs: runs.into(), kinds, sites: sites.into(), rtt_ms: rtt };
+                let lines = bench.run(&common.exe()?, &mut say).map_err(|e| e.to_string())?;
+                show(&bench, &lines, json).map_err(|e| e.to_string())?;
+                Ok(lines.iter().all(|l| l.failed == 0))
+            }
             Sub::Report { file } => {
                 let mut record = Record::read(&file).map_err(|e| e.to_string())?;
                 record.findings = zonekeeper_chaos::check::all(&record);
@@ -132,6 +183,32 @@ fn list() -> io::Result<()> {
             let (from, to) = (step.at_ms as f64 / 1e3, (step.at_ms + step.lasts_ms) as f64 / 1e3);
             writeln!(out, "{:22}   {from:.1}-{to:.1} s  {}", "", step.fault)?;
         }
+    }
+    Ok(())
+}
+
+fn show(bench: &Bench, lines: &[Line], json: bool) -> io::Result<()> {
+    let mut out = io::stdout();
+    let words = |l: &Line, p: f64| l.percentile(p).map_or("-".into(), |ms| format!("{ms:.0} ms"));
+    if json {
+        let line = |l: &Line| {
+            let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|p| l.percentile(p));
+            serde_json::json!({"kind": l.kind, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "failed": l.failed,
+                "slowest_ms": l.slowest_ms, "times_ms": l.times_ms})
+        };
+        let all = serde_json::json!({"runs": bench.runs, "sites": bench.sites, "rtt_ms": bench.rtt_ms,
+            "kinds": lines.iter().map(line).collect::<Vec<_>>()});
+        return writeln!(out, "{all:#}");
+    }
+    writeln!(
+        out,
+        "from the fault to the changed answer on every survivor, {} sites, {} ms apart:",
+        bench.sites, bench.rtt_ms
+    )?;
+    writeln!(out, "{:<26}{:>10}{:>10}{:>10}{:>8}{:>8}", "", "p50", "p90", "p99", "runs", "failed")?;
+    for l in lines {
+        let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|p| words(l, p));
+        writeln!(out, "{:<26}{p50:>10}{p90:>10}{p99:>10}{:>8}{:>8}", l.kind, l.slowest_ms.len(), l.failed)?;
     }
     Ok(())
 }

@@ -209,7 +209,7 @@ fn evidence() -> Vec<Plan> {
 
 fn calm() -> Vec<Plan> {
     use Fault::{Clock, FullDisk, Loss, Weather};
-    use Who::{Follower, Leader, Node};
+    use Who::{Leader, Node};
     let bursts = Link { delay_ms: 2, jitter_ms: 3, loss: 900, bad_ms: 60, good_ms: 1_500, reorder: 20 };
     let far = |name: &str, about: &str, rtt: u32, timing: &str| Plan {
         link: Some(Link { jitter_ms: rtt / 10, ..Link::rtt(rtt) }),
@@ -243,13 +243,13 @@ fn calm() -> Vec<Plan> {
         plan(
             "full-disk",
             "A follower's disk is full: it goes on answering, the others go on writing; restarted with room it catches up.",
-            vec![step(0, 6_000, FullDisk { who: Follower })],
+            vec![step(0, 6_000, FullDisk { who: Node(3) })],
             Expect::Stays,
         ),
         plan(
             "full-disk-leader",
             "The leader's disk is full: another one takes over.",
-            vec![step(0, 8_000, FullDisk { who: Leader })],
+            vec![step(0, 100, Fault::Lead { to: Node(2) }), step(2_000, 8_000, FullDisk { who: Leader })],
             Expect::Stays,
         ),
     ]

@@ -198,10 +198,14 @@ impl<'a> Stage<'a> {
     fn end(&mut self, which: impl Fn(&Active) -> bool) -> Result<(), LabError> {
         let now = self.us();
         for gone in self.active.extract_if(.., |a| which(a)) {
-            let happened = &mut self.happened[gone.happened];
-            happened.to_us = now;
+            self.happened[gone.happened].to_us = now;
             if matches!(gone.fault, Fault::FullDisk { .. }) {
-                happened.silent_from_us = Some(now); // it is restarted
+                let text = format!("restarted with room on its disk: {}", self.lab.nodes[gone.nodes[0]].site);
+                let (excuses, silent_from_us, from_us, to_us) = (true, Some(now), now, now);
+                let nodes = gone.nodes.clone();
+                let again =
+                    Happened { text, nodes, excuses, silent_from_us, from_us, to_us, ..Happened::default() };
+                self.happened.push(Happened { step: self.happened[gone.happened].step, ..again });
             }
             if let Some(deed) = deeds::undo(&gone.fault, &gone.nodes) {
                 self.deeds.begin(gone.happened, deed);

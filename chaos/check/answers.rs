@@ -84,7 +84,8 @@ pub fn healed(record: &Record) -> Finding {
     Finding::of("everything heals", 9, looked, wrong)
 }
 
-/// Users fail only near a fault that takes away what served them.
+/// Users fail only near a fault that takes away what served them. One request alone that ran out of time says as much
+/// of the judge's machine as of the cluster; two in a row do not.
 pub fn users(record: &Record) -> Finding {
     let hit = |us: u64| {
         let touches = |h: &&crate::fault::Happened| h.excuses || h.silent_from_us.is_some();
@@ -92,10 +93,10 @@ pub fn users(record: &Record) -> Finding {
             |h: &crate::fault::Happened| h.from_us <= us + 1_000_000 && us <= h.to_us.saturating_add(ECHO_US);
         record.happened.iter().filter(touches).any(near)
     };
-    let failed: Vec<_> = record.served.iter().filter(|r| r.site.is_none()).collect();
-    let wrong =
-        failed.iter().filter(|r| !hit(r.at_us)).map(|r| format!("a request of {} failed", at(r.at_us)));
-    let looked = format!("{} of {} requests failed, all near a fault", failed.len(), record.served.len());
+    let failed = record.served.iter().filter(|r| r.site.is_none()).count();
+    let twice = record.served.windows(2).filter(|w| w.iter().all(|r| r.site.is_none() && !hit(r.at_us)));
+    let wrong = twice.map(|w| format!("requests of {} and {} failed", at(w[0].at_us), at(w[1].at_us)));
+    let looked = format!("{failed} of {} requests failed, near a fault or alone", record.served.len());
     Finding::of("users fail only where something was taken away", None, looked, wrong.collect())
 }
 
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn a_request_that_fails_without_a_fault_is_seen() {
         let mut record = samples::record();
-        record.served = vec![Served { at_us: 12 * SECOND, done_us: 12 * SECOND, site: None }];
+        record.served = vec![Served { at_us: 12 * SECOND, done_us: 12 * SECOND, site: None }; 2];
         assert!(!users(&record).good);
         record.happened.push(samples::kill(2, 11 * SECOND, 13 * SECOND));
         assert!(users(&record).good);

@@ -61,7 +61,7 @@ pub(super) fn of(fault: &Fault, nodes: &[usize], elapsed_ms: u64, count: usize) 
             }
         }
         Fault::Cut { path, way, .. } => w.rules.extend(pair(nodes, *path, *way)),
-        Fault::Flap { every_ms, .. } if elapsed_ms / (*every_ms).max(1) % 2 == 0 => {
+        Fault::Flap { every_ms, .. } if (elapsed_ms / (*every_ms).max(1)).is_multiple_of(2) => {
             w.rules.extend(pair(nodes, Path::All, Way::Both));
         }
         Fault::Bridge => {

@@ -1,5 +1,7 @@
 //! The network of the laboratory does what the faults promise. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},

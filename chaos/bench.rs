@@ -1,0 +1,233 @@
+//! How long a failover takes: the same fault over and over on one laboratory, from the fault to the changed answer on
+//! every survivor. Times are the judge's own.
+
+use crate::{
+    asker::{A, Asker},
+    lab::{DNS, Lab, LabError, NAME, Options},
+    net::{self, Net, Path, Rule},
+    wan::{Link, Wan},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    path::Path as FilePath,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What is done to the site that is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// SIGKILL; another site leads.
+    Kill,
+    /// SIGKILL; it leads.
+    KillLeader,
+    /// Its backends die.
+    Backends,
+    /// All its packets are dropped; another site leads. Needs namespaces.
+    Silence,
+    /// All its packets are dropped; it leads. Needs namespaces.
+    SilenceLeader,
+    /// SIGSTOP; another site leads.
+    Stop,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 6] =
+        [Kind::Kill, Kind::KillLeader, Kind::Backends, Kind::Silence, Kind::SilenceLeader, Kind::Stop];
+
+    fn leads(self) -> bool {
+        matches!(self, Kind::KillLeader | Kind::SilenceLeader)
+    }
+
+    fn needs_net(self) -> bool {
+        matches!(self, Kind::Silence | Kind::SilenceLeader)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kind::Kill => "SIGKILL, another leads",
+            Kind::KillLeader => "SIGKILL of the leader",
+            Kind::Backends => "backends die",
+            Kind::Silence => "packets dropped",
+            Kind::SilenceLeader => "packets dropped, leader",
+            Kind::Stop => "SIGSTOP",
+        })
+    }
+}
+
+/// What one kind took.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    /// Which.
+    pub kind: Kind,
+    /// Milliseconds from the fault to the changed answer, of each survivor of each run.
+    pub times_ms: Vec<f64>,
+    /// Milliseconds to the slowest survivor of each run: kill to changed answer on every survivor.
+    pub slowest_ms: Vec<f64>,
+    /// Runs in which a survivor never changed its answer.
+    pub failed: usize,
+}
+
+impl Line {
+    /// A percentile of the slowest survivors, in milliseconds (nearest rank); none without runs.
+    pub fn percentile(&self, p: f64) -> Option<f64> {
+        let mut sorted = self.slowest_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (p / 100.0 * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.max(1) - 1).copied()
+    }
+}
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// Runs of each kind.
+    pub runs: usize,
+    /// Which kinds.
+    pub kinds: Vec<Kind>,
+    /// Sites.
+    pub sites: usize,
+    /// Round trip between sites, in milliseconds; 0: as near as the kernel makes them.
+    pub rtt_ms: u32,
+}
+
+/// Longest wait for a changed answer.
+const WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for everything to be as before.
+const HEAL: Duration = Duration::from_secs(90);
+/// Between two questions of an asker.
+const EVERY: Duration = Duration::from_millis(2);
+
+impl Bench {
+    /// Runs everything. What this machine cannot do is said and left out.
+    pub fn run(&self, exe: &FilePath, say: &mut (dyn FnMut(&str) + Send)) -> Result<Vec<Line>, LabError> {
+        match net::possible() {
+            Ok(()) => {
+                let net = Arc::new(Net::new(self.sites)?);
+                net.clone().inside(|| self.on(exe, Some(net), say))?
+            }
+            Err(why) => {
+                say(&format!("NOT MEASURED: silence by dropped packets, distance: {why}"));
+                self.on(exe, None, say)
+            }
+        }
+    }
+
+    fn on(
+        &self,
+        exe: &FilePath,
+        net: Option<Arc<Net>>,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Line>, LabError> {
+        let mut options = Options::new(exe.into());
+        options.sites = ["fra", "ams", "iad", "sin", "gru", "syd", "nrt"]
+            .iter()
+            .take(self.sites)
+            .map(|s| (*s).into())
+            .collect();
+        options.founders = self.sites;
+        options.net = net.clone();
+        let wan = match &net {
+            Some(net) if self.rtt_ms > 0 => Some(Wan::start(net, Link::default(), 1)?),
+            _ => None,
+        };
+        let mut lab = Lab::start(options, say)?;
+        if let Some(wan) = &wan {
+            let timing = if self.rtt_ms > 100 { "global" } else { "wan" };
+            lab.put(0, "/v1/timing", &json!(timing))?;
+            (0..self.sites).for_each(|a| (0..a).for_each(|b| wan.set(a, b, Link::rtt(self.rtt_ms))));
+        }
+        let mut lines = Vec::new();
+        for kind in self.kinds.iter().filter(|k| net.is_some() || !k.needs_net()) {
+            let mut line = Line { kind: *kind, times_ms: vec![], slowest_ms: vec![], failed: 0 };
+            for run in 1..=self.runs {
+                let times = once(&mut lab, net.as_deref(), *kind)?;
+                let known: Vec<f64> = times.iter().flatten().copied().collect();
+                let slowest = known.iter().copied().fold(0.0, f64::max);
+                say(&format!("{kind} {run}/{}: {slowest:.0} ms", self.runs));
+                match known.len() == times.len() {
+                    true => line.slowest_ms.push(slowest),
+                    false => line.failed += 1,
+                }
+                line.times_ms.extend(known);
+            }
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+}
+
+/// One failover and the way back; milliseconds of each survivor.
+fn once(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Vec<Option<f64>>, LabError> {
+    lab.wait("every node answers the first site", HEAL, Lab::settled)?;
+    lab.lead(usize::from(!kind.leads()))?;
+    std::thread::sleep(Duration::from_millis(300));
+    lab.wait("every node answers the first site", HEAL, Lab::settled)?;
+    let survivors = if kind == Kind::Backends { 0..lab.nodes.len() } else { 1..lab.nodes.len() };
+    let ask = |i: usize| Asker::start(lab.nodes[i].at(DNS), NAME, A, EVERY);
+    let askers: Vec<Asker> = survivors.map(ask).collect::<Result<_, _>>()?;
+    std::thread::sleep(Duration::from_millis(100));
+
+    let at = inflict(lab, net, kind)?;
+    let next: BTreeSet<IpAddr> = [lab.nodes[1].ip].into();
+    let took = |a: &Asker| a.wait(&next, at, WITHIN).map(|t| (t - at).as_secs_f64() * 1e3);
+    let times = askers.iter().map(took).collect();
+    drop(askers);
+    std::thread::sleep(Duration::from_millis(200));
+    relieve(lab, net, kind)?;
+    Ok(times)
+}
+
+fn inflict(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Instant, LabError> {
+    match kind {
+        Kind::Kill | Kind::KillLeader => return lab.kill(0),
+        Kind::Backends => {
+            let at = Instant::now();
+            lab.backends[0].iter_mut().for_each(|b| *b = None);
+            return Ok(at);
+        }
+        Kind::Silence | Kind::SilenceLeader => {
+            let others = 1..lab.nodes.len();
+            let pairs = others.flat_map(|o| [(0, o), (o, 0)]);
+            let rules: Vec<Rule> =
+                pairs.map(|(from, to)| Rule { from, to, path: Path::All, loss: 1000 }).collect();
+            net.map_or(Ok(()), |net| net.rules(&rules))?;
+        }
+        Kind::Stop => lab.pause(0, true),
+    }
+    Ok(Instant::now()) // the rule is in force from here on
+}
+
+fn relieve(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<(), LabError> {
+    match kind {
+        Kind::Kill | Kind::KillLeader => lab.restart(0).map(drop),
+        Kind::Backends => (0..lab.backends[0].len()).try_for_each(|b| lab.revive_backend(0, b)),
+        Kind::Silence | Kind::SilenceLeader => Ok(net.map_or(Ok(()), |net| net.rules(&[]))?),
+        Kind::Stop => {
+            lab.pause(0, false);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let slowest_ms = (1..=50).rev().map(f64::from).collect();
+        let line = Line { kind: Kind::Kill, times_ms: vec![], slowest_ms, failed: 0 };
+        assert_eq!([50.0, 90.0, 99.0].map(|p| line.percentile(p)), [Some(25.0), Some(45.0), Some(50.0)]);
+        let none = Line { slowest_ms: vec![], ..line };
+        assert_eq!(none.percentile(50.0), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! Each failover in words and numbers: the fault, who saw it, what was decided, who answered when.
+
+use crate::{
+    check::moves::{changed, left},
+    history::Move,
+    record::Record,
+};
+
+/// One move away from a site.
+pub(super) struct Failover {
+    pub(super) left: String,
+    pub(super) taken: String,
+    /// When the fault began that explains it; the decision itself when there is none.
+    pub(super) from_us: u64,
+    /// When the last live node answered otherwise.
+    pub(super) until_us: u64,
+    /// From the fault to the changed answer on each live node.
+    pub(super) answered: Vec<(String, Option<f64>)>,
+    /// Time since the fault, and what happened.
+    pub(super) story: Vec<(String, String)>,
+}
+
+impl Failover {
+    /// The last live node's, in milliseconds.
+    pub(super) fn slowest_ms(&self) -> Option<f64> {
+        self.answered
+            .iter()
+            .filter_map(|(_, ms)| *ms)
+            .fold(None, |a: Option<f64>, b| Some(a.map_or(b, |a| a.max(b))))
+    }
+}
+
+/// All of them, oldest first.
+pub(super) fn failovers(record: &Record) -> Vec<Failover> {
+    record.moves.iter().filter_map(|m| Some(tell(record, m, left(record, m)?))).collect()
+}
+
+/// Longest time from a fault to the answers that it changes.
+const LONGEST_US: u64 = 30_000_000;
+
+fn tell(record: &Record, m: &Move, gone: usize) -> Failover {
+    let site = &record.sites[gone];
+    let hits = |h: &&crate::fault::Happened| {
+        let own = h.excuses && h.nodes.contains(&gone) || h.blinded.iter().any(|(_, to)| *to == gone);
+        own && h.trouble.is_none() && h.from_us <= m.seen_us && m.seen_us < h.from_us + LONGEST_US
+    };
+    let fault = record.happened.iter().rev().find(hits);
+    let from_us = fault.map_or(m.seen_us, |h| h.from_us);
+    let hit = fault.map(|h| h.nodes.clone()).unwrap_or_default();
+    let mut answered = changed(record, from_us, &hit);
+    answered.iter_mut().for_each(|(_, ms)| *ms = ms.filter(|ms| *ms * 1e3 < LONGEST_US as f64));
+    let last = answered.iter().filter_map(|(_, ms)| *ms).fold(0.0, f64::max);
+    let until_us = (from_us + (last * 1e3) as u64).max(m.seen_us.min(from_us + LONGEST_US));
+    let mut events = vec![(from_us, fault.map_or("no fault explains this".into(), |h| h.text.clone()))];
+    verdicts(record, site, from_us, until_us, &mut events);
+    events.push((m.seen_us, decision(record, m)));
+    for (name, ms) in &answered {
+        let Some(ms) = ms else { continue };
+        let at = from_us + (ms * 1e3) as u64;
+        events.push((at, format!("{name} answers {}", address(record, m))));
+    }
+    users(record, from_us, until_us, &mut events);
+    events.sort_by_key(|(at, _)| *at);
+    let since = |at: u64| format!("+{:.0} ms", (at as f64 - from_us as f64) / 1e3);
+    let story = events.into_iter().map(|(at, text)| (since(at), text)).collect();
+    Failover { left: m.from.join(", "), taken: m.to.join(", "), from_us, until_us, answered, story }
+}
+
+fn address(record: &Record, m: &Move) -> String {
+    let of = |s: &String| record.sites.iter().position(|o| o == s).and_then(|i| record.addresses.get(i));
+    m.to.iter().filter_map(of).map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// The first red of each observer, as the admin API showed it: up to a poll later than it was.
+fn verdicts(record: &Record, site: &str, from_us: u64, until_us: u64, events: &mut Vec<(u64, String)>) {
+    let mut seen = Vec::new();
+    let within = |at: u64| from_us <= at && at <= until_us + 500_000;
+    for v in record.verdicts.iter().filter(|v| v.site == site && v.colour == "red" && within(v.at_us)) {
+        if !seen.contains(&v.observer) {
+            seen.push(v.observer);
+            let observer = record.sites.get(v.observer).map_or("?", String::as_str);
+            events.push((v.at_us, format!("{observer} shows {site} red: {}", v.kind)));
+        }
+    }
+}
+
+fn decision(record: &Record, m: &Move) -> String {
+    let at = record.sites.get(m.node).map_or("?", String::as_str);
+    let votes: Vec<String> = m.votes.iter().map(|v| format!("{} {}", v.site, v.vote)).collect();
+    let evidence = match (&m.own, votes.is_empty()) {
+        (Some(own), _) => format!("the site's own word: {own}"),
+        (None, false) => votes.join(", "),
+        (None, true) => "an earlier verdict".into(),
+    };
+    format!(
+        "{at} shows the committed decision, epoch {}: {} → {} ({}); evidence: {evidence}",
+        m.epoch.1,
+        m.from.join(", "),
+        m.to.join(", "),
+        m.cause
+    )
+}
+
+fn users(record: &Record, from_us: u64, until_us: u64, events: &mut Vec<(u64, String)>) {
+    let near: Vec<_> =
+        record.served.iter().filter(|r| r.at_us >= from_us && r.at_us <= until_us + 2_000_000).collect();
+    let failed = near.iter().filter(|r| r.site.is_none()).count();
+    if let Some(first) = near.iter().find(|r| r.done_us >= until_us && r.site.is_some()) {
+        let site = first.site.as_deref().unwrap_or_default();
+        events.push((
+            first.done_us,
+            format!(
+                "a user is served by {site}; {failed} of {} requests failed until then",
+                near.iter().filter(|r| r.at_us <= first.at_us).count()
+            ),
+        ));
+    }
+}
