@@ -21,7 +21,7 @@ const TYPES: [(u16, &str); 14] = [
     (255, "ANY"),
 ];
 /// Response codes that are counted apart; the rest is `other`.
-const RCODES: [(u16, &str); 9] = [
+const RCODES: [(u16, &str); 10] = [
     (0, "NOERROR"),
     (1, "FORMERR"),
     (2, "SERVFAIL"),
@@ -31,6 +31,7 @@ const RCODES: [(u16, &str); 9] = [
     (6, "YXDOMAIN"),
     (9, "NOTAUTH"),
     (16, "BADVERS"),
+    (23, "BADCOOKIE"),
 ];
 
 /// The counters of one worker.
@@ -38,11 +39,13 @@ const RCODES: [(u16, &str); 9] = [
 pub struct Counters {
     types: [AtomicU64; TYPES.len() + 1],
     rcodes: [AtomicU64; RCODES.len() + 1],
-    transports: [AtomicU64; 2],
+    transports: [AtomicU64; Transport::ALL.len()],
     dropped: AtomicU64,
     truncated: AtomicU64,
     panics: AtomicU64,
     limited: AtomicU64,
+    withheld: AtomicU64,
+    slipped: AtomicU64,
     unsent: AtomicU64,
 }
 
@@ -55,7 +58,7 @@ impl Counters {
     pub(crate) fn answered(&self, transport: Transport, qtype: u16, rcode: u16, truncated: bool) {
         add(&self.types[TYPES.iter().position(|t| t.0 == qtype).unwrap_or(TYPES.len())]);
         add(&self.rcodes[RCODES.iter().position(|r| r.0 == rcode).unwrap_or(RCODES.len())]);
-        add(&self.transports[usize::from(transport == Transport::Tcp)]);
+        add(&self.transports[transport as usize]);
         if truncated {
             add(&self.truncated);
         }
@@ -63,6 +66,14 @@ impl Counters {
 
     pub(crate) fn dropped(&self) {
         add(&self.dropped);
+    }
+
+    pub(crate) fn withheld(&self) {
+        add(&self.withheld);
+    }
+
+    pub(crate) fn slipped(&self) {
+        add(&self.slipped);
     }
 
     pub(crate) fn unsent(&self, n: u64) {
@@ -89,6 +100,16 @@ pub struct Totals {
     pub udp: u64,
     /// Answers over TCP.
     pub tcp: u64,
+    /// Answers over TLS.
+    pub tls: u64,
+    /// Answers over HTTPS.
+    pub https: u64,
+    /// Answers over QUIC.
+    pub quic: u64,
+    /// Answers over UDP that response rate limiting held back.
+    pub withheld: u64,
+    /// Answers over UDP that response rate limiting cut to TC or BADCOOKIE; they count as answers too.
+    pub slipped: u64,
     /// Messages that got no answer: too short, or responses themselves.
     pub dropped: u64,
     /// Answers with the TC bit.
@@ -114,6 +135,11 @@ impl Totals {
             rcodes: named(&RCODES, &|c, i| c.rcodes[i].load(Relaxed)),
             udp: one(|c| &c.transports[0]),
             tcp: one(|c| &c.transports[1]),
+            tls: one(|c| &c.transports[2]),
+            https: one(|c| &c.transports[3]),
+            quic: one(|c| &c.transports[4]),
+            withheld: one(|c| &c.withheld),
+            slipped: one(|c| &c.slipped),
             dropped: one(|c| &c.dropped),
             truncated: one(|c| &c.truncated),
             panics: one(|c| &c.panics),

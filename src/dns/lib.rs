@@ -5,9 +5,11 @@
 //! (one thread and one socket per worker and address), and TCP connections on the caller's runtime. Standard zone files
 //! are read and written in [`zonefile`].
 
+mod cookie;
 mod counters;
 mod message;
 mod prefetch;
+mod rate;
 mod responder;
 mod server;
 mod tcp;
@@ -16,6 +18,10 @@ mod udp_sys;
 mod wire;
 pub mod zonefile;
 
+pub use cookie::{CookieSecret, CookieSecrets};
 pub use counters::{Counters, Totals};
-pub use responder::{BATCH, Condition, Datagrams, DnsFlags, Responder, Transport, UDP_PAYLOAD};
+pub use rate::{RateConfig, RateLimit};
+pub use responder::{
+    BATCH, Condition, Datagrams, DnsFlags, Responder, Secrets, Transport, UDP_PAYLOAD, View,
+};
 pub use server::{BindError, DnsConfig, DnsServer};

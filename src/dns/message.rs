@@ -4,6 +4,8 @@
 //! of two bytes, is set: names in RDATA are never compressed, so every owner that an answer needs already stands in the
 //! message, as the question, as a suffix of it, or in RDATA.
 
+mod named;
+
 use zonekeeper_core::zone::{RrView, rdata_target, rtype};
 
 /// Highest place that a compression pointer reaches (RFC 1035 §4.1.4).
@@ -65,6 +67,16 @@ impl<'b> Message<'b> {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether anything stands in the answer section.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.counts[0] > 0
+    }
+
+    /// Takes back all that was written behind the first `len` bytes.
+    pub(crate) fn cut(&mut self, len: usize) {
+        (self.len, self.counts) = (len, [0; 3]);
     }
 
     /// Bytes of the message.

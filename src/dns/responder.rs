@@ -1,19 +1,31 @@
 //! The one function from query bytes to answer bytes, used by every transport.
 
 mod batch;
+mod chaos;
+mod edns;
+mod proof;
 mod resolve;
 
 use crate::{
+    cookie::CookieSecrets,
     counters::Counters,
     message::{Message, Section, Targets},
-    wire::{Bad, Edns, HEADER, Query, lower, qtype, rcode},
+    rate::{Kind, Limit, RateLimit},
+    wire::{Bad, HEADER, Query, lower, qtype, rcode},
 };
+use arc_swap::ArcSwap;
 use batch::Look;
 pub use batch::{BATCH, Datagrams};
+use chaos::Chaos;
+use edns::{Cookie, Opt};
 use resolve::Resolver;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 use zonekeeper_core::{
     answer::DnsTable,
@@ -22,6 +34,8 @@ use zonekeeper_core::{
 
 /// Largest message over UDP that we send: above it fragmentation begins (DNS flag day 2020).
 pub const UDP_PAYLOAD: u16 = 1232;
+/// The class in which a server is asked about itself (RFC 4892).
+const CHAOS: u16 = 3;
 /// Largest message over UDP to a client without EDNS (RFC 1035 §4.2.1).
 const UDP_PLAIN: usize = 512;
 
@@ -32,6 +46,39 @@ pub enum Transport {
     Udp,
     /// At most 65535 bytes.
     Tcp,
+    /// DNS over TLS (RFC 7858).
+    Tls,
+    /// DNS over HTTPS (RFC 8484).
+    Https,
+    /// DNS over QUIC (RFC 9250).
+    Quic,
+}
+
+impl Transport {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Transport; 5] =
+        [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Https, Transport::Quic];
+
+    /// Name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Https => "https",
+            Transport::Quic => "quic",
+        }
+    }
+
+    /// Whether a client is told how long its connection may be idle: RFC 7828; RFC 9250 §5.5.2 forbids it for QUIC, and
+    /// in HTTP the connection is not ours to talk about.
+    fn has_connection(self) -> bool {
+        matches!(self, Transport::Tcp | Transport::Tls)
+    }
+
+    fn is_encrypted(self) -> bool {
+        !matches!(self, Transport::Udp | Transport::Tcp)
+    }
 }
 
 /// What the node knows about itself; `control` writes it.
@@ -41,6 +88,18 @@ pub struct DnsFlags {
     pub stale: AtomicBool,
     /// The stale policy is to answer SERVFAIL, so that resolvers move on.
     pub servfail: AtomicBool,
+    /// The secrets of DNS cookies. At first a random one, good for one server; all servers of a zone should have the same.
+    pub secrets: Secrets,
+}
+
+/// Secrets that may be replaced while the server runs; by default a random one.
+#[derive(Debug)]
+pub struct Secrets(pub ArcSwap<Option<CookieSecrets>>);
+
+impl Default for Secrets {
+    fn default() -> Secrets {
+        Secrets(ArcSwap::from_pointee(CookieSecrets::random()))
+    }
 }
 
 impl DnsFlags {
@@ -57,6 +116,19 @@ pub struct Condition {
     pub stale: bool,
     /// See [`DnsFlags::servfail`].
     pub servfail: bool,
+}
+
+/// What queries are answered from.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The data.
+    pub table: &'a DnsTable,
+    /// What the node knows about itself.
+    pub condition: Condition,
+    /// Cookies are made and checked with these; none: they are ignored.
+    pub secrets: Option<&'a CookieSecrets>,
+    /// How the queries came.
+    pub transport: Transport,
 }
 
 /// What is remembered from one query to the next, so that nothing is allocated.
@@ -88,11 +160,33 @@ struct Slot {
     key: Key,
 }
 
+/// What all responders of a server are made with.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    pub(crate) nsid: Vec<u8>,
+    pub(crate) version: String,
+    pub(crate) idle: Duration,
+    pub(crate) rate: Option<Arc<RateLimit>>,
+}
+
+impl Setup {
+    pub(crate) fn responder(&self, counters: Arc<Counters>) -> Responder {
+        let responder = Responder::new(&self.nsid, counters);
+        responder.with_version(&self.version).with_keepalive(self.idle).with_rate(self.rate.clone())
+    }
+}
+
 /// Answers queries; one for each worker.
 pub struct Responder {
     scratch: Scratch,
     slots: Box<[Slot]>,
+    /// The NSID option as it is sent; empty: none.
     nsid: Vec<u8>,
+    chaos: Chaos,
+    keepalive: Option<u16>,
+    rate: Option<Arc<RateLimit>>,
+    /// Answers that were limited.
+    limited: u32,
     counters: Arc<Counters>,
 }
 
@@ -113,7 +207,8 @@ impl Verdict {
 }
 
 impl Responder {
-    /// A responder that names itself `nsid` when asked (RFC 5001; empty: not at all; at most 128 bytes are used).
+    /// A responder that names itself `nsid` when asked (RFC 5001, and RFC 4892 `id.server`; empty: not at all; at most
+    /// 128 bytes are used).
     pub fn new(nsid: &[u8], counters: Arc<Counters>) -> Responder {
         let scratch = Scratch {
             name: [0; 256],
@@ -122,14 +217,42 @@ impl Responder {
             targets: Targets::default(),
             turns: Vec::new(),
         };
-        let mut option = Vec::new();
+        let (mut option, mut chaos) = (Vec::new(), Chaos::default());
         if !nsid.is_empty() {
             let nsid = &nsid[..nsid.len().min(128)];
             option.extend_from_slice(&[0, 3, 0, nsid.len() as u8]);
             option.extend_from_slice(nsid);
+            chaos.identity = chaos::record(nsid);
         }
         let slot = || Slot { name: [0; 256], key: Key::default() };
-        Responder { scratch, slots: (0..BATCH).map(|_| slot()).collect(), nsid: option, counters }
+        Responder {
+            scratch,
+            slots: (0..BATCH).map(|_| slot()).collect(),
+            nsid: option,
+            chaos,
+            keepalive: None,
+            rate: None,
+            limited: 0,
+            counters,
+        }
+    }
+
+    /// Says this as `version.bind` (at most 255 bytes; empty: refuses).
+    pub fn with_version(mut self, version: &str) -> Responder {
+        self.chaos.version = if version.is_empty() { Vec::new() } else { chaos::record(version.as_bytes()) };
+        self
+    }
+
+    /// Tells clients over TCP and TLS that ask how long their connection may be idle (RFC 7828).
+    pub fn with_keepalive(mut self, idle: Duration) -> Responder {
+        self.keepalive = Some((idle.as_millis() / 100).min(u128::from(u16::MAX)) as u16);
+        self
+    }
+
+    /// Limits answers over UDP.
+    pub fn with_rate(mut self, rate: Option<Arc<RateLimit>>) -> Responder {
+        self.rate = rate;
+        self
     }
 
     /// Makes room for the counters of weighted answers; call it when the table has changed.
@@ -139,7 +262,8 @@ impl Responder {
         }
     }
 
-    /// Answers the query in the first `len` bytes of `buf` in place. None: no answer is sent. Allocates nothing.
+    /// Answers the query in the first `len` bytes of `buf` in place, without cookies and limits. None: no answer is sent.
+    /// Allocates nothing.
     pub fn answer(
         &mut self,
         table: &DnsTable,
@@ -148,11 +272,22 @@ impl Responder {
         buf: &mut [u8],
         len: usize,
     ) -> Option<usize> {
-        let (query, mut look) = self.look(table, 0, buf.get(..len)?);
+        self.answer_to(&View { table, condition, secrets: None, transport }, None, buf, len)
+    }
+
+    /// Answers a client, in place.
+    pub fn answer_to(
+        &mut self,
+        view: &View<'_>,
+        peer: Option<IpAddr>,
+        buf: &mut [u8],
+        len: usize,
+    ) -> Option<usize> {
+        let (query, mut look) = self.look(view.table, 0, buf.get(..len)?);
         if let Some(look) = &mut look {
             look.locate();
         }
-        self.finish(table, condition, transport, 0, (query, look), buf)
+        self.finish(view, peer, 0, (query, look), buf)
     }
 
     /// As [`Responder::answer`], by the general path alone: what the short cut for plain hits must agree with.
@@ -165,52 +300,67 @@ impl Responder {
         len: usize,
     ) -> Option<usize> {
         let (query, _) = self.look(table, 0, buf.get(..len)?);
-        self.finish(table, condition, transport, 0, (query, None), buf)
+        self.finish(&View { table, condition, secrets: None, transport }, None, 0, (query, None), buf)
     }
 
     /// Answers the query that was read into the slot `i`.
     fn finish(
         &mut self,
-        table: &DnsTable,
-        condition: Condition,
-        transport: Transport,
+        view: &View<'_>,
+        peer: Option<IpAddr>,
         i: usize,
         (query, look): (Result<Query, Bad>, Option<Look<'_>>),
         buf: &mut [u8],
     ) -> Option<usize> {
         let query = match query {
             Ok(query) => query,
-            Err(Bad::Drop) => {
-                self.counters.dropped();
-                return None;
-            }
-            Err(Bad::Code(code)) => {
-                self.counters.answered(transport, 0, code, false);
-                let flags = [0x80 | (buf[2] & 0x79), code as u8];
-                return Some(Message::new(buf, HEADER, HEADER).finish(flags, 0));
-            }
+            Err(bad) => return self.finish_bad(view, peer, bad, buf),
         };
         let asked = [buf[2], buf[3]];
-        let limit = limit(&query, transport).min(buf.len());
-        let reserve = query.edns.map_or(0, |e| 11 + 6 + if e.nsid { self.nsid.len() } else { 0 });
-        let mut message = Message::new(buf, query.end(), limit - reserve);
+        let cookie = Cookie::of(view, peer, &query, buf);
+        let limit = limit(&query, view.transport).min(buf.len());
+        let opt = query.edns.map(|e| Opt::new(e, cookie, view.transport, &self.nsid, self.keepalive));
+        let reserve = opt.as_ref().map_or(0, Opt::reserve);
+        let mut message = Message::new(buf, query.end(), limit.saturating_sub(reserve));
+        let slot = &self.slots[i];
         let mut verdict = screen(&query).unwrap_or_else(|| {
-            if condition.servfail {
+            let name = &slot.name[..query.name_len];
+            if query.class == CHAOS {
+                return self.chaos.answer(&query, name, &mut message);
+            }
+            if view.condition.servfail {
                 return Verdict { error: Some(3), ..Verdict::code(rcode::SERVFAIL) };
             }
-            let slot = &self.slots[i];
             if let Some(verdict) = look.and_then(|l| plain(l, slot, &query, &mut message)) {
                 return verdict;
             }
-            let name = &slot.name[..query.name_len];
             self.scratch.name[..query.name_len].copy_from_slice(name);
-            Resolver::new(table, &mut self.scratch, &mut message, query.qtype).run(query.name_len)
+            let dnssec_ok = query.edns.is_some_and(|e| e.dnssec_ok);
+            let resolver =
+                Resolver::new(view.table, &mut self.scratch, &mut message, query.qtype, dnssec_ok);
+            resolver.run(query.name_len)
         });
-        if condition.stale && verdict.error.is_none() {
+        if view.condition.stale && verdict.error.is_none() {
             verdict.error = Some(if verdict.rcode == rcode::NXDOMAIN { 19 } else { 3 });
         }
-        if let Some(edns) = query.edns {
-            put_opt(&mut message, limit, &edns, &verdict, &self.nsid);
+        if let Some(rate) = self.rate.as_deref().filter(|_| view.transport == Transport::Udp && !cookie.valid)
+            && let Some(ip) = peer
+        {
+            match rate.count(ip, kind(&verdict, &message), &mut self.limited) {
+                Limit::Send => {}
+                Limit::Drop => {
+                    self.counters.withheld();
+                    return None;
+                }
+                Limit::Slip => {
+                    message.cut(query.end());
+                    verdict = slip(verdict, cookie);
+                    self.counters.slipped();
+                }
+            }
+        }
+        if let Some(opt) = opt {
+            opt.put(&mut message, limit, &verdict);
         }
         let flags = [
             0x80 | (asked[0] & 0x01)
@@ -218,8 +368,51 @@ impl Responder {
                 | if verdict.truncated { 2 } else { 0 },
             (asked[1] & 0x10) | (verdict.rcode & 0x0f) as u8, // CD as asked (RFC 4035 §3.1.6), never RA nor AD
         ];
-        self.counters.answered(transport, query.qtype, verdict.rcode, verdict.truncated);
+        self.counters.answered(view.transport, query.qtype, verdict.rcode, verdict.truncated);
         Some(message.finish(flags, 1))
+    }
+
+    /// What is no query gets a header, or nothing.
+    fn finish_bad(
+        &mut self,
+        view: &View<'_>,
+        peer: Option<IpAddr>,
+        bad: Bad,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        let Bad::Code(code) = bad else {
+            self.counters.dropped();
+            return None;
+        };
+        if let (Some(rate), Some(ip), Transport::Udp) = (&self.rate, peer, view.transport)
+            && rate.count(ip, Kind::Error, &mut self.limited) == Limit::Drop
+        {
+            self.counters.withheld();
+            return None;
+        }
+        self.counters.answered(view.transport, 0, code, false);
+        let flags = [0x80 | (buf[2] & 0x79), code as u8];
+        Some(Message::new(buf, HEADER, HEADER).finish(flags, 0))
+    }
+}
+
+/// The rate that an answer counts for.
+fn kind(verdict: &Verdict, message: &Message<'_>) -> Kind {
+    match verdict.rcode {
+        0 if message.has_answer() => Kind::Positive,
+        0 if verdict.authoritative => Kind::NoData,
+        0 => Kind::Referral,
+        rcode::NXDOMAIN => Kind::NxDomain,
+        _ => Kind::Error,
+    }
+}
+
+/// What goes out in place of an answer that was limited: who knows cookies is asked for the one that comes along (RFC
+/// 7873 §5.2.3), who does not is sent to TCP.
+fn slip(verdict: Verdict, cookie: Cookie) -> Verdict {
+    match cookie.answer {
+        Some(_) => Verdict::code(rcode::BADCOOKIE),
+        None => Verdict { truncated: true, error: None, ..verdict },
     }
 }
 
@@ -240,9 +433,9 @@ fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) 
 /// The answer's limit by transport and EDNS (RFC 6891 §6.2.3: less than 512 counts as 512).
 fn limit(query: &Query, transport: Transport) -> usize {
     match (transport, query.edns) {
-        (Transport::Tcp, _) => usize::from(u16::MAX),
         (Transport::Udp, Some(e)) => usize::from(e.payload.min(UDP_PAYLOAD)).max(UDP_PLAIN),
         (Transport::Udp, None) => UDP_PLAIN,
+        _ => usize::from(u16::MAX),
     }
 }
 
@@ -255,20 +448,11 @@ fn screen(query: &Query) -> Option<Verdict> {
         return Some(Verdict::code(rcode::NOTAUTH)); // RFC 8945 §5.2: we hold no key
     }
     match query.qtype {
+        _ if query.class == CHAOS => None,
         _ if query.class != 1 => Some(Verdict { error: Some(20), ..Verdict::code(rcode::REFUSED) }),
         qtype::AXFR | qtype::IXFR => Some(Verdict { error: Some(18), ..Verdict::code(rcode::REFUSED) }),
         0 | qtype::OPT | qtype::TKEY | qtype::TSIG => Some(Verdict::code(rcode::FORMERR)),
         qtype::MAILA | qtype::MAILB => Some(Verdict::code(rcode::NOTIMP)),
         _ => None,
     }
-}
-
-fn put_opt(message: &mut Message<'_>, limit: usize, edns: &Edns, verdict: &Verdict, nsid: &[u8]) {
-    let payload = UDP_PAYLOAD.to_be_bytes();
-    let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
-    let head = [0, 0, 41, payload[0], payload[1], (verdict.rcode >> 4) as u8, 0, dnssec_ok, 0];
-    let code = verdict.error.unwrap_or(0).to_be_bytes();
-    let error = [0, 15, 0, 2, code[0], code[1]];
-    let error = if verdict.error.is_some() { &error[..] } else { &[] };
-    message.put_opt(limit, head, &[if edns.nsid { nsid } else { &[] }, error]);
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     counters::{Counters, Totals},
-    responder::DnsFlags,
+    rate::{RateConfig, RateLimit},
+    responder::{DnsFlags, Setup},
     tcp, udp, udp_sys,
 };
 use arc_swap::ArcSwap;
@@ -34,8 +35,13 @@ pub struct DnsConfig {
     pub addrs: Vec<SocketAddr>,
     /// UDP threads per address; at least 1.
     pub workers: usize,
-    /// How this node names itself to those who ask (RFC 5001); empty: it does not.
+    /// How this node names itself to those who ask (RFC 5001 NSID, RFC 4892 `id.server` and `hostname.bind`); empty: it
+    /// does not.
     pub nsid: Vec<u8>,
+    /// What `version.bind` says (class CHAOS, TXT); empty, the default: it is refused.
+    pub version: String,
+    /// Response rate limiting of UDP; default none, as Knot and BIND.
+    pub rate: Option<RateConfig>,
     /// TCP connections at once; default 1000.
     pub tcp_connections: usize,
     /// TCP connections at once from one address; default 100.
@@ -50,6 +56,8 @@ impl Default for DnsConfig {
             addrs: Vec::new(),
             workers: 1,
             nsid: Vec::new(),
+            version: String::new(),
+            rate: None,
             tcp_connections: 1000,
             tcp_connections_per_address: 100,
             tcp_idle: Duration::from_secs(10),
@@ -113,8 +121,13 @@ impl DnsServer {
             idle: config.tcp_idle,
         };
         let counters = Arc::new(Counters::default());
-        let shared =
-            tcp::Shared::new(limits, &config.nsid, published.clone(), flags.clone(), counters.clone());
+        let setup = Arc::new(Setup {
+            nsid: config.nsid,
+            version: config.version,
+            idle: config.tcp_idle,
+            rate: config.rate.as_ref().map(|r| Arc::new(RateLimit::new(r))),
+        });
+        let shared = tcp::Shared::new(limits, &setup, published.clone(), flags.clone(), counters.clone());
         let mut server = DnsServer {
             addrs: Vec::new(),
             counters: vec![counters],
@@ -136,7 +149,7 @@ impl DnsServer {
                 let worker = udp::Worker {
                     socket,
                     wildcard: addr.ip().is_unspecified(),
-                    nsid: config.nsid.clone(),
+                    setup: setup.clone(),
                     counters,
                     published: published.clone(),
                     flags: flags.clone(),

@@ -2,7 +2,7 @@
 
 use crate::{
     counters::Counters,
-    responder::{DnsFlags, Responder, Transport},
+    responder::{DnsFlags, Responder, Setup, Transport, View},
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -57,12 +57,12 @@ fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     pub(crate) fn new(
         limits: Limits,
-        nsid: &[u8],
+        setup: &Setup,
         published: Arc<ArcSwap<Published>>,
         flags: Arc<DnsFlags>,
         counters: Arc<Counters>,
     ) -> Shared {
-        let responder = Responder::new(nsid, counters.clone());
+        let responder = setup.responder(counters.clone());
         let answerer = Mutex::new(Answerer { responder, buf: vec![0; usize::from(u16::MAX)].into() });
         let open = Mutex::new(HashMap::new());
         Shared { limits, published, flags, counters, stop: CancellationToken::new(), answerer, open }
@@ -82,16 +82,20 @@ impl Shared {
     }
 
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
-    fn answer(&self, query: &[u8], out: &mut Vec<u8>) -> bool {
+    fn answer(&self, peer: IpAddr, query: &[u8], out: &mut Vec<u8>) -> bool {
         let mut guard = locked(&self.answerer);
         let Answerer { responder, buf } = &mut *guard;
         let now = self.published.load();
         responder.prepare(&now.dns);
         buf[..query.len()].copy_from_slice(query);
-        let Some(len) = responder.answer(&now.dns, self.flags.condition(), Transport::Tcp, buf, query.len())
-        else {
-            return false;
+        let secrets = self.flags.secrets.0.load();
+        let view = View {
+            table: &now.dns,
+            condition: self.flags.condition(),
+            secrets: (**secrets).as_ref(),
+            transport: Transport::Tcp,
         };
+        let Some(len) = responder.answer_to(&view, Some(peer), buf, query.len()) else { return false };
         out.extend_from_slice(&(len as u16).to_be_bytes());
         out.extend_from_slice(&buf[..len]);
         true
@@ -134,13 +138,13 @@ fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = connection(stream, &admitted.shared) => {}
+            _ = connection(stream, admitted.ip, &admitted.shared) => {}
         }
     });
 }
 
 /// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.
-async fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn connection(mut stream: TcpStream, peer: IpAddr, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut input, mut out): (Vec<u8>, Vec<u8>) = (Vec::with_capacity(512), Vec::new());
     loop {
@@ -151,7 +155,7 @@ async fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let mut at = 0;
         while let Some(query) = frame(&input[at..]) {
             at += 2 + query.len();
-            if !shared.answer(query, &mut out) {
+            if !shared.answer(peer, query, &mut out) {
                 return Ok(());
             }
             if out.len() >= MAX_PENDING {

@@ -2,7 +2,7 @@
 
 use crate::{
     counters::Counters,
-    responder::{DnsFlags, Responder, Transport},
+    responder::{DnsFlags, Setup, Transport, View},
     udp_sys::Batch,
 };
 use arc_swap::{ArcSwap, Cache};
@@ -27,7 +27,7 @@ pub(crate) struct Worker {
     pub(crate) socket: Arc<Socket>,
     /// Answer from the address that was asked.
     pub(crate) wildcard: bool,
-    pub(crate) nsid: Vec<u8>,
+    pub(crate) setup: Arc<Setup>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) flags: Arc<DnsFlags>,
@@ -38,8 +38,9 @@ impl Worker {
     /// Answers until it is told to stop.
     pub(crate) fn run(self) {
         let mut batch = Batch::new(self.wildcard);
-        let mut responder = Responder::new(&self.nsid, self.counters.clone());
-        let mut published = Cache::new(self.published.clone());
+        let mut responder = self.setup.responder(self.counters.clone());
+        let mut published = Cache::new(&*self.published);
+        let mut secrets = Cache::new(&self.flags.secrets.0);
         let mut generation = None;
         while !self.stop.load(Relaxed) {
             let n = match batch.receive(&*self.socket) {
@@ -61,10 +62,17 @@ impl Worker {
                 responder.prepare(&now.dns);
             }
             // A bug in one answer costs its batch, not the worker; the voter beside it lives on.
-            let answered = catch_unwind(AssertUnwindSafe(|| self.answer(&mut responder, now, &mut batch, n)));
+            let view = View {
+                table: &now.dns,
+                condition: self.flags.condition(),
+                secrets: (**secrets.load()).as_ref(),
+                transport: Transport::Udp,
+            };
+            let answer = || responder.answer_batch(&view, &mut batch, n);
+            let answered = catch_unwind(AssertUnwindSafe(answer));
             if answered.is_err() {
                 self.counters.panicked();
-                responder = Responder::new(&self.nsid, self.counters.clone());
+                responder = self.setup.responder(self.counters.clone());
                 generation = None;
                 continue;
             }
@@ -73,9 +81,5 @@ impl Worker {
                 self.counters.unsent(lost as u64);
             }
         }
-    }
-
-    fn answer(&self, responder: &mut Responder, now: &Published, batch: &mut Batch, n: usize) {
-        responder.answer_batch(&now.dns, self.flags.condition(), Transport::Udp, batch, n);
     }
 }

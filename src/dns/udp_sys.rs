@@ -6,7 +6,12 @@
 #![allow(unsafe_code)] // recvmmsg, sendmmsg and three socket options; each block has its argument
 
 use crate::responder::{BATCH, Datagrams};
-use std::{io, mem, net::SocketAddr, os::fd::AsRawFd, ptr};
+use std::{
+    io, mem,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+    ptr,
+};
 
 /// Bytes of a buffer: no query is longer, and no answer over UDP.
 pub(crate) const BUFFER: usize = 4096;
@@ -18,7 +23,7 @@ type Control = [u64; 8];
 /// Buffers, addresses and headers of one worker. The headers point into the boxes beside them.
 pub(crate) struct Batch {
     buffers: Box<[[u8; STRIDE]; BATCH]>,
-    _addresses: Box<[libc::sockaddr_storage; BATCH]>,
+    addresses: Box<[libc::sockaddr_storage; BATCH]>,
     controls: Option<Box<[Control; BATCH]>>,
     vectors: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
@@ -53,15 +58,7 @@ impl Batch {
                 header.msg_control = controls[i].as_mut_ptr().cast();
             }
         }
-        Batch {
-            buffers,
-            _addresses: addresses,
-            controls,
-            vectors,
-            headers,
-            replies: [None; BATCH],
-            used: BATCH,
-        }
+        Batch { buffers, addresses, controls, vectors, headers, replies: [None; BATCH], used: BATCH }
     }
 
     /// Waits for at least one datagram, at most for the socket's timeout; how many came.
@@ -161,6 +158,25 @@ impl Datagrams for Batch {
 
     fn reply(&mut self, i: usize, len: Option<usize>) {
         self.replies[i] = len.map(|l| l.min(BUFFER));
+    }
+
+    fn peer(&self, i: usize) -> Option<IpAddr> {
+        let address = ptr::from_ref(&self.addresses[i]);
+        let len = self.headers[i].msg_hdr.msg_namelen as usize;
+        match libc::c_int::from(self.addresses[i].ss_family) {
+            libc::AF_INET if len >= mem::size_of::<libc::sockaddr_in>() => {
+                // SAFETY: sockaddr_storage is large and aligned enough for each kind of address, all bytes of it are
+                // initialised, and the kernel has written one of this kind.
+                let ip = unsafe { (*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr };
+                Some(IpAddr::from(ip.to_ne_bytes()))
+            }
+            libc::AF_INET6 if len >= mem::size_of::<libc::sockaddr_in6>() => {
+                // SAFETY: as above.
+                let ip = unsafe { (*address.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr };
+                Some(IpAddr::from(ip))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reading a query (RFC 1035 §4.1, RFC 6891 §6.1), without allocation.
 
+use std::ops::Range;
+
 /// Bytes of a header.
 pub(crate) const HEADER: usize = 12;
 
@@ -13,6 +15,7 @@ pub(crate) mod rcode {
     pub(crate) const YXDOMAIN: u16 = 6;
     pub(crate) const NOTAUTH: u16 = 9;
     pub(crate) const BADVERS: u16 = 16;
+    pub(crate) const BADCOOKIE: u16 = 23;
 }
 
 /// Query types that this server treats apart.
@@ -53,6 +56,21 @@ pub(crate) struct Edns {
     pub(crate) version: u8,
     pub(crate) dnssec_ok: bool,
     pub(crate) nsid: bool,
+    /// Place and length of the COOKIE option's data (RFC 7873 §4): 8, or 16 to 40 bytes.
+    pub(crate) cookie: Option<(u16, u8)>,
+    /// The client knows edns-tcp-keepalive (RFC 7828).
+    pub(crate) keepalive: bool,
+    /// The client pads, so its answer is padded too (RFC 7830 §4).
+    pub(crate) padding: bool,
+}
+
+/// EDNS options that are more than ignored.
+pub(crate) mod option {
+    pub(crate) const NSID: u16 = 3;
+    pub(crate) const COOKIE: u16 = 10;
+    pub(crate) const KEEPALIVE: u16 = 11;
+    pub(crate) const PADDING: u16 = 12;
+    pub(crate) const ERROR: u16 = 15;
 }
 
 /// What to do with a message that is not a well-formed query.
@@ -101,7 +119,7 @@ fn read(m: &[u8], name: &mut [u8; 256]) -> Option<Query> {
         at = r.end;
         match r.rtype {
             qtype::OPT if query.edns.is_some() || !r.root => return None, // RFC 6891 §6.1.1: one, at the root
-            qtype::OPT => query.edns = Some(opt(r.class, r.ttl, m.get(r.rdata..r.end)?)?),
+            qtype::OPT => query.edns = Some(opt(r.class, r.ttl, m, r.rdata..r.end)?),
             qtype::TSIG if i + 1 != counts[3] => return None, // RFC 8945 §5.1: the last
             qtype::TSIG => query.signed = true,
             _ => {}
@@ -166,12 +184,34 @@ fn record(m: &[u8], at: usize) -> Option<Place> {
 }
 
 /// The OPT record: class is the payload size, TTL is extended code, version and flags (RFC 6891 §6.1.2).
-fn opt(class: u16, ttl: u32, mut options: &[u8]) -> Option<Edns> {
-    let mut nsid = false;
-    while !options.is_empty() {
-        let (code, len) = (u16_at(options, 0)?, usize::from(u16_at(options, 2)?));
-        options = options.get(4 + len..)?;
-        nsid |= code == 3; // RFC 5001; unknown options are ignored
+fn opt(class: u16, ttl: u32, m: &[u8], rdata: Range<usize>) -> Option<Edns> {
+    let mut edns = Edns {
+        payload: class,
+        version: (ttl >> 16) as u8,
+        dnssec_ok: ttl & 0x8000 != 0,
+        nsid: false,
+        cookie: None,
+        keepalive: false,
+        padding: false,
+    };
+    let mut at = rdata.start;
+    while at < rdata.end {
+        let (code, len) = (u16_at(m, at)?, usize::from(u16_at(m, at + 2)?));
+        let data = at + 4;
+        at = data + len;
+        if at > rdata.end {
+            return None;
+        }
+        match code {
+            option::NSID => edns.nsid = true, // RFC 5001
+            option::COOKIE if len == 8 || (16..=40).contains(&len) => {
+                edns.cookie = edns.cookie.or(Some((u16::try_from(data).ok()?, len as u8))); // RFC 7873 §5.2: the first
+            }
+            option::COOKIE => return None, // RFC 7873 §5.2.2: FORMERR
+            option::KEEPALIVE => edns.keepalive = true,
+            option::PADDING => edns.padding = true,
+            _ => {} // unknown options are ignored
+        }
     }
-    Some(Edns { payload: class, version: (ttl >> 16) as u8, dnssec_ok: ttl & 0x8000 != 0, nsid })
+    Some(edns)
 }

@@ -1,8 +1,8 @@
 //! The cost of an answer without the system's: `bench_answer NAMES [hit|nx|edns]`, in nanoseconds, names in random order.
 
-use std::{error::Error, hint::black_box, path::Path, sync::Arc, time::Instant};
+use std::{error::Error, hint::black_box, net::IpAddr, path::Path, sync::Arc, time::Instant};
 use zonekeeper_core::{State, answer::DnsTable, model::ZoneOwner, name::Name, zone::Zone};
-use zonekeeper_dns::{BATCH, Condition, Counters, Datagrams, Responder, Transport, zonefile};
+use zonekeeper_dns::{BATCH, Condition, Counters, Datagrams, Responder, Transport, View, zonefile};
 
 /// Bytes kept of each query.
 const QUERY: usize = 64;
@@ -19,6 +19,9 @@ impl Datagrams for Batch {
     }
     fn reply(&mut self, _: usize, len: Option<usize>) {
         black_box(len);
+    }
+    fn peer(&self, _: usize) -> Option<IpAddr> {
+        None
     }
 }
 
@@ -72,6 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let queries = queries(names, load);
     let mut batch = Batch { buffers: vec![[0; BUFFER]; BATCH], lens: [0; BATCH] };
     let condition = Condition::default();
+    let view = View { table: &table, condition, secrets: None, transport: Transport::Udp };
     for (name, n) in
         [("nothing", 0), ("general, 1", 1), ("answer, 1", 1), ("batch", 1), ("batch", 4), ("batch", 32)]
     {
@@ -85,10 +89,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             match name {
                 "nothing" => {}
                 "general, 1" => {
-                    drop(black_box(responder.answer_generally(&table, condition, Transport::Udp, buf, len)))
+                    black_box(responder.answer_generally(&table, condition, Transport::Udp, buf, len));
                 }
-                "answer, 1" => drop(black_box(responder.answer(&table, condition, Transport::Udp, buf, len))),
-                _ => responder.answer_batch(&table, condition, Transport::Udp, &mut batch, some.len()),
+                "answer, 1" => {
+                    black_box(responder.answer(&table, condition, Transport::Udp, buf, len));
+                }
+                _ => responder.answer_batch(&view, &mut batch, some.len()),
             }
         }
         let nanos = started.elapsed().as_nanos() as f64 / queries.len() as f64;

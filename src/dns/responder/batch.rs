@@ -1,10 +1,11 @@
 //! A batch of queries: all of them are looked up before the first is answered, so that they wait for memory together.
 
-use super::{Condition, Responder, Slot, Transport};
+use super::{Responder, Slot, View};
 use crate::{
     prefetch::prefetch,
     wire::{self, Bad, Query},
 };
+use std::net::IpAddr;
 use zonekeeper_core::{
     answer::{DnsTable, ZoneTable},
     zone::{Node, ZoneIndex},
@@ -21,6 +22,8 @@ pub trait Datagrams {
     fn datagram(&mut self, i: usize) -> (&mut [u8], usize);
     /// Takes the length of the answer at `i`; none: nothing is answered.
     fn reply(&mut self, i: usize, len: Option<usize>);
+    /// Who sent the query at `i`.
+    fn peer(&self, i: usize) -> Option<IpAddr>;
 }
 
 /// Where the name of a question is, as far as it was looked up.
@@ -78,25 +81,21 @@ impl<'t> Look<'t> {
 
 impl Responder {
     /// Answers the first `n` queries of a batch (at most [`BATCH`] of them). Allocates nothing.
-    pub fn answer_batch(
-        &mut self,
-        table: &DnsTable,
-        condition: Condition,
-        transport: Transport,
-        batch: &mut impl Datagrams,
-        n: usize,
-    ) {
+    pub fn answer_batch(&mut self, view: &View<'_>, batch: &mut impl Datagrams, n: usize) {
         let n = n.min(BATCH);
         let mut queries = [Err(Bad::Drop); BATCH];
         let mut looks = [const { None }; BATCH];
         for i in 0..n {
             let (buf, len) = batch.datagram(i);
-            (queries[i], looks[i]) = self.look(table, i, &buf[..len]);
+            (queries[i], looks[i]) = self.look(view.table, i, &buf[..len]);
         }
         self.wait_together(&mut looks[..n]);
         for i in 0..n {
+            let named =
+                self.rate.is_some() || queries[i].is_ok_and(|q| q.edns.is_some_and(|e| e.cookie.is_some()));
+            let peer = if named { batch.peer(i) } else { None };
             let (buf, _) = batch.datagram(i);
-            let reply = self.finish(table, condition, transport, i, (queries[i], looks[i]), buf);
+            let reply = self.finish(view, peer, i, (queries[i], looks[i]), buf);
             batch.reply(i, reply);
         }
     }

@@ -1,7 +1,12 @@
 //! From a question to the sections of its answer: aliases followed inside our zones, referrals, negative answers, and the
 //! addresses that belong with them.
 
-use super::{Scratch, Verdict, lower};
+mod signed;
+
+use super::{
+    Scratch, Verdict, lower,
+    proof::{Claim, Placed},
+};
 use crate::{
     message::{Message, Section, is_svcb},
     wire::{HEADER, rcode},
@@ -19,9 +24,12 @@ pub(super) struct Resolver<'a, 'b> {
     scratch: &'a mut Scratch,
     message: &'a mut Message<'b>,
     qtype: u16,
+    /// The client asked for signatures (RFC 3225 §3).
+    dnssec_ok: bool,
     verdict: Verdict,
     /// Names on the way, so that a loop is seen.
     seen: [Step; MAX_CHAIN],
+    placed: Placed,
 }
 
 /// One name on the way.
@@ -32,6 +40,8 @@ struct Step {
     len: usize,
     /// The place of the ancestor whose DNAME led on from it; 0 for none.
     dname: usize,
+    /// Labels of the closest encloser when its records are a wildcard's, and that is yet to be proven.
+    wildcard: Option<u8>,
 }
 
 /// Where an alias leads: the place of its target in the message, and the target's length.
@@ -43,6 +53,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
         scratch: &'a mut Scratch,
         message: &'a mut Message<'b>,
         qtype: u16,
+        dnssec_ok: bool,
     ) -> Resolver<'a, 'b> {
         scratch.targets.clear();
         Resolver {
@@ -50,8 +61,10 @@ impl<'a, 'b> Resolver<'a, 'b> {
             scratch,
             message,
             qtype,
+            dnssec_ok,
             verdict: Verdict::default(),
             seen: [Step::default(); MAX_CHAIN],
+            placed: Placed::default(),
         }
     }
 
@@ -59,12 +72,15 @@ impl<'a, 'b> Resolver<'a, 'b> {
     pub(super) fn run(mut self, name_len: usize) -> Verdict {
         let (mut owner, mut len) = (HEADER, name_len);
         for step in 0..MAX_CHAIN {
-            self.seen[step] = Step { owner, len, dname: 0 };
+            self.seen[step] = Step { owner, len, ..Step::default() };
             match self.step(step, owner, len) {
                 Some((at, n)) if !self.is_loop(step, at, n) => (owner, len) = (at, n),
                 _ => break,
             }
             lower(&mut self.scratch.name[..len], self.message.bytes(owner, len));
+        }
+        if self.dnssec_ok {
+            self.prove_wildcards();
         }
         self.verdict
     }
@@ -93,24 +109,42 @@ impl<'a, 'b> Resolver<'a, 'b> {
         let apex = owner + len - origin;
         let found = zone.find(&mut self.scratch.key, self.qtype);
         self.verdict.authoritative |= step == 0 && !matches!(found, Found::Referral(..));
+        let wildcard = if self.signs(zone) { self.wildcard(zone, len) } else { None };
+        if matches!(found, Found::Set(_) | Found::Any(_) | Found::Cname(_)) {
+            self.seen[step].wildcard = wildcard.map(|labels| labels as u8);
+        }
         match found {
-            Found::Set(set) | Found::Any(set) => {
-                if self.put(Section::Answer, owner, set) {
-                    self.message.collect(set, &mut self.scratch.targets);
-                    self.additional(zone, set.rtype(), (owner, len), None);
-                }
+            Found::Set(set) if set.rtype() == rtype::RRSIG && zone.denial().is_some() => {
+                self.signatures(zone, owner);
                 None
             }
-            Found::Service(answer) => self.service(zone, apex, owner, answer),
-            Found::Cname(set) => self.cname(owner, set),
-            Found::Dname(labels, set) => self.dname(step, labels, set),
-            Found::Referral(labels, node) => self.referral(zone, owner + len, owner, labels, node),
-            Found::NoData => self.negative(zone, apex),
+            Found::Set(set) | Found::Any(set) => self.set(zone, owner, len, set),
+            Found::Service(answer) => self.service(zone, step, apex, answer),
+            Found::Cname(set) => self.cname(zone, owner, set),
+            Found::Dname(labels, set) => self.dname(zone, step, labels, set),
+            Found::Referral(labels, node) => self.referral(zone, step, labels, node),
+            Found::NoData => {
+                let claim = wildcard.map_or(Claim::NoData, Claim::WildcardNoData);
+                self.negative(zone, step, apex, claim)
+            }
             Found::NxDomain => {
                 self.verdict.rcode = rcode::NXDOMAIN; // of the last name, RFC 6604 §3
-                self.negative(zone, apex)
+                let encloser = self.scratch.key.labels().saturating_sub(1); // the key is the wildcard's below it
+                self.negative(zone, step, apex, Claim::NxDomain(encloser))
             }
         }
+    }
+
+    fn set(&mut self, zone: &ZoneTable, owner: usize, len: usize, set: RrView<'_>) -> Next {
+        if self.put(Section::Answer, owner, set) {
+            self.message.collect(set, &mut self.scratch.targets);
+            self.sign(zone, Section::Answer, owner, set);
+            if self.dnssec_ok {
+                self.prove_wildcards();
+            }
+            self.additional(zone, set.rtype(), (owner, len), None);
+        }
+        None
     }
 
     fn put(&mut self, section: Section, owner: usize, set: RrView<'_>) -> bool {
@@ -119,9 +153,10 @@ impl<'a, 'b> Resolver<'a, 'b> {
         fits
     }
 
-    fn service(&mut self, zone: &ZoneTable, apex: usize, owner: usize, answer: &ServiceAnswer) -> Next {
+    fn service(&mut self, zone: &ZoneTable, step: usize, apex: usize, answer: &ServiceAnswer) -> Next {
+        let owner = self.seen[step].owner;
         match answer.prepared() {
-            Prepared::NoData => self.negative(zone, apex),
+            Prepared::NoData => self.negative(zone, step, apex, Claim::NoData),
             Prepared::ServFail => {
                 self.verdict.rcode = rcode::SERVFAIL;
                 None
@@ -136,24 +171,33 @@ impl<'a, 'b> Resolver<'a, 'b> {
         }
     }
 
-    fn cname(&mut self, owner: usize, set: RrView<'_>) -> Next {
+    fn cname(&mut self, zone: &ZoneTable, owner: usize, set: RrView<'_>) -> Next {
         if !self.put(Section::Answer, owner, set) {
             return None;
         }
         let (_, len) = rdata_target(rtype::CNAME, set.records().next()?.rdata())?;
-        Some((self.message.len() - len, len))
+        let target = (self.message.len() - len, len);
+        self.sign(zone, Section::Answer, owner, set);
+        Some(target)
     }
 
     /// RFC 6672 §3.1: the suffix is replaced, and a CNAME says so to those who do not know DNAME.
-    fn dname(&mut self, step: usize, labels: usize, set: RrView<'_>) -> Next {
+    fn dname(&mut self, zone: &ZoneTable, step: usize, labels: usize, set: RrView<'_>) -> Next {
         let (Step { owner, len, .. }, prefix) = (self.seen[step], self.scratch.key.wire_start(labels));
         self.seen[step].dname = owner + prefix;
         let name = self.message.bytes(owner + prefix, len - prefix);
         let same =
             |s: &Step| self.message.bytes(s.dname, s.owner + s.len - s.dname).eq_ignore_ascii_case(name);
         let again = self.seen[..step].iter().any(|s| s.dname > 0 && same(s));
-        if !again && !self.put(Section::Answer, owner + prefix, set) {
-            return None;
+        if !again {
+            if !self.put(Section::Answer, owner + prefix, set) {
+                return None;
+            }
+            if self.signs(zone)
+                && let Some(node) = zone.index().find(self.scratch.key.prefix(labels))
+            {
+                self.sign_at(Section::Answer, owner + prefix, node, set);
+            }
         }
         let target = set.records().next()?.rdata();
         if prefix + target.len() > 255 || len < prefix {
@@ -172,26 +216,29 @@ impl<'a, 'b> Resolver<'a, 'b> {
         (!wanted).then_some((self.message.len() - name.len(), name.len()))
     }
 
-    fn referral(
-        &mut self,
-        zone: &ZoneTable,
-        end: usize,
-        owner: usize,
-        labels: usize,
-        node: Node<'_>,
-    ) -> Next {
+    fn referral(&mut self, zone: &ZoneTable, step: usize, labels: usize, node: Node<'_>) -> Next {
+        let Step { owner, len, .. } = self.seen[step];
         let cut = owner + self.scratch.key.wire_start(labels);
         let ns = node.set(rtype::NS)?;
         if self.put(Section::Authority, cut, ns) {
             self.message.collect(ns, &mut self.scratch.targets);
-            self.additional(zone, rtype::NS, (cut, end - cut), Some((cut, end - cut)));
+            self.sign_referral(zone, step, labels, cut, node);
+            if self.dnssec_ok {
+                self.prove_wildcards();
+            }
+            let here = (cut, owner + len - cut);
+            self.additional(zone, rtype::NS, here, Some(here));
         }
         None
     }
 
-    fn negative(&mut self, zone: &ZoneTable, apex: usize) -> Next {
-        if let Some(soa) = zone.negative() {
-            self.put(Section::Authority, apex, soa);
+    fn negative(&mut self, zone: &ZoneTable, step: usize, apex: usize, claim: Claim) -> Next {
+        let Some(soa) = zone.negative() else { return None };
+        if self.put(Section::Authority, apex, soa) && self.signs(zone) {
+            if let Some(node) = zone.index().find(&[]) {
+                self.sign_at(Section::Authority, apex, node, soa);
+            }
+            self.prove(zone, step, claim);
         }
         None
     }
@@ -227,6 +274,9 @@ impl<'a, 'b> Resolver<'a, 'b> {
                 if let Some(set) = set {
                     let fits = self.message.put(Section::Additional, at, set);
                     self.verdict.truncated |= needed && !fits;
+                    if fits {
+                        self.sign(zone, Section::Additional, at, set);
+                    }
                 }
             }
         }

@@ -207,3 +207,29 @@ async fn dig_kdig_and_drill_read_the_answers() {
     }
     r.server.shutdown().await;
 }
+
+/// Both clients compare what comes back with what they sent, and say so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dig_and_kdig_find_the_cookie_good() {
+    let r = start(on("127.0.0.1:0"));
+    let port = r.server.local_addrs()[0].port().to_string();
+    for (program, flags, says) in [
+        ("dig", ["+cookie", "+qr"], "(good)"),
+        ("dig", ["+tcp", "+keepalive"], "KEEPALIVE: 10.0 secs"),
+        ("kdig", ["+cookie", "+nsid"], "COOKIE: "),
+    ] {
+        let args = ["@127.0.0.1", "-p", port.as_str(), "www.example", flags[0], flags[1]];
+        match Command::new(program).args(args).output() {
+            Ok(out) => {
+                let text = String::from_utf8_lossy(&out.stdout);
+                assert!(text.contains("192.0.2.80"), "{program} {flags:?}: {text}");
+                assert!(text.to_uppercase().contains(&says.to_uppercase()), "{program} {flags:?}: {text}");
+            }
+            Err(e) => {
+                eprintln!("NOT RUN: {program}: {e}");
+                assert!(env::var_os("CI").is_none(), "{program} must be installed in CI");
+            }
+        }
+    }
+    r.server.shutdown().await;
+}

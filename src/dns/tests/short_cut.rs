@@ -6,8 +6,8 @@ mod common;
 
 use common::{Asker, query, state, with_edns};
 use proptest::prelude::*;
-use std::{cell::RefCell, fmt::Write};
-use zonekeeper_dns::{BATCH, Condition, Datagrams, Transport};
+use std::{cell::RefCell, fmt::Write, net::IpAddr};
+use zonekeeper_dns::{BATCH, Condition, Datagrams, Transport, View};
 
 /// Names of one to three labels from a small alphabet, so that questions meet them and their relatives.
 const LABELS: [&str; 8] = ["a", "b", "www", "*", "mx", "A-b_c", "sub", "deep"];
@@ -42,6 +42,9 @@ impl Datagrams for Batch {
     }
     fn reply(&mut self, i: usize, len: Option<usize>) {
         self.1[i] = len.map(|l| self.0[i].0[..l].to_vec());
+    }
+    fn peer(&self, _: usize) -> Option<IpAddr> {
+        None
     }
 }
 
@@ -97,7 +100,8 @@ fn check(queries: &[Vec<u8>], condition: Condition) {
                 (buf, q.len())
             };
             let mut batch = Batch(queries.iter().map(size).collect(), vec![None; queries.len()]);
-            asker.responder.answer_batch(&asker.table, condition, Transport::Udp, &mut batch, queries.len());
+            let view = View { table: &asker.table, condition, secrets: None, transport: Transport::Udp };
+            asker.responder.answer_batch(&view, &mut batch, queries.len());
             for (q, batched) in queries.iter().zip(batch.1) {
                 let (mut a, mut b) = (size(q).0, size(q).0);
                 let short = asker.responder.answer(&asker.table, condition, Transport::Udp, &mut a, q.len());
