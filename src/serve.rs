@@ -4,7 +4,7 @@
 use crate::{
     command::{chain, control_runtime, data_runtime, log_to_stderr, stop, until_signal},
     keys,
-    node::{CERTIFICATE_LIFETIME, Node, Start},
+    node::{self, CERTIFICATE_LIFETIME, Node, Start},
 };
 use clap::{Args, ValueEnum};
 use std::{
@@ -19,8 +19,8 @@ use zonekeeper_config::{
 };
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
-    Command, Outcome, Proposal,
-    entry::{Cause, Duty, Object, Read},
+    Command,
+    entry::{Duty, Object, Read},
     id::SiteId,
     model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route, TlsFiles, ZoneOwner},
     name::Name,
@@ -316,8 +316,7 @@ async fn configure(
         1 => Command::Configure(parts.remove(0)),
         count => {
             // what a run that was killed half way has left is forgotten first
-            let abort = Proposal::by("serve", Command::Abort { id: STAGE });
-            consensus.propose(abort).await.map_err(|e| e.to_string())?;
+            let _ = propose(consensus, Vec::new(), Command::Abort { id: STAGE }).await;
             for (part, changes) in parts.into_iter().enumerate() {
                 progress(part, count);
                 propose(consensus, Vec::new(), Command::Stage { id: STAGE, part: part as u32, changes })
@@ -338,10 +337,6 @@ fn progress(part: usize, count: usize) {
 }
 
 async fn propose(consensus: &Consensus, reads: Vec<Read>, command: Command) -> Result<u64, String> {
-    let proposal = Proposal { reads, cause: Cause::Operator("serve".into()), command };
-    match consensus.propose(proposal).await.map_err(|e| e.to_string())? {
-        (index, Outcome::Applied(_)) => Ok(index),
-        (_, Outcome::Refused(why)) => Err(why),
-        (_, Outcome::Stale(_)) => Err("the configuration changed meanwhile; start again".into()),
-    }
+    let done = node::propose(consensus, "serve", reads, command).await?;
+    done.ok_or_else(|| "the configuration changed meanwhile; start again".into())
 }

@@ -260,7 +260,9 @@ async fn follow_status(inner: std::sync::Weak<Inner>) {
             Ok(Err(_)) => {
                 metrics = None; // broken, stopped, or between two Rafts
                 let Some(strong) = inner.upgrade() else { return };
-                if let Err(fatal) = strong.raft().is_initialized().await
+                // while it is replaced or shut down it is not asked: openraft would log its answer as an error
+                if strong.gate.is_open()
+                    && let Err(fatal) = strong.raft().is_initialized().await
                     && !matches!(fatal, Fatal::Stopped)
                 {
                     strong.store.fail(&format!("raft has broken down ({fatal}); restart this node, and report it with its log if that happens again"));

@@ -69,6 +69,11 @@ impl Gate {
         let _ = tokio::time::timeout(patience, empty).await;
     }
 
+    /// Raft runs, as far as anybody planned.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.borrow().phase == Phase::Open
+    }
+
     /// Raft is being replaced.
     pub(crate) fn is_held(&self) -> bool {
         self.0.borrow().phase == Phase::Held

@@ -5,7 +5,7 @@ use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::D
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Opened};
 use zonekeeper_core::{
-    Command, Outcome, Proposal, State, VERSION,
+    Command, State, VERSION,
     entry::{Init, Member, Role, Timing, Token},
     model::{Change, Site},
 };
@@ -137,12 +137,8 @@ async fn lead(consensus: &Consensus) -> Result<(), NodeError> {
 }
 
 async fn propose(consensus: &Consensus, command: Command) -> Result<(), NodeError> {
-    match consensus.propose(Proposal::by("bootstrap", command)).await {
-        Ok((_, Outcome::Applied(_))) => Ok(()),
-        Ok((_, Outcome::Refused(why))) => Err(NodeError::Found(why)),
-        Ok((_, Outcome::Stale(read))) => Err(NodeError::Found(format!("{read:?} has changed"))),
-        Err(error) => Err(NodeError::Found(error.to_string())),
-    }
+    // it read nothing, so nothing can have changed
+    super::propose(consensus, "bootstrap", Vec::new(), command).await.map(drop).map_err(NodeError::Found)
 }
 
 /// This node as a member.

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
-    Command, Outcome, Proposal, codec,
-    entry::{Cause, Member, Object, Read},
+    Command, codec,
+    entry::{Member, Object, Read},
     id::NodeId,
 };
 use zonekeeper_peer::{BoxFuture, JoinGrant, JoinHandler, JoinRequest, JoinToken, keys::Credentials};
@@ -99,13 +99,7 @@ impl Joins {
 
     /// False: what was read has changed.
     async fn propose(&self, reads: Vec<Read>, command: Command) -> Result<bool, String> {
-        let proposal = Proposal { reads, cause: Cause::Operator("join".into()), command };
-        match self.consensus.propose(proposal).await {
-            Ok((_, Outcome::Applied(_))) => Ok(true),
-            Ok((_, Outcome::Stale(_))) => Ok(false),
-            Ok((_, Outcome::Refused(why))) => Err(why),
-            Err(error) => Err(error.to_string()),
-        }
+        super::propose(&self.consensus, "join", reads, command).await.map(|index| index.is_some())
     }
 }
 

@@ -16,6 +16,7 @@ mod error;
 mod join;
 mod local;
 mod metrics;
+mod propose;
 mod renew;
 mod room;
 mod watch;
@@ -23,6 +24,7 @@ mod watch;
 pub(crate) use boot::Start;
 pub(crate) use error::NodeError;
 pub(crate) use join::join;
+pub(crate) use propose::propose;
 pub(crate) use renew::LIFETIME as CERTIFICATE_LIFETIME;
 
 use crate::{
