@@ -153,7 +153,8 @@ impl State {
             else {
                 return Err(format!("service {} has no endpoint at {}", target.service, target.site));
             };
-            row.check(&voting, service.spec.quorum).map_err(|why| format!("{}: {why}", target.service))?;
+            let (quorum, probed) = (service.spec.quorum, service.spec.check.is_some());
+            row.check(&voting, quorum, probed).map_err(|why| format!("{}: {why}", target.service))?;
             let service = Arc::make_mut(service);
             service.version = index;
             service.judged(&target.site, target.family, row.verdict, self.time);

@@ -104,7 +104,9 @@ impl Decider {
         if service.spec.check.is_some() {
             note_alarms(&target, &votes, needed, own.is_some(), voting.len(), notes);
         }
-        let Some(verdict) = Row::conclude(&votes, own, needed) else {
+        // where nobody else can judge a site, its silence is no word
+        let silent = votes.is_empty() && own.is_none() && !evidence.heard(state, &target.site, now);
+        let Some(verdict) = Row::conclude(&votes, own, needed).filter(|_| !silent) else {
             self.pending.remove(&target);
             return None;
         };

@@ -1,6 +1,7 @@
 //! Reports of all observers, and the row that a decision carries.
 
 use crate::{
+    entry::Duty,
     id::{NodeId, ServiceId, SiteId},
     model::{Family, Quorum},
     state::State,
@@ -149,6 +150,7 @@ impl Row {
     /// | able | red from some | degraded: shown, alarmed, not moved |
     /// | able | green from at least one, red from none | up, whatever the node path says |
     /// | able | yellow and abstentions only | none: what is held stays |
+    /// | able | nobody else can judge it (no other voting site, or a service without a check) | up |
     ///
     /// The node path (heartbeats) is not in the table: red there alone moves nothing.
     pub fn conclude(votes: &[(SiteId, Vote)], own: Option<Kind>, needed: usize) -> Option<Standing> {
@@ -159,20 +161,22 @@ impl Row {
             (None, r, _) if r >= needed => Some(Standing::Down),
             (None, 1.., _) => Some(Standing::Degraded),
             (None, 0, 1..) => Some(Standing::Up),
+            (None, 0, 0) if votes.is_empty() => Some(Standing::Up),
             (None, 0, 0) => None,
         }
     }
 
     /// Counts again, as `apply` does: the verdict must follow from votes of all voting sites, one each, without
-    /// the suspect's own.
-    pub fn check(&self, voting: &BTreeSet<SiteId>, quorum: Quorum) -> Result<(), String> {
+    /// the suspect's own. A service that nobody probes (`probed` is false) may have none.
+    pub fn check(&self, voting: &BTreeSet<SiteId>, quorum: Quorum, probed: bool) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         for (site, _) in &self.votes {
             if *site == self.target.site || !voting.contains(site) || !seen.insert(site) {
                 return Err(format!("evidence holds a vote of {site} that does not count"));
             }
         }
-        if seen.len() != voting.iter().filter(|s| **s != self.target.site).count() {
+        let all = seen.len() == voting.iter().filter(|s| **s != self.target.site).count();
+        if !all && (probed || !seen.is_empty()) {
             return Err("evidence leaves out voting sites".into());
         }
         let needed = needed(voting, &self.target.site, quorum);
@@ -198,6 +202,7 @@ impl Row {
             )
             .collect();
         match reds.is_empty() {
+            true if self.votes.is_empty() => format!("{site}{family} {}: able by its own word", self.verdict),
             true => format!("{site}{family} {}: reached from {}", self.verdict, self.greens().join(", ")),
             false => format!("{site}{family} {}: {}", self.verdict, reds.join(", ")),
         }
@@ -246,10 +251,21 @@ impl Evidence {
         self.reports.values().map(move |(at, r)| (r, now.since(*at))).filter(|(_, age)| *age < REPORT_LIFE_MS)
     }
 
-    /// The row on one target, without conclusion: one vote per voting site but the suspect, and the site's own word.
+    /// Whether a node that serves at this site has been heard of lately.
+    pub fn heard(&self, state: &State, site: &SiteId, now: Mono) -> bool {
+        let serves = |node| {
+            let member = state.members.get(node);
+            member.is_some_and(|m| m.site == *site && m.duty == Duty::Full)
+        };
+        self.fresh(now).any(|(report, _)| serves(&report.node))
+    }
+
+    /// The row on one target, without conclusion: one vote per voting site but the suspect, and the site's own word. No
+    /// votes on a service that nobody probes.
     pub fn votes(&self, state: &State, target: &Target, now: Mono) -> (Vec<(SiteId, Vote)>, Option<Kind>) {
         let voting = state.voting_sites();
-        let votes = voting.iter().filter(|s| ***s != target.site);
+        let probed = state.services.get(&target.service).is_some_and(|s| s.spec.check.is_some());
+        let votes = voting.iter().filter(|s| probed && ***s != target.site);
         (
             votes.map(|s| ((*s).clone(), self.vote(state, s, target, now))).collect(),
             self.own(state, target, now),

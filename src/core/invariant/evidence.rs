@@ -86,6 +86,7 @@ fn supported(state: &State, service: &ServiceState, row: &Row, is: Standing) -> 
     let follows = match is {
         Standing::Down => down || row.own.is_some(),
         Standing::Degraded => red > 0 && !down && row.own.is_none(),
+        Standing::Up if others == 0 || service.spec.check.is_none() => red == 0 && row.own.is_none(),
         Standing::Up => red == 0 && green > 0 && row.own.is_none() && seen.len() == others,
     };
     if follows && row.verdict == is {

@@ -151,6 +151,28 @@ fn the_sites_own_word_needs_no_majority_and_beats_a_remote_green() {
 }
 
 #[test]
+fn a_site_that_nobody_else_judges_comes_back_by_its_own_word() {
+    let mut leader = Leader::new(Service { check: None, ..service(failover()) });
+    let says = |healthy| {
+        move |r: &mut Report| {
+            r.endpoints.clear();
+            let service = target("a").service;
+            r.own = vec![SelfReport { service, healthy, backends: 2, draining: false }];
+        }
+    };
+    (1..=3).for_each(|node| leader.send(node, says(2)));
+    assert_eq!(leader.verdicts(), []);
+    leader.send(1, says(0));
+    assert_eq!(leader.verdicts(), down("a"));
+    leader.commit();
+    leader.now += REPORT_LIFE_MS; // its silence is no word
+    assert_eq!(leader.verdicts(), []);
+    leader.send(1, says(2));
+    assert_eq!(leader.verdicts(), [("a".to_string(), Standing::Up)]);
+    leader.commit();
+}
+
+#[test]
 fn the_node_path_alone_moves_nothing() {
     let mut leader = Leader::new(service(failover()));
     for node in 2..=3 {

@@ -56,6 +56,18 @@ fn yellow_and_abstentions_conclude_nothing() {
 }
 
 #[test]
+fn where_nobody_else_can_judge_a_site_its_own_word_is_all() {
+    assert_eq!(Row::conclude(&[], None, 1), Some(Standing::Up));
+    assert_eq!(Row::conclude(&[], Some(Kind::Draining), 1), Some(Standing::Down));
+    let (alone, three): (BTreeSet<_>, BTreeSet<_>) = ([site("a")].into(), SITES.map(site).into());
+    let up = row("a", &[], None, Standing::Up);
+    assert_eq!(up.check(&alone, Quorum::Majority, true), Ok(()), "no other site votes");
+    assert_eq!(up.check(&three, Quorum::Majority, false), Ok(()), "a service without a check");
+    assert!(up.check(&three, Quorum::Majority, true).is_err(), "others vote, and they are left out");
+    assert_eq!(up.headline(), "a up: able by its own word");
+}
+
+#[test]
 fn a_majority_is_of_all_voting_sites_with_the_suspect() {
     let voting =
         |n: usize| ["a", "b", "c", "d", "e"].iter().take(n).map(|s| site(s)).collect::<BTreeSet<_>>();
@@ -72,7 +84,7 @@ fn a_majority_is_of_all_voting_sites_with_the_suspect() {
 fn forged_rows_do_not_pass_the_second_count() {
     let voting: BTreeSet<_> = SITES.map(site).into();
     let check = |votes: &[(&str, Vote)], own, verdict| {
-        row("a", votes, own, verdict).check(&voting, Quorum::Majority).map_err(|e| e.to_string())
+        row("a", votes, own, verdict).check(&voting, Quorum::Majority, true).map_err(|e| e.to_string())
     };
     use Standing::{Degraded, Down, Up};
     assert_eq!(check(&[("b", RED), ("c", RED)], None, Down), Ok(()));
