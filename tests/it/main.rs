@@ -37,5 +37,6 @@ mod restart;
 mod serve;
 mod sites;
 mod steer;
+mod strangers;
 mod timing;
 mod witness;
