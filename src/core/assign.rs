@@ -155,6 +155,25 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// Why a site of the service is not answered, in words; none for a site that is.
+    pub fn unused(&self, site: &SiteId) -> Option<String> {
+        if self.current().contains(site) {
+            return None;
+        }
+        let word = self.forced(site).map(|o| format!("{} by {} ({})", o.force, o.author, o.reason));
+        Some(match (self.class(site), word) {
+            (Class::Drained | Class::Forbidden, Some(word)) => word,
+            (Class::Down, _) => "down, as observed".into(),
+            (Class::Degraded, _) => "degraded: usable, but no reason to come back".into(),
+            _ if self.service.pinned.is_some() => "up, but the service was moved by hand".into(),
+            _ => match (self.automated(), self.held(site)) {
+                (true, Some(why)) => format!("up, but held back: {why}"),
+                (true, None) => "up; the policy prefers another".into(),
+                (false, _) => "up, but automation is off and nobody moved the service here".into(),
+            },
+        })
+    }
+
     fn current(&self) -> &'a [SiteId] {
         self.service.assignment.get(&self.family).map_or(&[], |a| &a.sites)
     }

@@ -2,6 +2,7 @@
 
 use super::{DnsTable, Found, Prepared};
 use crate::{
+    assign::Lane,
     id::ServiceId,
     model::{Family, Policy},
     name::Name,
@@ -108,6 +109,10 @@ fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer) 
             ));
         }
         None => out.why.push("no decision has assigned this family yet".to_string()),
+    }
+    let lane = Lane::new(state, id, s, family, state.time);
+    for site in s.spec.sites(family) {
+        out.why.extend(lane.unused(site).map(|why| format!("{site} is not answered: {why}")));
     }
     if !s.suspects.is_empty() {
         let sites: Vec<&str> = s.suspects.iter().map(|s| s.as_str()).collect();

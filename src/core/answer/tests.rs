@@ -202,6 +202,7 @@ fn explain_tells_zone_service_and_reason() {
             "zone example. with serial 1 is the closest to www.example.",
             "service web stands at this name with policy failover",
             "assigned to [a] (usable) by the decision at epoch 0.0",
+            "b is not answered: up; the policy prefers another",
             "1 addresses with TTL 60",
         ]
     );

@@ -379,3 +379,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_not_answered_says_why() {
+    let mut log = Log::new(service(failover()));
+    log.judge("a", Down);
+    log.now += 5_000;
+    log.judge("a", Up);
+    log.force("b", Force::Drain);
+    let (state, id) = (&log.state, web());
+    let lane = Lane::new(state, &id, &state.services[&id], Family::V4, state.time);
+    let why = |s: &str| lane.unused(&site(s)).unwrap_or_else(|| "answered".into());
+    assert_eq!(why("c"), "answered");
+    assert!(why("a").starts_with("up, but held back: hold-down, "), "{}", why("a"));
+    assert!(why("b").starts_with("drained by "), "{}", why("b"));
+}
