@@ -97,6 +97,18 @@ pub(crate) fn patient(server: SocketAddr, name: &str, rtype: u16) -> Asker {
     Asker::begin(line, name, rtype, Duration::from_millis(10)).unwrap()
 }
 
+/// Each of these was answered this address and nothing else, all the time.
+#[track_caller]
+pub(crate) fn unmoved(askers: &[Asker], addr: IpAddr) {
+    for asker in askers {
+        let changes = asker.changes();
+        assert!(!changes.is_empty());
+        for seen in changes {
+            assert_eq!(seen.answer.map(|a| a.addrs), Some([addr].into()));
+        }
+    }
+}
+
 /// One asker per node that is up, each for a record and for the service.
 #[derive(Default)]
 pub(crate) struct Askers(BTreeMap<usize, [Asker; 2]>);
@@ -155,7 +167,8 @@ impl Askers {
     pub(crate) fn nothing_moved(mut self, lab: &Lab, site: usize) {
         for i in self.0.keys().copied().collect::<Vec<_>>() {
             let (name, seen) = (&lab.nodes[i].site, self.end(lab, i));
-            assert_eq!(seen, [lab.nodes[site].ip], "{name} answered otherwise for a while");
+            let why = || lab.get(i, "/v1/decisions?limit=5").unwrap_or_default();
+            assert_eq!(seen, [lab.nodes[site].ip], "{name} answered otherwise for a while: {}", why());
         }
     }
 }
