@@ -70,6 +70,17 @@ enum Sub {
         #[command(flatten)]
         common: Common,
     },
+    /// All scenarios, soaks of three seeds with 3 and 5 sites, and the benchmarks near and far: some hours
+    Whole {
+        /// Of each soak
+        #[arg(long, default_value_t = 30.0)]
+        minutes: f64,
+        /// Of each kind of failover
+        #[arg(long, default_value_t = 50)]
+        runs: u16,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Measures failovers
     Bench {
         #[command(subcommand)]
@@ -159,12 +170,23 @@ impl Sub {
                 let record = Record::read(&file).map_err(|e| e.to_string())?;
                 common.all(&[record.plan])
             }
+            Sub::Whole { minutes, runs, common } => {
+                let mut plans = scenario::all();
+                let soaks = [3, 5]
+                    .into_iter()
+                    .flat_map(|sites| (1..=3).map(move |seed| (10 * sites as u64 + seed, sites)));
+                plans.extend(soaks.map(|(seed, sites)| scenario::soak(seed, sites, minutes)));
+                let mut good = common.all(&plans)?;
+                for rtt_ms in [0, 100] {
+                    let bench = Bench { runs: runs.into(), kinds: Kind::ALL.to_vec(), sites: 3, rtt_ms };
+                    good &= measure(&bench, &common, false)?;
+                }
+                Ok(good)
+            }
             Sub::Bench { what: Measure::Failover { runs, kinds, sites, rtt, json, common } } => {
                 let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
                 let bench = Bench { runs: runs.into(), kinds, sites: sites.into(), rtt_ms: rtt };
-                let lines = bench.run(&common.exe()?, &mut say).map_err(|e| e.to_string())?;
-                show(&bench, &lines, json).map_err(|e| e.to_string())?;
-                Ok(lines.iter().all(|l| l.failed == 0))
+                measure(&bench, &common, json)
             }
             Sub::Report { file } => {
                 let mut record = Record::read(&file).map_err(|e| e.to_string())?;
@@ -185,6 +207,12 @@ fn list() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn measure(bench: &Bench, common: &Common, json: bool) -> Result<bool, String> {
+    let lines = bench.run(&common.exe()?, &mut say).map_err(|e| e.to_string())?;
+    show(bench, &lines, json).map_err(|e| e.to_string())?;
+    Ok(lines.iter().all(|l| l.failed == 0))
 }
 
 fn show(bench: &Bench, lines: &[Line], json: bool) -> io::Result<()> {

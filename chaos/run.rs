@@ -233,11 +233,15 @@ impl<'a> Drive<'a> {
         let from_us = self.us();
         stage.heal()?;
         let end = Instant::now() + Duration::from_millis(self.plan.heal_within_ms);
-        let mut missing = self.missing(stage);
+        let fresh = |missing: Option<String>| match self.watch.fresh(from_us) {
+            true => missing,
+            false => Some("a node's API has not answered since".into()),
+        };
+        let mut missing = fresh(self.missing(stage));
         while missing.is_some() && Instant::now() < end {
             stage.tick()?;
             std::thread::sleep(TICK);
-            missing = self.missing(stage);
+            missing = fresh(self.missing(stage));
         }
         let to_us = self.us();
         let pause = Happened {

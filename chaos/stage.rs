@@ -201,7 +201,7 @@ impl<'a> Stage<'a> {
             self.happened[gone.happened].to_us = now;
             if matches!(gone.fault, Fault::FullDisk { .. }) {
                 let text = format!("restarted with room on its disk: {}", self.lab.nodes[gone.nodes[0]].site);
-                let (excuses, silent_from_us, from_us, to_us) = (true, Some(now), now, now);
+                let (excuses, silent_from_us, from_us, to_us) = (true, Some(now), now, now + RESTART_US);
                 let nodes = gone.nodes.clone();
                 let again =
                     Happened { text, nodes, excuses, silent_from_us, from_us, to_us, ..Happened::default() };
@@ -289,6 +289,9 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 }
+
+/// Killing a process and starting it again takes less than this, on a machine that is busy.
+const RESTART_US: u64 = 1_000_000;
 
 /// Pauses shorter than this are tolerated by the default preset (2 s), with room for a signal that is late.
 const TOLERATED_MS: u64 = 1_800;

@@ -29,6 +29,8 @@ const REMEMBERED: usize = 200_000;
 pub struct Seen {
     /// By node, changes of what is shown.
     pub shown: Vec<Vec<Shown>>,
+    /// By node, when the newest look that was answered began, in microseconds since the run began.
+    pub looked: Vec<u64>,
     /// By node, index and hash at each look.
     pub marks: Vec<Vec<Mark>>,
     /// Verdicts of all nodes, changes only.
@@ -48,7 +50,8 @@ impl Watch {
     /// Begins; times count from `start`.
     pub fn start(lab: &Lab, start: Instant) -> Watch {
         let nodes = lab.nodes.len();
-        let seen = Seen { shown: vec![Vec::new(); nodes], marks: vec![Vec::new(); nodes], ..Seen::default() };
+        let (shown, marks) = (vec![Vec::new(); nodes], vec![Vec::new(); nodes]);
+        let seen = Seen { shown, marks, looked: vec![0; nodes], ..Seen::default() };
         let (seen, stop) = (Arc::new(Mutex::new(seen)), Arc::new(AtomicBool::new(false)));
         let look = |node: usize| {
             let one = Look {
@@ -79,6 +82,11 @@ impl Watch {
     /// What each node showed last.
     pub fn last(&self) -> Vec<Shown> {
         self.seen().shown.iter().map(|s| s.last().cloned().unwrap_or_default()).collect()
+    }
+
+    /// Whether every node was looked at, and answered, since `us`.
+    pub fn fresh(&self, us: u64) -> bool {
+        self.seen().looked.iter().all(|looked| *looked >= us)
     }
 
     /// Ends, and gives all that was seen.
@@ -121,6 +129,7 @@ impl Look {
     }
 
     fn once(&self) {
+        let began = self.start.elapsed().as_micros() as u64;
         let cluster = self.get("/v1/cluster");
         let now = || self.start.elapsed().as_micros() as u64;
         let (mark, shown) = match &cluster {
@@ -132,6 +141,9 @@ impl Look {
         };
         let (mut held, node) = (self.seen(), self.node);
         let seen = &mut *held;
+        if cluster.is_some() {
+            seen.looked[node] = began;
+        }
         if seen.marks[node].len() < REMEMBERED {
             seen.marks[node].extend(mark);
         }
