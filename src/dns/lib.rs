@@ -7,6 +7,7 @@
 
 mod cookie;
 mod counters;
+mod encrypted;
 mod message;
 mod prefetch;
 mod rate;
@@ -20,6 +21,7 @@ pub mod zonefile;
 
 pub use cookie::{CookieSecret, CookieSecrets};
 pub use counters::{Counters, Totals};
+pub use encrypted::EncryptedConfig;
 pub use rate::{RateConfig, RateLimit};
 pub use responder::{
     BATCH, Condition, Datagrams, DnsFlags, Responder, Secrets, Transport, UDP_PAYLOAD, View,

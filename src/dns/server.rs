@@ -2,8 +2,9 @@
 
 use crate::{
     counters::{Counters, Totals},
+    encrypted::{Encrypted, EncryptedConfig, Failure},
     rate::{RateConfig, RateLimit},
-    responder::{DnsFlags, Setup},
+    responder::{DnsFlags, Setup, Transport},
     tcp, udp, udp_sys,
 };
 use arc_swap::ArcSwap;
@@ -42,6 +43,8 @@ pub struct DnsConfig {
     pub version: String,
     /// Response rate limiting of UDP; default none, as Knot and BIND.
     pub rate: Option<RateConfig>,
+    /// Encrypted transports; default none.
+    pub encrypted: Option<EncryptedConfig>,
     /// TCP connections at once; default 1000.
     pub tcp_connections: usize,
     /// TCP connections at once from one address; default 100.
@@ -58,6 +61,7 @@ impl Default for DnsConfig {
             nsid: Vec::new(),
             version: String::new(),
             rate: None,
+            encrypted: None,
             tcp_connections: 1000,
             tcp_connections_per_address: 100,
             tcp_idle: Duration::from_secs(10),
@@ -73,7 +77,7 @@ pub enum BindError {
     Address {
         /// The address as configured.
         addr: SocketAddr,
-        /// `UDP` or `TCP`.
+        /// `UDP`, `TCP`, `TLS`, `HTTPS` or `QUIC`.
         transport: &'static str,
         /// What the system says.
         source: io::Error,
@@ -81,6 +85,12 @@ pub enum BindError {
     /// A thread cannot be started.
     #[error("cannot start a DNS worker thread")]
     Thread(#[source] io::Error),
+}
+
+impl From<Failure> for BindError {
+    fn from(Failure { addr, transport, source }: Failure) -> BindError {
+        BindError::Address { addr, transport, source }
+    }
 }
 
 fn remedy(e: &io::Error, addr: &SocketAddr) -> String {
@@ -106,6 +116,7 @@ pub struct DnsServer {
     shared: Arc<tcp::Shared>,
     threads: Vec<JoinHandle<()>>,
     sockets: Vec<Arc<Socket>>,
+    encrypted: Option<Encrypted>,
 }
 
 impl DnsServer {
@@ -135,7 +146,12 @@ impl DnsServer {
             shared: Arc::new(shared),
             threads: Vec::new(),
             sockets: Vec::new(),
+            encrypted: None,
         };
+        if let Some(encrypted) = &config.encrypted {
+            let started = Encrypted::start(encrypted, config.tcp_idle, server.shared.clone(), bind_tcp);
+            server.encrypted = Some(started.map_err(BindError::from)?);
+        }
         let workers = config.workers.max(1);
         let bound = config.addrs.iter().map(|a| bind(*a, workers)).collect::<Result<Vec<_>, _>>()?;
         for (addr, listener, sockets) in bound {
@@ -167,6 +183,11 @@ impl DnsServer {
         &self.addrs
     }
 
+    /// The addresses of encrypted transports with their real ports, in the order of the configuration.
+    pub fn encrypted_addrs(&self) -> impl Iterator<Item = (Transport, SocketAddr)> + '_ {
+        self.encrypted.iter().flat_map(|e| e.addrs.iter().copied())
+    }
+
     /// The sum of all workers' counters.
     pub fn counters(&self) -> Totals {
         Totals::sum(self.counters.iter().map(|c| &**c))
@@ -175,6 +196,9 @@ impl DnsServer {
     /// Stops answering; returns when every socket is closed.
     pub async fn shutdown(mut self) {
         self.halt();
+        if let Some(encrypted) = self.encrypted.take() {
+            encrypted.shutdown().await;
+        }
         let threads = std::mem::take(&mut self.threads);
         let join = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join())));
         if join.await.is_err() {
@@ -189,6 +213,9 @@ impl DnsServer {
             drop(socket.shutdown(Shutdown::Both));
         }
         self.shared.stop.cancel();
+        if let Some(encrypted) = &self.encrypted {
+            encrypted.halt();
+        }
     }
 }
 

@@ -82,7 +82,10 @@ impl Shared {
     }
 
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
-    fn answer(&self, peer: IpAddr, query: &[u8], out: &mut Vec<u8>) -> bool {
+    pub(crate) fn answer(&self, transport: Transport, peer: IpAddr, query: &[u8], out: &mut Vec<u8>) -> bool {
+        if query.len() > MAX_QUERY {
+            return false;
+        }
         let mut guard = locked(&self.answerer);
         let Answerer { responder, buf } = &mut *guard;
         let now = self.published.load();
@@ -93,7 +96,7 @@ impl Shared {
             table: &now.dns,
             condition: self.flags.condition(),
             secrets: (**secrets).as_ref(),
-            transport: Transport::Tcp,
+            transport,
         };
         let Some(len) = responder.answer_to(&view, Some(peer), buf, query.len()) else { return false };
         out.extend_from_slice(&(len as u16).to_be_bytes());
@@ -155,7 +158,7 @@ async fn connection(mut stream: TcpStream, peer: IpAddr, shared: &Shared) -> io:
         let mut at = 0;
         while let Some(query) = frame(&input[at..]) {
             at += 2 + query.len();
-            if !shared.answer(peer, query, &mut out) {
+            if !shared.answer(Transport::Tcp, peer, query, &mut out) {
                 return Ok(());
             }
             if out.len() >= MAX_PENDING {

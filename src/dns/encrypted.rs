@@ -1,0 +1,191 @@
+//! DNS over TLS (RFC 7858), HTTPS (RFC 8484, HTTP/2) and QUIC (RFC 9250), by the listeners of hickory-server.
+//!
+//! They accept, decrypt and frame; a handler of ours gives them the answer. It gets the query's bytes and has them answered
+//! by the one function that answers all transports. hickory-server cannot send bytes that are encoded already, so the
+//! answer is read into its types and written again there: the same records, with names compressed.
+
+use crate::{responder::Transport, tcp::Shared};
+use hickory_server::{
+    Server,
+    net::{runtime::Time, xfer::Protocol},
+    proto::{
+        op::{Header, HeaderCounts, Message, MessageType, Metadata, ResponseCode},
+        rr::{
+            Record,
+            rdata::opt::{EdnsCode, EdnsOption},
+        },
+        serialize::binary::BinEncoder,
+    },
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
+    zone_handler::{MessageResponse, MessageResponseBuilder},
+};
+use rustls::server::ResolvesServerCert;
+use socket2::{Domain, Socket, Type};
+use std::{
+    io,
+    iter::{Empty, empty},
+    net::SocketAddr,
+    slice,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::{TcpListener, UdpSocket};
+
+/// Answers are padded to a multiple of so many bytes (RFC 8467 §4.1).
+const PAD_TO: usize = 468;
+
+/// How a server listens for encrypted queries. Port 0 takes a free one.
+#[derive(Debug, Clone)]
+pub struct EncryptedConfig {
+    /// Addresses of DNS over TLS; usually port 853.
+    pub tls: Vec<SocketAddr>,
+    /// Addresses of DNS over HTTPS; usually port 443.
+    pub https: Vec<SocketAddr>,
+    /// Addresses of DNS over QUIC; usually port 853.
+    pub quic: Vec<SocketAddr>,
+    /// Path of DNS over HTTPS; usually `/dns-query`.
+    pub path: String,
+    /// Gives the certificate of each handshake, so that it may change while the server runs.
+    pub certificate: Arc<dyn ResolvesServerCert>,
+}
+
+/// The listeners, while they run.
+pub(crate) struct Encrypted {
+    server: Server<Front>,
+    /// Where they listen: TLS, HTTPS, QUIC.
+    pub(crate) addrs: Vec<(Transport, SocketAddr)>,
+}
+
+/// What could not be bound.
+pub(crate) struct Failure {
+    pub(crate) addr: SocketAddr,
+    pub(crate) transport: &'static str,
+    pub(crate) source: io::Error,
+}
+
+impl Encrypted {
+    /// Binds all and begins to answer on the caller's runtime.
+    pub(crate) fn start(
+        config: &EncryptedConfig,
+        idle: Duration,
+        shared: Arc<Shared>,
+        tcp: impl Fn(SocketAddr) -> io::Result<(SocketAddr, TcpListener)>,
+    ) -> Result<Encrypted, Failure> {
+        let mut server = Server::new(Front { shared });
+        let mut addrs = Vec::new();
+        let failure = |addr, transport| move |source| Failure { addr, transport, source };
+        for &addr in &config.tls {
+            let wrong = failure(addr, "TLS");
+            let (real, listener) = tcp(addr).map_err(&wrong)?;
+            server.register_tls_listener(listener, idle, config.certificate.clone()).map_err(&wrong)?;
+            addrs.push((Transport::Tls, real));
+        }
+        for &addr in &config.https {
+            let wrong = failure(addr, "HTTPS");
+            let (real, listener) = tcp(addr).map_err(&wrong)?;
+            let (certificate, path) = (config.certificate.clone(), config.path.clone());
+            server.register_https_listener(listener, idle, certificate, None, path).map_err(&wrong)?;
+            addrs.push((Transport::Https, real));
+        }
+        for &addr in &config.quic {
+            let wrong = failure(addr, "QUIC");
+            let (real, socket) = bind_udp(addr).map_err(&wrong)?;
+            server.register_quic_listener(socket, idle, config.certificate.clone()).map_err(&wrong)?;
+            addrs.push((Transport::Quic, real));
+        }
+        Ok(Encrypted { server, addrs })
+    }
+
+    /// Stops all listeners; open connections end.
+    pub(crate) async fn shutdown(mut self) {
+        if let Err(e) = self.server.shutdown_gracefully().await {
+            tracing::warn!("a listener of encrypted DNS had ended before: {e}");
+        }
+    }
+
+    /// Tells all listeners to stop.
+    pub(crate) fn halt(&self) {
+        self.server.shutdown_token().cancel();
+    }
+}
+
+fn bind_udp(addr: SocketAddr) -> io::Result<(SocketAddr, UdpSocket)> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    Ok((socket.local_addr()?, socket))
+}
+
+type Records<'a> = slice::Iter<'a, Record>;
+
+/// Hands the queries of hickory-server's listeners to the function that answers all transports.
+struct Front {
+    shared: Arc<Shared>,
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Front {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut out: R,
+    ) -> ResponseInfo {
+        let transport = match request.protocol() {
+            Protocol::Tls => Transport::Tls,
+            Protocol::Quic => Transport::Quic,
+            _ => Transport::Https,
+        };
+        let Some(mut answer) = self.answer(transport, request) else { return failed(request) };
+        pad(request, &mut answer);
+        let message = response(request, &answer);
+        match out.send_response(message).await {
+            Ok(info) => info,
+            Err(_) => failed(request), // the client has gone
+        }
+    }
+}
+
+impl Front {
+    fn answer(&self, transport: Transport, request: &Request) -> Option<Message> {
+        let mut bytes = Vec::new();
+        if !self.shared.answer(transport, request.src().ip(), request.as_slice(), &mut bytes) {
+            return None;
+        }
+        Message::from_vec(bytes.get(2..)?).ok()
+    }
+}
+
+fn response<'a>(
+    request: &'a Request,
+    answer: &'a Message,
+) -> MessageResponse<'a, 'a, Records<'a>, Records<'a>, Empty<&'a Record>, Records<'a>> {
+    let builder = MessageResponseBuilder::new(&request.queries, answer.edns.as_ref());
+    builder.build(answer.metadata, &answer.answers, &answer.authorities, empty(), &answer.additionals)
+}
+
+/// Padding is counted again, for the message is written anew, and not with the same length.
+fn pad(request: &Request, answer: &mut Message) {
+    let Some(edns) = answer.edns.as_mut().filter(|e| e.option(EdnsCode::Padding).is_some()) else { return };
+    let padding = |bytes| EdnsOption::Unknown(EdnsCode::Padding.into(), vec![0; bytes]);
+    edns.options_mut().remove(EdnsCode::Padding);
+    edns.options_mut().insert(padding(0));
+    let mut bytes = Vec::with_capacity(PAD_TO);
+    if response(request, answer).destructive_emit(&mut BinEncoder::new(&mut bytes)).is_err() {
+        return;
+    }
+    if let Some(edns) = answer.edns.as_mut() {
+        edns.options_mut().remove(EdnsCode::Padding);
+        edns.options_mut().insert(padding(bytes.len().next_multiple_of(PAD_TO) - bytes.len()));
+    }
+}
+
+/// What is said to hickory-server, and only there, when nothing was sent.
+fn failed(request: &Request) -> ResponseInfo {
+    let mut metadata = Metadata::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
+    metadata.response_code = ResponseCode::ServFail;
+    ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
+}

@@ -1,0 +1,186 @@
+//! DNS over TLS, HTTPS and QUIC by real clients: kdig, curl, and quinn for QUIC.
+
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
+mod common;
+
+use arc_swap::ArcSwap;
+use common::{Answer, published, query, read, state, with_edns};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use std::{env, io::Write, net::SocketAddr, process::Command, sync::Arc};
+use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer, EncryptedConfig, Transport};
+
+const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n";
+const PATH: &str = "/dns-query";
+
+/// The certificate of a server that is called localhost.
+#[derive(Debug)]
+struct Certificate(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+struct Running {
+    server: DnsServer,
+    /// The certificate, for clients that check it.
+    pem: tempfile::NamedTempFile,
+    certificate: CertificateDer<'static>,
+}
+
+fn start() -> Running {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let certificate = made.cert.der().clone();
+    let certified = Arc::new(CertifiedKey::new(vec![certificate.clone()], key));
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let encrypted = EncryptedConfig {
+        tls: vec![any],
+        https: vec![any],
+        quic: vec![any],
+        path: PATH.into(),
+        certificate: Arc::new(Certificate(certified)),
+    };
+    let config = DnsConfig { encrypted: Some(encrypted), nsid: b"n1".to_vec(), ..DnsConfig::default() };
+    let big: String = (0..100).map(|i| format!("big A 10.0.0.{i}\n")).collect();
+    let zone = format!("{ZONE}{big}moved DNAME else.test.\n@ TYPE65280 \\# 3 010203\n");
+    let now = Arc::new(ArcSwap::from_pointee(published(state(&[("example.", &zone)]), 1)));
+    let server = DnsServer::start(config, now, Arc::new(DnsFlags::default())).unwrap();
+    let mut pem = tempfile::NamedTempFile::new().unwrap();
+    pem.write_all(made.cert.pem().as_bytes()).unwrap();
+    Running { server, pem, certificate }
+}
+
+impl Running {
+    fn addr(&self, transport: Transport) -> SocketAddr {
+        self.server.encrypted_addrs().find(|a| a.0 == transport).unwrap().1
+    }
+}
+
+/// The output of a program; none when it is not there.
+async fn run(program: &str, args: Vec<String>) -> Option<Vec<u8>> {
+    let (program, shown) = (program.to_string(), program.to_string());
+    let out = tokio::task::spawn_blocking(move || Command::new(program).args(args).output()).await.unwrap();
+    match out {
+        Ok(out) => Some(out.stdout),
+        Err(e) => {
+            eprintln!("NOT RUN: {shown}: {e}");
+            assert!(env::var_os("CI").is_none(), "{shown} must be installed in CI");
+            None
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kdig_asks_over_tls_and_https() {
+    let r = start();
+    let ca = r.pem.path().display();
+    for (transport, flag) in
+        [(Transport::Tls, "+tls".to_string()), (Transport::Https, format!("+https={PATH}"))]
+    {
+        let port = r.addr(transport).port();
+        let ask = format!("@127.0.0.1 -p {port} {flag} +tls-ca={ca} +tls-hostname=localhost");
+        for (question, says) in [
+            (
+                "www.example +nsid +cookie",
+                vec!["192.0.2.80", "NSID: 6E31", "COOKIE: ", "status: NOERROR", " aa "],
+            ),
+            ("absent.example", vec!["status: NXDOMAIN", "SOA"]),
+            ("big.example", vec!["ANSWER: 100", "10.0.0.99"]),
+            ("moved.example DNAME", vec!["else.test."]),
+            ("example TYPE65280", vec!["\\# 3 010203"]),
+            ("elsewhere.test +padding=100", vec!["status: REFUSED"]),
+        ] {
+            let args = format!("{ask} {question}").split(' ').map(String::from).collect();
+            let Some(out) = run("kdig", args).await else { return };
+            let text = String::from_utf8_lossy(&out);
+            says.iter()
+                .for_each(|s| assert!(text.contains(s), "{flag} {question}: {s:?} is missing in {text}"));
+        }
+    }
+    let totals = r.server.counters();
+    assert_eq!((totals.tls, totals.https, totals.udp, totals.tcp), (6, 6, 0, 0));
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_posts_a_query() {
+    let r = start();
+    let mut body = tempfile::NamedTempFile::new().unwrap();
+    body.write_all(&query("www.example", 1)).unwrap();
+    let https = r.addr(Transport::Https);
+    let args = [
+        "-sS",
+        "--http2",
+        "--cacert",
+        r.pem.path().to_str().unwrap(),
+        "--resolve",
+        &format!("localhost:{}:127.0.0.1", https.port()),
+        "-H",
+        "content-type: application/dns-message",
+        "-H",
+        "accept: application/dns-message",
+        "--data-binary",
+        &format!("@{}", body.path().display()),
+        &format!("https://localhost:{}{PATH}", https.port()),
+    ];
+    if let Some(out) = run("curl", args.map(String::from).to_vec()).await {
+        let a = read(&out);
+        assert_eq!((a.rcode, a.aa, a.answer[0].3.as_str()), (0, true, "192.0.2.80"));
+    }
+    r.server.shutdown().await;
+}
+
+async fn over_quic(connection: &quinn::Connection, q: &[u8]) -> Answer {
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[&(q.len() as u16).to_be_bytes(), q].concat()).await.unwrap();
+    send.finish().unwrap();
+    let m = receive.read_to_end(70_000).await.unwrap();
+    assert_eq!(usize::from(u16::from_be_bytes([m[0], m[1]])), m.len() - 2, "RFC 9250 §4.2");
+    assert_eq!(m[2..4], [0, 0], "the ID is 0, RFC 9250 §4.2.1");
+    if q.len() > 60 {
+        assert_eq!((m.len() - 2) % 468, 0, "padded");
+    }
+    read(&m[2..])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quinn_asks_over_quic() {
+    let r = start();
+    let mut roots = RootCertStore::empty();
+    roots.add(r.certificate.clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"doq".to_vec()];
+    let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(quic));
+    let to = r.addr(Transport::Quic);
+    let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
+    let ask = |name: &str| {
+        let mut q = query(name, 1);
+        q[..2].fill(0);
+        q
+    };
+    let a = over_quic(&connection, &ask("www.example")).await;
+    assert_eq!((a.rcode, a.answer[0].3.as_str()), (0, "192.0.2.80"));
+    assert_eq!(over_quic(&connection, &ask("absent.example")).await.rcode, 3);
+    assert_eq!(over_quic(&connection, &ask("big.example")).await.answer.len(), 100);
+    let padded = with_edns(ask("www.example"), 1232, 0, &[&[0, 12, 0, 30][..], &[0; 30]].concat());
+    assert_eq!(over_quic(&connection, &padded).await.answer.len(), 1);
+    assert_eq!(r.server.counters().quic, 4);
+    r.server.shutdown().await;
+}
