@@ -228,27 +228,22 @@ impl Serve {
             check: None, // passive ejection: flags name no health check
             connect_timeout_ms: 1_000,
             response_timeout_ms: 60_000,
-            max_connections: 0,
-            retries: 2,
             eject_ms: 2_000,
+            ..Pool::default()
         };
         let tls = match (kind, &self.cert, &self.key) {
             ("tls", Some(cert), Some(key)) => Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? }),
             _ => None,
         };
-        let route =
-            Route { hosts: vec![], path_prefix: String::new(), header: None, cookie: None, pool: pool_id };
         let listener = Listener {
             binds: vec![Bind { site: None, addr: f.listen }],
             protocol: if kind == "tcp" { Protocol::Tcp } else { Protocol::Http },
             tls,
+            routes: vec![Route::to(pool_id.clone())],
             max_connections: 0,
-            header_timeout_ms: 10_000,
-            idle_timeout_ms: 60_000,
-            max_body: 0,
-            routes: vec![route.clone()],
+            ..Listener::default()
         };
-        wanted.pools.insert(route.pool, pool);
+        wanted.pools.insert(pool_id, pool);
         wanted.listeners.insert(listener_id, listener);
         Ok(())
     }

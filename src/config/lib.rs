@@ -23,6 +23,7 @@ mod plan;
 mod pool;
 mod problem;
 mod reader;
+mod route;
 mod service;
 mod site;
 mod source;
@@ -47,8 +48,11 @@ pub fn fields() -> Vec<(&'static str, &'static [&'static str])> {
         ("listener.NAME", listener::FIELDS),
         ("listener.NAME.bind", listener::BIND_FIELDS),
         ("listener.NAME.tls", listener::TLS_FIELDS),
-        ("listener.NAME.route", listener::ROUTE_FIELDS),
-        ("header and cookie", listener::PAIR_FIELDS),
+        ("listener.NAME.route", route::FIELDS),
+        ("query, header and cookie", route::PAIR_FIELDS),
+        ("redirect", route::REDIRECT_FIELDS),
+        ("respond", route::RESPOND_FIELDS),
+        ("rewrite", route::REWRITE_FIELDS),
         ("node", node::FIELDS),
         ("peer", node::PEER_FIELDS),
         ("admin", node::ADMIN_FIELDS),

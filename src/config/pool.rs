@@ -4,9 +4,10 @@ use crate::{
     check,
     duration::{millis, show},
     reader::{NOTED, Parsed, Value},
+    route::valid_token,
     service::socket,
 };
-use zonekeeper_core::model::{Backend, Balance, Pool};
+use zonekeeper_core::model::{Backend, Balance, HashKey, Pool};
 
 pub(crate) const FIELDS: &[&str] = &[
     "backends",
@@ -17,28 +18,62 @@ pub(crate) const FIELDS: &[&str] = &[
     "max_connections",
     "retries",
     "eject",
+    "hash",
+    "slow_start",
+    "eject_errors",
+    "max_ejected",
 ];
 pub(crate) const BACKEND_FIELDS: &[&str] = &["site", "addr", "weight"];
 
-const BALANCES: [(&str, Balance); 3] = [
+const BALANCES: [(&str, Balance); 5] = [
     ("round-robin", Balance::RoundRobin),
     ("least-connections", Balance::LeastConnections),
     ("response-time", Balance::ResponseTime),
+    ("two-choices", Balance::TwoChoices),
+    ("hash", Balance::Hash),
 ];
 
 pub(crate) fn read(value: &Value<'_>) -> Parsed<Pool> {
     let table = value.table(FIELDS)?;
+    let implied = if table.has("hash") { Balance::Hash } else { Balance::default() };
     let give = "at least one, as backends = [\"10.0.0.1:8080\"]";
     Ok(Pool {
         backends: table.need("backends", give, |v| v.each(backend)).unwrap_or_default(),
-        balance: table.or("balance", Balance::default(), |v| v.word(&BALANCES)),
+        balance: table.or("balance", implied, |v| v.word(&BALANCES)),
         check: check::backend(&table),
         connect_timeout_ms: table.or("connect_timeout", 1000, |v| millis(v, 10..=60_000)),
         response_timeout_ms: table.or("response_timeout", 30_000, |v| millis(v, 100..=3_600_000)),
         max_connections: table.or("max_connections", 0, |v| v.integer(0..=1_000_000, "")),
         retries: table.or("retries", 2, |v| v.integer(0..=10, "")),
         eject_ms: table.or("eject", 10_000, |v| millis(v, 0..=3_600_000)),
+        hash: table.or("hash", HashKey::default(), hash),
+        slow_start_ms: table.or("slow_start", 0, |v| millis(v, 0..=3_600_000)),
+        eject_errors: table.or("eject_errors", 50, |v| v.integer(0..=100, "percentage points")),
+        max_ejected: table.or("max_ejected", 50, |v| v.integer(0..=100, "percent")),
     })
+}
+
+/// `"source"`, `"path"`, `"header:NAME"` or `"cookie:NAME"`.
+fn hash(value: &Value<'_>) -> Parsed<HashKey> {
+    let text = value.text(160)?;
+    match text.split_once(':') {
+        None if text == "source" => Ok(HashKey::Source),
+        None if text == "path" => Ok(HashKey::Path),
+        Some(("header", name)) => Ok(HashKey::Header(valid_token(name)?.to_ascii_lowercase())),
+        Some(("cookie", name)) => Ok(HashKey::Cookie(valid_token(name)?.to_string())),
+        _ => Err(format!(
+            "\"{text}\" is not known; use \"source\", \"path\", \"header:NAME\" or \"cookie:NAME\""
+        )),
+    }
+}
+
+fn write_hash(key: &HashKey) -> String {
+    match key {
+        HashKey::Source => "source".into(),
+        HashKey::Path => "path".into(),
+        HashKey::Header(name) => format!("header:{name}"),
+        HashKey::Cookie(name) => format!("cookie:{name}"),
+    }
 }
 
 fn backend(value: &Value<'_>) -> Parsed<Backend> {
@@ -64,6 +99,12 @@ pub(crate) fn write(pool: &Pool) -> toml::Table {
     put("max_connections", i64::from(pool.max_connections).into());
     put("retries", i64::from(pool.retries).into());
     put("eject", show(u64::from(pool.eject_ms)).into());
+    if pool.balance == Balance::Hash || pool.hash != HashKey::default() {
+        put("hash", write_hash(&pool.hash).into());
+    }
+    put("slow_start", show(u64::from(pool.slow_start_ms)).into());
+    put("eject_errors", i64::from(pool.eject_errors).into());
+    put("max_ejected", i64::from(pool.max_ejected).into());
     table
 }
 

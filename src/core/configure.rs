@@ -3,7 +3,7 @@
 use crate::{
     apply::{Refusal, Step},
     id::ServiceId,
-    model::{Change, Family, Service},
+    model::{Change, Family, Route, Service},
     name::Name,
     state::{ServiceState, State},
     zone::{RrSet, Zone},
@@ -207,9 +207,9 @@ impl State {
             }
         }
         for (id, listener) in &self.listeners {
-            let unknown = listener.routes.iter().find(|r| !self.pools.contains_key(&r.pool));
-            if let Some(route) = unknown {
-                return Err(format!("listener {id}: pool {} is not declared", route.pool));
+            let mut pools = listener.routes.iter().flat_map(Route::pools);
+            if let Some(unknown) = pools.find(|p| !self.pools.contains_key(*p)) {
+                return Err(format!("listener {id}: pool {unknown} is not declared"));
             }
         }
         Ok(())

@@ -5,8 +5,14 @@ use crate::{
     name::Name,
 };
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
+
+mod proxy;
+pub use proxy::{
+    Backend, Balance, Bind, HashKey, Listener, Network, PathMatch, Pool, Protocol, Redirect, Respond,
+    Rewrite, Route, RouteLimits, Target, TlsFiles,
+};
 
 /// IPv4 or IPv6: the endpoints of a site are judged apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -172,115 +178,6 @@ impl Service {
             Policy::All => self.endpoints.keys().filter(has).collect(),
         }
     }
-}
-
-/// How a pool chooses a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Balance {
-    /// Smooth weighted round-robin.
-    RoundRobin,
-    /// Fewest requests (or connections) in flight per weight.
-    #[default]
-    LeastConnections,
-    /// Shortest time to first byte, weighted by load.
-    ResponseTime,
-}
-
-/// One backend of a pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backend {
-    /// The site whose proxy uses it; none: every site's.
-    pub site: Option<SiteId>,
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// 1 to 255; 0 takes no new traffic.
-    pub weight: u8,
-}
-
-/// A pool of backends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pool {
-    /// The backends of all sites.
-    pub backends: Vec<Backend>,
-    /// How one is chosen.
-    pub balance: Balance,
-    /// How the local node checks them; none: only passive ejection.
-    pub check: Option<Check>,
-    /// Longest wait for a connection.
-    pub connect_timeout_ms: u32,
-    /// Longest wait for the first byte of a response (L7). At L4 the listener's idle timeout rules.
-    pub response_timeout_ms: u32,
-    /// Connections or requests in flight per backend; 0 for no limit.
-    pub max_connections: u32,
-    /// How often a request that no backend has seen is tried on another backend.
-    pub retries: u8,
-    /// How long a backend is left out after a hard failure, unless a check says otherwise.
-    pub eject_ms: u32,
-}
-
-/// What a listener speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// L4: bytes both ways.
-    Tcp,
-    /// L7: HTTP/1.1.
-    Http,
-}
-
-/// Certificate and key on the node's disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TlsFiles {
-    /// PEM chain.
-    pub cert: String,
-    /// PEM key.
-    pub key: String,
-}
-
-/// One address of a listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bind {
-    /// The site whose proxies bind it; none: every site's.
-    pub site: Option<SiteId>,
-    /// Address and port.
-    pub addr: SocketAddr,
-}
-
-/// A proxy listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listener {
-    /// Where it listens.
-    pub binds: Vec<Bind>,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// TLS termination.
-    pub tls: Option<TlsFiles>,
-    /// First match wins; L4 listeners have one route without conditions.
-    pub routes: Vec<Route>,
-    /// Client connections at once; 0 for no limit.
-    pub max_connections: u32,
-    /// Longest wait for a whole request head.
-    pub header_timeout_ms: u32,
-    /// Longest quiet time of a kept connection, or of a tunnel.
-    pub idle_timeout_ms: u32,
-    /// Largest request body, in bytes; 0 for no limit.
-    pub max_body: u64,
-}
-
-/// A route of a listener: all conditions must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// Any of these; `*.example.com` matches one or more labels; empty matches every host.
-    pub hosts: Vec<String>,
-    /// Prefix at a segment boundary; empty matches every path.
-    pub path_prefix: String,
-    /// Header name (lower case) and value; an empty value asks for presence.
-    pub header: Option<(String, String)>,
-    /// Cookie name and value; an empty value asks for presence.
-    pub cookie: Option<(String, String)>,
-    /// Where matching requests go.
-    pub pool: PoolId,
 }
 
 /// Who edits a zone.

@@ -6,7 +6,7 @@
 use crate::{
     entry::{Force, Scope},
     id::{ListenerId, PoolId, SiteId},
-    model::{Balance, Check, Listener, Pool, Protocol, Route, TlsFiles},
+    model::{Balance, Check, HashKey, Listener, PathMatch, Pool, Protocol, Route, Target, TlsFiles},
     state::State,
 };
 use alloc::{
@@ -17,6 +17,12 @@ use alloc::{
     vec::Vec,
 };
 use core::net::SocketAddr;
+use regex::Regex;
+
+mod condition;
+mod request;
+pub use condition::{Mismatch, pattern};
+pub use request::{RequestHead, Sample};
 
 /// Everything that a node's proxy routes by, immutable.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,13 +56,21 @@ pub struct ListenerTable {
     pub max_body: u64,
 }
 
-/// One route and the pool that it leads to.
-#[derive(Debug, Clone, PartialEq)]
+/// One route and the pools that it leads to.
+#[derive(Debug, Clone)]
 pub struct RouteTable {
-    /// The conditions as declared.
+    /// The route as declared.
     pub spec: Route,
-    /// The pool, resolved.
-    pub pool: Arc<PoolTable>,
+    /// The pools, resolved, with their weights; none when the route answers by itself.
+    pub pools: Vec<(Arc<PoolTable>, u8)>,
+    /// The path's regular expression, compiled; none where it is not one, or does not compile.
+    pattern: Option<Regex>,
+}
+
+impl PartialEq for RouteTable {
+    fn eq(&self, other: &RouteTable) -> bool {
+        self.spec == other.spec && self.pools == other.pools // the pattern follows from the route
+    }
 }
 
 /// One pool as this site's proxies use it.
@@ -80,6 +94,14 @@ pub struct PoolTable {
     pub retries: u8,
     /// How long a backend is left out after a hard failure, in milliseconds.
     pub eject_ms: u32,
+    /// What a hash is made of.
+    pub hash: HashKey,
+    /// A backend that returns gets its whole share after so many milliseconds.
+    pub slow_start_ms: u32,
+    /// So many percentage points above its peers' error rate eject a backend; 0: none do.
+    pub eject_errors: u8,
+    /// At most so many percent are ejected for errors at once, but one at least.
+    pub max_ejected: u8,
 }
 
 /// One backend of a pool, with the operator's word on it.
@@ -123,10 +145,18 @@ impl PoolTable {
         let force = |addr| state.overrides.get(&Scope::Backend(id.clone(), addr)).map(|o| o.force);
         let ours = pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site));
         PoolTable {
-            id: id.clone(),
             backends: ours
                 .map(|b| BackendTable { addr: b.addr, weight: b.weight, force: force(b.addr) })
                 .collect(),
+            ..PoolTable::empty(id, pool)
+        }
+    }
+
+    /// The pool without its backends.
+    pub fn empty(id: &PoolId, pool: &Pool) -> PoolTable {
+        PoolTable {
+            id: id.clone(),
+            backends: Vec::new(),
             balance: pool.balance,
             check: pool.check.clone(),
             connect_timeout_ms: pool.connect_timeout_ms,
@@ -134,70 +164,43 @@ impl PoolTable {
             max_connections: pool.max_connections,
             retries: pool.retries,
             eject_ms: pool.eject_ms,
-        }
-    }
-
-    /// A pool without backends: where a route leads whose pool is unknown.
-    fn empty(id: &PoolId) -> PoolTable {
-        PoolTable {
-            id: id.clone(),
-            backends: Vec::new(),
-            balance: Balance::default(),
-            check: None,
-            connect_timeout_ms: 0,
-            response_timeout_ms: 0,
-            max_connections: 0,
-            retries: 0,
-            eject_ms: 0,
+            hash: pool.hash.clone(),
+            slow_start_ms: pool.slow_start_ms,
+            eject_errors: pool.eject_errors,
+            max_ejected: pool.max_ejected,
         }
     }
 }
 
-/// What a route looks at in a request. Implemented by the codec over the bytes that it parsed, so that matching copies
-/// nothing, and by [`Sample`] for `explain` and tests.
-pub trait RequestHead {
-    /// `Host` as it came, with or without a port; empty when there is none.
-    fn host(&self) -> &str;
-    /// The target's path without the query.
-    fn path(&self) -> &str;
-    /// Whether a value of the header (name in lower case) passes the test.
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
-}
-
-/// A request in words, to ask where it would go.
-#[derive(Debug, Clone, Default)]
-pub struct Sample {
-    /// `Host`.
-    pub host: String,
-    /// The path.
-    pub path: String,
-    /// Header names and values.
-    pub headers: Vec<(String, String)>,
-}
-
-impl RequestHead for Sample {
-    fn host(&self) -> &str {
-        &self.host
+impl RouteTable {
+    fn build(route: &Route, pools: &BTreeMap<PoolId, Arc<PoolTable>>) -> RouteTable {
+        let found = |id: &PoolId| match pools.get(id) {
+            Some(pool) => pool.clone(),
+            None => Arc::new(PoolTable::empty(id, &Pool::default())),
+        };
+        let targets: &[(PoolId, u8)] = match &route.target {
+            Target::Pools(pools) => pools,
+            Target::Redirect(_) | Target::Respond(_) => &[],
+        };
+        RouteTable {
+            spec: route.clone(),
+            pools: targets.iter().map(|(id, weight)| (found(id), *weight)).collect(),
+            pattern: match &route.path {
+                PathMatch::Regex(text) => pattern(text).ok(),
+                _ => None,
+            },
+        }
     }
-    fn path(&self) -> &str {
-        &self.path
-    }
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.headers.iter().any(|(n, v)| n.eq_ignore_ascii_case(name) && test(v.as_bytes()))
-    }
-}
 
-/// Why a route does not take a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mismatch {
-    /// None of its hosts.
-    Host,
-    /// Not under its path.
-    Path,
-    /// The header is missing or has another value.
-    Header,
-    /// The cookie is missing or has another value.
-    Cookie,
+    /// The first condition that the request does not meet; none when the route takes it.
+    pub fn mismatch(&self, request: &impl RequestHead) -> Option<Mismatch> {
+        self.spec.mismatch(request, self.pattern.as_ref())
+    }
+
+    /// The path and query that a backend is asked for, where the route rewrites it.
+    pub fn rewritten(&self, target: &str) -> Option<String> {
+        self.spec.rewritten(target, self.pattern.as_ref())
+    }
 }
 
 impl ListenerTable {
@@ -209,14 +212,12 @@ impl ListenerTable {
     ) -> Option<ListenerTable> {
         let ours = listener.binds.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site));
         let binds: Vec<SocketAddr> = ours.map(|b| b.addr).collect();
-        let pool =
-            |r: &Route| pools.get(&r.pool).cloned().unwrap_or_else(|| Arc::new(PoolTable::empty(&r.pool)));
         (!binds.is_empty()).then(|| ListenerTable {
             id: id.clone(),
             binds,
             protocol: listener.protocol,
             tls: listener.tls.clone(),
-            routes: listener.routes.iter().map(|r| RouteTable { spec: r.clone(), pool: pool(r) }).collect(),
+            routes: listener.routes.iter().map(|r| RouteTable::build(r, pools)).collect(),
             max_connections: listener.max_connections,
             header_timeout_ms: listener.header_timeout_ms,
             idle_timeout_ms: listener.idle_timeout_ms,
@@ -226,21 +227,21 @@ impl ListenerTable {
 
     /// The first route that takes the request, as an index into `routes`.
     pub fn match_route(&self, request: &impl RequestHead) -> Option<usize> {
-        self.routes.iter().position(|r| r.spec.mismatch(request).is_none())
+        self.routes.iter().position(|r| r.mismatch(request).is_none())
     }
 
     /// Which route takes the request and why the others do not, one line each, in order.
     pub fn explain(&self, request: &impl RequestHead) -> Vec<String> {
         let taken = self.match_route(request);
         let line = |(i, r): (usize, &RouteTable)| {
-            let why = match (r.spec.mismatch(request), taken) {
+            let why = match (r.mismatch(request), taken) {
                 (None, Some(t)) if t == i => String::from("takes the request"),
                 (None, _) => {
                     format!("would take it, but route {} comes first", taken.unwrap_or_default() + 1)
                 }
                 (Some(m), _) => r.spec.explain(m, request),
             };
-            format!("route {} to pool {}: {why}", i + 1, r.spec.pool)
+            format!("route {} {}: {why}", i + 1, r.spec.target)
         };
         let mut lines: Vec<String> = self.routes.iter().enumerate().map(line).collect();
         if taken.is_none() {
@@ -248,84 +249,6 @@ impl ListenerTable {
         }
         lines
     }
-}
-
-impl Route {
-    /// The first condition that the request does not meet; none when the route takes it.
-    pub fn mismatch(&self, request: &impl RequestHead) -> Option<Mismatch> {
-        let host = without_port(request.host());
-        if !self.hosts.is_empty() && !self.hosts.iter().any(|h| host_matches(h, host)) {
-            return Some(Mismatch::Host);
-        }
-        if !path_matches(&self.path_prefix, request.path()) {
-            return Some(Mismatch::Path);
-        }
-        if let Some((name, want)) = &self.header
-            && !request.any_header(name, &mut |v| want.is_empty() || v == want.as_bytes())
-        {
-            return Some(Mismatch::Header);
-        }
-        if let Some((name, want)) = &self.cookie
-            && !request.any_header("cookie", &mut |v| cookie_matches(v, name.as_bytes(), want.as_bytes()))
-        {
-            return Some(Mismatch::Cookie);
-        }
-        None
-    }
-
-    fn explain(&self, mismatch: Mismatch, request: &impl RequestHead) -> String {
-        let wanted = |(name, value): &(String, String)| match value.as_str() {
-            "" => format!("no {name}"),
-            v => format!("no {name} with value {v:?}"),
-        };
-        match mismatch {
-            Mismatch::Host => format!("host {:?} is none of {:?}", without_port(request.host()), self.hosts),
-            Mismatch::Path => format!("path {:?} is not under {:?}", request.path(), self.path_prefix),
-            Mismatch::Header => format!("header: {}", self.header.as_ref().map(wanted).unwrap_or_default()),
-            Mismatch::Cookie => format!("cookie: {}", self.cookie.as_ref().map(wanted).unwrap_or_default()),
-        }
-    }
-}
-
-/// The host without `:port` and without a trailing dot; an IPv6 literal keeps its brackets (RFC 3986 §3.2.2).
-fn without_port(host: &str) -> &str {
-    let name = match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => &host[..colon],
-        _ => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
-}
-
-/// `*.example.com` stands for one or more labels before `.example.com`, never for `example.com` itself.
-fn host_matches(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        None => pattern.eq_ignore_ascii_case(host),
-        Some(suffix) => {
-            let (host, suffix) = (host.as_bytes(), suffix.as_bytes());
-            host.len() > suffix.len()
-                && !host.starts_with(b".")
-                && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
-        }
-    }
-}
-
-/// `/api` takes `/api`, `/api/` and `/api/x`, not `/apix`; a prefix that ends in `/` takes what begins with it.
-fn path_matches(prefix: &str, path: &str) -> bool {
-    match path.strip_prefix(prefix) {
-        None => false,
-        Some(rest) => prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/'),
-    }
-}
-
-/// One `Cookie` header field: `a=1; b=2` (RFC 6265 §4.2.1). Names are case-sensitive.
-fn cookie_matches(field: &[u8], name: &[u8], want: &[u8]) -> bool {
-    field.split(|b| *b == b';').any(|pair| {
-        let pair = pair.trim_ascii();
-        match pair.iter().position(|b| *b == b'=') {
-            Some(eq) => &pair[..eq] == name && (want.is_empty() || &pair[eq + 1..] == want),
-            None => false,
-        }
-    })
 }
 
 #[cfg(test)]

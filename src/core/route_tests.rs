@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     entry::Override,
-    model::{Backend, Bind},
+    model::{Backend, Bind, Network, Redirect, Rewrite},
 };
 use alloc::vec;
 
@@ -10,13 +10,7 @@ fn addr(port: u16) -> SocketAddr {
 }
 
 fn route(pool: &str) -> Route {
-    Route {
-        hosts: vec![],
-        path_prefix: String::new(),
-        header: None,
-        cookie: None,
-        pool: pool.parse().unwrap(),
-    }
+    Route::to(pool.parse().unwrap())
 }
 
 fn state(routes: Vec<Route>) -> State {
@@ -34,6 +28,7 @@ fn state(routes: Vec<Route>) -> State {
         max_connections: 3,
         retries: 4,
         eject_ms: 5,
+        ..Pool::default()
     };
     let bind = |site: Option<&str>, port| Bind { site: site.map(|s| s.parse().unwrap()), addr: addr(port) };
     let listener = Listener {
@@ -58,7 +53,11 @@ fn build(state: &State, site: &str) -> ProxyTable {
 
 fn ask(host: &str, path: &str, headers: &[(&str, &str)]) -> Sample {
     let headers = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-    Sample { host: host.into(), path: path.into(), headers }
+    Sample { host: host.into(), target: path.into(), headers, ..Sample::default() }
+}
+
+fn mismatch(route: &Route, request: &Sample) -> Option<Mismatch> {
+    RouteTable::build(route, &BTreeMap::new()).mismatch(request)
 }
 
 #[test]
@@ -67,7 +66,7 @@ fn a_site_binds_its_own_addresses_and_uses_its_own_backends() {
     let table = build(&state, "fra");
     let listener = &table.listeners.values().next().unwrap();
     assert_eq!(listener.binds, [addr(80)]);
-    let ports: Vec<u16> = listener.routes[0].pool.backends.iter().map(|b| b.addr.port()).collect();
+    let ports: Vec<u16> = listener.routes[0].pools[0].0.backends.iter().map(|b| b.addr.port()).collect();
     assert_eq!(ports, [1, 2]);
     assert!(build(&state, "lon").listeners.is_empty(), "a site without a bind has no listener");
     assert_eq!(build(&state, "lon").pools.len(), 1, "but it checks what it could use");
@@ -93,7 +92,7 @@ fn an_operators_word_on_a_backend_is_in_the_table() {
 #[test]
 fn a_route_to_an_unknown_pool_leads_to_an_empty_one() {
     let table = build(&state(vec![route("nowhere")]), "fra");
-    assert!(table.listeners.values().next().unwrap().routes[0].pool.backends.is_empty());
+    assert!(table.listeners.values().next().unwrap().routes[0].pools[0].0.backends.is_empty());
 }
 
 #[test]
@@ -111,7 +110,7 @@ fn hosts_match_exactly_or_by_wildcard_without_port_and_case() {
         ("w.example", "", false),
     ] {
         let route = Route { hosts: vec![pattern.into()], ..route("web") };
-        assert_eq!(route.mismatch(&ask(host, "/", &[])).is_none(), want, "{pattern} {host}");
+        assert_eq!(mismatch(&route, &ask(host, "/", &[])).is_none(), want, "{pattern} {host}");
     }
 }
 
@@ -128,8 +127,8 @@ fn a_path_prefix_ends_at_a_segment() {
         ("/api/", "/api", false),
         ("/api", "/API", false),
     ] {
-        let route = Route { path_prefix: prefix.into(), ..route("web") };
-        assert_eq!(route.mismatch(&ask("w", path, &[])).is_none(), want, "{prefix} {path}");
+        let route = Route { path: PathMatch::Prefix(prefix.into()), ..route("web") };
+        assert_eq!(mismatch(&route, &ask("w", path, &[])).is_none(), want, "{prefix} {path}");
     }
 }
 
@@ -148,13 +147,13 @@ fn headers_and_cookies_match_by_value_or_presence() {
         (by_cookie(""), vec![("Cookie", "beta=")], true),
         (by_cookie(""), vec![("Cookie", "beta")], false),
     ] {
-        assert_eq!(route.mismatch(&ask("w", "/", &headers)).is_none(), want, "{route:?} {headers:?}");
+        assert_eq!(mismatch(&route, &ask("w", "/", &headers)).is_none(), want, "{route:?} {headers:?}");
     }
 }
 
 #[test]
 fn the_first_match_wins_and_explain_says_why() {
-    let api = Route { path_prefix: "/api".into(), ..route("web") };
+    let api = Route { path: PathMatch::Prefix("/api".into()), ..route("web") };
     let beta = Route { cookie: Some(("beta".into(), "1".into())), ..route("web") };
     let table = build(&state(vec![beta, api, route("web")]), "fra");
     let listener = table.listeners.values().next().unwrap();
@@ -175,6 +174,118 @@ fn the_first_match_wins_and_explain_says_why() {
         [
             "route 1 to pool web: host \"w.example\" is none of [\"a.example\"]",
             "no route takes the request: it is answered 404",
+        ]
+    );
+}
+
+#[test]
+fn methods_queries_and_clients_match() {
+    let by = |r: Route| Route { target: route("web").target, ..r };
+    let pair = |n: &str, v: &str| Some((n.to_string(), v.to_string()));
+    let net = |addr: &str, bits| {
+        by(Route { sources: vec![Network { addr: addr.parse().unwrap(), bits }], ..Route::default() })
+    };
+    for (route, method, target, source, want) in [
+        (
+            by(Route { methods: vec!["POST".into(), "PUT".into()], ..Route::default() }),
+            "PUT",
+            "/",
+            "::1",
+            true,
+        ),
+        (by(Route { methods: vec!["POST".into()], ..Route::default() }), "post", "/", "::1", false),
+        (by(Route { query: pair("v", "2"), ..Route::default() }), "GET", "/a?x=1&v=2", "::1", true),
+        (by(Route { query: pair("v", "2"), ..Route::default() }), "GET", "/v=2", "::1", false),
+        (by(Route { query: pair("v", ""), ..Route::default() }), "GET", "/?v", "::1", true),
+        (by(Route { query: pair("v", ""), ..Route::default() }), "GET", "/?vv=1", "::1", false),
+        (net("192.0.2.0", 24), "GET", "/", "192.0.2.9", true),
+        (net("192.0.2.0", 24), "GET", "/", "::ffff:192.0.2.9", true),
+        (net("192.0.2.0", 24), "GET", "/", "192.0.3.9", false),
+        (net("192.0.2.0", 24), "GET", "/", "::1", false),
+        (net("0.0.0.0", 0), "GET", "/", "203.0.113.1", true),
+        (net("192.0.2.1", 32), "GET", "/", "192.0.2.2", false),
+        (net("2001:db8::", 32), "GET", "/", "2001:db8:1::1", true),
+        (net("2001:db8::", 32), "GET", "/", "2001:db9::1", false),
+        (net("::", 0), "GET", "/", "2001:db9::1", true),
+    ] {
+        let request = Sample {
+            method: method.into(),
+            target: target.into(),
+            source: Some(source.parse().unwrap()),
+            ..Sample::default()
+        };
+        assert_eq!(mismatch(&route, &request).is_none(), want, "{route:?} {method} {target} {source}");
+    }
+    let unknown = Sample::default();
+    assert_eq!(
+        mismatch(&net("0.0.0.0", 0), &unknown),
+        Some(Mismatch::Source),
+        "who is not known is in no network"
+    );
+}
+
+#[test]
+fn an_exact_path_and_a_regular_expression_match_all_of_it() {
+    let exact = Route { path: PathMatch::Exact("/a".into()), ..route("web") };
+    let regex = Route { path: PathMatch::Regex("/u/[0-9]+|/x".into()), ..route("web") };
+    for (route, path, want) in [
+        (&exact, "/a", true),
+        (&exact, "/a?b", true),
+        (&exact, "/a/", false),
+        (&regex, "/u/12", true),
+        (&regex, "/u/12?q", true),
+        (&regex, "/u/12/", false),
+        (&regex, "/y/x", false),
+        (&regex, "/x", true),
+    ] {
+        assert_eq!(mismatch(route, &ask("w", path, &[])).is_none(), want, "{path}");
+    }
+    assert!(pattern("(").is_err() && pattern("(a{1000}){1000}").is_err(), "bounded and explained");
+}
+
+#[test]
+fn a_path_is_rewritten_by_what_matched() {
+    let of = |path: PathMatch, to: &str| Route {
+        path,
+        rewrite: Rewrite { path: Some(to.into()), ..Rewrite::default() },
+        ..route("web")
+    };
+    let prefix = |p: &str| PathMatch::Prefix(p.into());
+    for (route, target, want) in [
+        (of(prefix("/api"), "/v2"), "/api/x?y", "/v2/x?y"),
+        (of(prefix("/api"), "/v2/"), "/api/x", "/v2/x"),
+        (of(prefix("/api/"), "/v2"), "/api/x", "/v2/x"),
+        (of(prefix("/api"), "/"), "/api", "/"),
+        (of(prefix("/api"), "/"), "/api/x", "/x"),
+        (of(prefix("/api"), "/"), "/api/", "/"),
+        (of(prefix("/api"), "/v2"), "/api/", "/v2/"),
+        (of(PathMatch::Exact("/a".into()), "/b"), "/a?q", "/b?q"),
+        (of(PathMatch::Any, "/site"), "/a?q", "/site/a?q"),
+        (of(PathMatch::Regex("/u/([a-z]+)".into()), "/users/$1/home"), "/u/bob?q", "/users/bob/home?q"),
+        (of(PathMatch::Regex("/(.*)".into()), "$1"), "/x", "/x"),
+    ] {
+        let got = RouteTable::build(&route, &BTreeMap::new()).rewritten(target);
+        assert_eq!(got.as_deref(), Some(want), "{route:?} {target}");
+    }
+    assert_eq!(RouteTable::build(&route("web"), &BTreeMap::new()).rewritten("/a"), None);
+}
+
+#[test]
+fn a_route_that_answers_leads_to_no_pool_and_says_so() {
+    let away = Redirect { status: 308, scheme: Some("https".into()), host: None, path: None };
+    let redirect = Route { target: Target::Redirect(away), ..Route::default() };
+    let split = Route {
+        target: Target::Pools(vec![("web".parse().unwrap(), 9), ("new".parse().unwrap(), 1)]),
+        ..Route::default()
+    };
+    let table = build(&state(vec![redirect, split]), "fra");
+    let listener = table.listeners.values().next().unwrap();
+    assert_eq!(listener.routes.iter().map(|r| r.pools.len()).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(
+        listener.explain(&ask("w", "/", &[])),
+        [
+            "route 1 redirects with 308: takes the request",
+            "route 2 to pools web (9), new (1): would take it, but route 1 comes first",
         ]
     );
 }

@@ -4,8 +4,8 @@ use super::{known_site, list};
 use crate::{cluster::ClusterConfig, log::Log, reader::join};
 use std::{io::Read, net::SocketAddr};
 use zonekeeper_core::{
-    id::ListenerId,
-    model::{Bind, Listener, Protocol, Route},
+    id::{ListenerId, PoolId},
+    model::{Bind, Listener, Protocol, Rewrite, Route, Target},
 };
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
@@ -64,17 +64,18 @@ fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listene
     if listener.routes.is_empty() {
         log.error_at(&join("listener", id.as_str()), "leads nowhere; give pool = \"NAME\", or routes");
     }
-    let plain = |r: &Route| {
-        r.hosts.is_empty() && r.path_prefix.is_empty() && r.header.is_none() && r.cookie.is_none()
+    let bytes = |r: &Route| {
+        let plain = Route { target: r.target.clone(), ..Route::default() };
+        *r == plain && matches!(r.target, Target::Pools(_))
     };
     if listener.protocol == Protocol::Tcp
-        && (listener.routes.len() > 1 || listener.routes.iter().any(|r| !plain(r)))
+        && (listener.routes.len() > 1 || listener.routes.iter().any(|r| !bytes(r)))
     {
-        log.error_at(&field, "a TCP listener sees no requests, so it has one route without conditions; give pool = \"NAME\" instead, or protocol = \"http\"");
+        log.error_at(&field, "a TCP listener sees no requests, so it has one route to a pool, without conditions and changes; give pool = \"NAME\" instead, or protocol = \"http\"");
     }
     for (i, route) in listener.routes.iter().enumerate() {
         let at = format!("{field}[{i}]");
-        let last = listener.routes[..i].iter().position(plain);
+        let last = listener.routes[..i].iter().position(Route::unconditional);
         if let Some(first) = last.filter(|_| listener.protocol == Protocol::Http) {
             log.warn_at(
                 &at,
@@ -83,18 +84,33 @@ fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listene
                 ),
             );
         }
-        known_pool(config, log, &join(&at, "pool"), route);
+        route.pools().for_each(|pool| known_pool(config, log, &join(&at, "pool"), pool));
+        without_use(log, &at, route);
     }
 }
 
-fn known_pool(config: &ClusterConfig, log: &Log, at: &str, route: &Route) {
-    let pool = join("pool", route.pool.as_str());
-    if !config.pools.contains_key(&route.pool) && !log.failed(&pool) {
+fn known_pool(config: &ClusterConfig, log: &Log, at: &str, id: &PoolId) {
+    let pool = join("pool", id.as_str());
+    if !config.pools.contains_key(id) && !log.failed(&pool) {
         let pools = list(config.pools.keys());
         log.error_at(
             at,
-            format!("pool \"{}\" is not declared; add [{pool}], or use a declared one ({pools})", route.pool),
+            format!("pool \"{id}\" is not declared; add [{pool}], or use a declared one ({pools})"),
         );
+    }
+}
+
+/// What changes a request is of no use where no backend gets it.
+fn without_use(log: &Log, at: &str, route: &Route) {
+    let forwarded = matches!(route.target, Target::Pools(_));
+    for (field, given) in [
+        ("rewrite", route.rewrite != Rewrite::default()),
+        ("response_timeout", route.limits.response_timeout_ms.is_some()),
+        ("retries", route.limits.retries.is_some()),
+    ] {
+        if given && !forwarded {
+            log.error_at(&join(at, field), "has no use in a route that answers by itself; take it out");
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
         if !pool.backends.is_empty() && pool.backends.iter().all(|b| b.weight == 0) {
             log.warn_at(&field, "every backend has weight 0, so the pool takes no traffic");
         }
-        let routed = config.listeners.values().any(|l| l.routes.iter().any(|r| r.pool == *id));
+        let routed = config.listeners.values().any(|l| l.routes.iter().any(|r| r.pools().any(|p| p == id)));
         if !routed
             && !config.services.values().any(|s| s.pool.as_ref() == Some(id))
             && !log.failed("listener")

@@ -21,8 +21,9 @@ use zonekeeper_core::{
     },
     id::{ListenerId, PoolId, ServiceId},
     model::{
-        Backend, Balance, Bind, Change, Endpoint, Failback, Family, Listener, Policy, Pool, Protocol, Quorum,
-        Route, Service, Site, WhenAllDown, ZoneOwner,
+        Backend, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Listener, Network, PathMatch,
+        Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site,
+        Target, WhenAllDown, ZoneOwner,
     },
     time::LogTime,
 };
@@ -198,20 +199,39 @@ fn declared() -> Vec<Change> {
         max_connections: 100,
         retries: 1,
         eject_ms: 5_000,
+        hash: HashKey::Cookie("user".into()),
+        slow_start_ms: 20_000,
+        eject_errors: 40,
+        max_ejected: 34,
     };
     changes.push(Change::PutPool(pool.clone(), Box::new(pool_spec)));
     let route = Route {
         hosts: vec!["*.example.com".into()],
-        path_prefix: "/api".into(),
+        methods: vec!["POST".into()],
+        path: PathMatch::Regex("/api/([0-9]+)".into()),
+        query: Some(("v".into(), "2".into())),
         header: Some(("x-test".into(), String::new())),
         cookie: None,
-        pool: pool.clone(),
+        sources: vec![Network { addr: [192, 0, 2, 0].into(), bits: 24 }],
+        target: Target::Pools(vec![(pool.clone(), 3)]),
+        rewrite: Rewrite {
+            path: Some("/$1".into()),
+            host: Some("inside.example.com".into()),
+            set: vec![("x-by".into(), "us".into())],
+            remove: vec!["x-secret".into()],
+        },
+        limits: RouteLimits { response_timeout_ms: Some(5_000), retries: Some(0), max_body: Some(1 << 20) },
     };
+    let location = Redirect { status: 308, scheme: Some("https".into()), host: None, path: None };
+    let redirect = Route { target: Target::Redirect(location), ..Route::default() };
+    let page = Respond { status: 404, content_type: "text/plain".into(), body: "none\n".into() };
+    let respond =
+        Route { path: PathMatch::Exact("/".into()), target: Target::Respond(page), ..Route::default() };
     let listener = Listener {
         binds: vec![Bind { site: None, addr: ([0, 0, 0, 0], 443).into() }],
         protocol: Protocol::Http,
         tls: None,
-        routes: vec![route],
+        routes: vec![route, respond, redirect],
         max_connections: 0,
         header_timeout_ms: 5_000,
         idle_timeout_ms: 60_000,

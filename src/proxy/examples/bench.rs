@@ -26,20 +26,17 @@ fn pool() -> Pool {
         check: None,
         connect_timeout_ms: 5000,
         response_timeout_ms: 30_000,
-        max_connections: 0,
-        retries: 2,
         eject_ms: 1000,
+        ..Pool::default()
     }
 }
 
 fn listener(port: u16, protocol: Protocol, tls: Option<TlsFiles>) -> Result<Listener, Box<dyn Error>> {
-    let route =
-        Route { hosts: vec![], path_prefix: String::new(), header: None, cookie: None, pool: "web".parse()? };
     Ok(Listener {
         binds: vec![Bind { site: None, addr: local(port) }],
         protocol,
         tls,
-        routes: vec![route],
+        routes: vec![Route::to("web".parse()?)],
         max_connections: 0,
         header_timeout_ms: 10_000,
         idle_timeout_ms: 60_000,

@@ -1,17 +1,18 @@
 //! Configurations that tests are made of.
 #![allow(dead_code)] // each test binary uses a part
 
-use proptest::{collection as some, option, prelude::*};
+use proptest::{collection as some, option, prelude::*, sample::select};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use zonekeeper_config::ClusterConfig;
 use zonekeeper_core::{
-    id::{PoolId, SiteId},
+    id::SiteId,
     model::{
-        Backend, Balance, Bind, Check, CheckKind, Endpoint, Failback, Listener, Policy, Pool, Protocol,
-        Quorum, Route, Service, Site, TlsFiles, WhenAllDown, ZoneOwner,
+        Backend, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Listener, Network, PathMatch,
+        Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site,
+        Target, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -78,26 +79,13 @@ pub(crate) fn small() -> ClusterConfig {
     };
     let pool = Pool {
         backends: vec![Backend { site: None, addr: "10.0.0.1:80".parse().unwrap(), weight: 1 }],
-        balance: Balance::default(),
-        check: None,
-        connect_timeout_ms: 1000,
-        response_timeout_ms: 30_000,
-        max_connections: 0,
-        retries: 2,
-        eject_ms: 10_000,
-    };
-    let to = Route {
-        hosts: vec![],
-        path_prefix: String::new(),
-        header: None,
-        cookie: None,
-        pool: "web".parse().unwrap(),
+        ..Pool::default()
     };
     let listener = Listener {
         binds: vec![Bind { site: None, addr: "0.0.0.0:80".parse().unwrap() }],
         protocol: Protocol::Http,
         tls: None,
-        routes: vec![to],
+        routes: vec![Route::to("web".parse().unwrap())],
         max_connections: 10_000,
         header_timeout_ms: 10_000,
         idle_timeout_ms: 60_000,
@@ -203,8 +191,12 @@ fn any_service(number: u8) -> impl Strategy<Value = Service> {
 }
 
 fn any_pool() -> impl Strategy<Value = Pool> {
-    let balance =
-        prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastConnections), Just(Balance::ResponseTime)];
+    let balance = prop_oneof![
+        Just(Balance::RoundRobin),
+        Just(Balance::ResponseTime),
+        Just(Balance::TwoChoices),
+        Just(Balance::Hash)
+    ];
     let times = (10..60_001u32, 100..3_600_001u32, 0..3_600_001u32);
     (
         some::vec((option::of(0..3usize), 1..=255u8), 1..5),
@@ -231,22 +223,77 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     max_connections,
                     retries,
                     eject_ms,
+                    hash: if balance == Balance::Hash {
+                        HashKey::Cookie("Sid".into())
+                    } else {
+                        HashKey::default()
+                    },
+                    slow_start_ms: eject_ms,
+                    eject_errors: 10 * retries,
+                    max_ejected: 100 - 10 * retries,
                 }
             },
         )
 }
 
-fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
+fn conditions() -> impl Strategy<Value = Route> {
     let pair = || option::of(("[a-z-]{1,9}", text()));
-    let pool = || "p0".parse::<PoolId>().unwrap();
-    let route = (some::vec("(\\*\\.)?[a-z]{1,5}\\.example", 0..3), "(/[a-z~%0-9]{1,9})?", pair(), pair())
-        .prop_map(move |(hosts, path_prefix, header, cookie)| Route {
+    let path = prop_oneof![
+        Just(PathMatch::Any),
+        "/[a-z~%0-9]{0,9}".prop_map(PathMatch::Prefix),
+        "/[a-z~%0-9]{0,9}".prop_map(PathMatch::Exact),
+        "/[a-z]{0,5}(\\([a-z]\\+\\))?".prop_map(PathMatch::Regex),
+    ];
+    let network = (any::<[u8; 4]>(), 0..33u8).prop_map(|(a, bits)| Network { addr: a.into(), bits });
+    let words = (some::vec("(\\*\\.)?[a-z]{1,5}\\.example", 0..3), some::vec("[A-Z]{1,6}", 0..3));
+    let limits = option::of(0..(1u64 << 50));
+    (words, path, pair(), pair(), pair(), some::vec(network, 0..3), limits).prop_map(
+        |((hosts, methods), path, query, header, cookie, sources, max_body)| Route {
             hosts,
-            path_prefix,
+            methods,
+            path,
+            query,
             header,
             cookie,
-            pool: pool(),
+            sources,
+            limits: RouteLimits { max_body, ..RouteLimits::default() },
+            ..Route::default()
+        },
+    )
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    let pools = (1..256u16).prop_map(|n| Target::Pools(vec![("p0".parse().unwrap(), n as u8)]));
+    let redirect =
+        (select(vec![301u16, 302, 303, 307, 308]), option::of("/[a-z]{0,5}")).prop_map(|(status, path)| {
+            Target::Redirect(Redirect { status, scheme: Some("https".into()), host: None, path })
         });
+    let respond = (200..600u16, text()).prop_map(|(status, body)| {
+        Target::Respond(Respond { status, content_type: "text/html".into(), body })
+    });
+    prop_oneof![3 => pools, 1 => redirect, 1 => respond]
+}
+
+fn rewrite() -> impl Strategy<Value = Rewrite> {
+    let set = some::btree_map("x-[a-z]{1,5}", text(), 0..3).prop_map(|m| m.into_iter().collect());
+    (
+        option::of("/[a-z$1]{0,5}"),
+        option::of("[a-z]{1,5}\\.example(:81)?"),
+        set,
+        some::vec("y-[a-z]{1,5}", 0..3),
+    )
+        .prop_map(|(path, host, set, remove)| Rewrite { path, host, set, remove })
+}
+
+fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
+    let route = (conditions(), target(), rewrite()).prop_map(|(route, target, rewrite)| {
+        let mut route = Route { target, ..route };
+        if matches!(route.target, Target::Pools(_)) {
+            route.rewrite = rewrite;
+            (route.limits.retries, route.limits.response_timeout_ms) = (Some(3), Some(1500));
+        }
+        route
+    });
     let files = |tls: bool| {
         tls.then(|| TlsFiles { cert: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() })
     };
@@ -254,13 +301,7 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
     (any::<bool>(), option::of(0..3usize), any::<bool>(), some::vec(route, 1..4), limits).prop_map(
         move |(tcp, s, tls, mut routes, (max_connections, header_timeout_ms, idle_timeout_ms, max_body))| {
             if tcp {
-                routes = vec![Route {
-                    hosts: vec![],
-                    path_prefix: String::new(),
-                    header: None,
-                    cookie: None,
-                    pool: pool(),
-                }];
+                routes = vec![Route::to("p0".parse().unwrap())];
             }
             Listener {
                 binds: vec![Bind {

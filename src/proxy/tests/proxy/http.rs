@@ -3,6 +3,7 @@
 use crate::support::*;
 use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zonekeeper_core::model::PathMatch;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: w.example\r\n\r\n";
 
@@ -178,7 +179,7 @@ async fn routes_send_requests_to_their_pools() {
     }
     edit_listener(&mut state, |l| {
         let mut routes = vec![route("api"), route("eu"), route("beta"), route("web")];
-        routes[0].path_prefix = "/api".into();
+        routes[0].path = PathMatch::Prefix("/api".into());
         routes[1].hosts = vec!["*.eu.example".into()];
         routes[2].cookie = Some(("beta".into(), "1".into()));
         routes[3].hosts = vec!["w.example".into()];

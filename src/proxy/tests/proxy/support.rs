@@ -110,14 +110,13 @@ pub fn pool(backends: &[SocketAddr]) -> Pool {
         check: None,
         connect_timeout_ms: 5000,
         response_timeout_ms: 10_000,
-        max_connections: 0,
-        retries: 2,
         eject_ms: 300,
+        ..Pool::default()
     }
 }
 
 pub fn route(pool: &str) -> Route {
-    Route { hosts: vec![], path_prefix: String::new(), header: None, cookie: None, pool: pool_id(pool) }
+    Route::to(pool_id(pool))
 }
 
 pub fn listener(protocol: Protocol) -> Listener {

@@ -1,0 +1,323 @@
+//! The declared objects of the proxy: pools, listeners and routes.
+
+use super::Check;
+use crate::id::{PoolId, SiteId};
+use alloc::{string::String, vec::Vec};
+use core::net::{IpAddr, SocketAddr};
+use serde::{Deserialize, Serialize};
+
+/// How a pool chooses a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Smooth weighted round-robin.
+    RoundRobin,
+    /// Fewest requests (or connections) in flight per weight.
+    #[default]
+    LeastConnections,
+    /// Shortest time to first byte, weighted by load.
+    ResponseTime,
+    /// The one of two picked at random that has fewer in flight per weight.
+    TwoChoices,
+    /// The same backend for the same [`HashKey`], by weighted rendezvous hashing: a backend that comes or goes moves only
+    /// its own share.
+    Hash,
+}
+
+/// What [`Balance::Hash`] hashes. A request that lacks it is hashed by its source.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    Source,
+    /// A header's value; the name in lower case.
+    Header(String),
+    /// A cookie's value.
+    Cookie(String),
+    /// The path without the query.
+    Path,
+}
+
+/// One backend of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The site whose proxy uses it; none: every site's.
+    pub site: Option<SiteId>,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// 1 to 255; 0 takes no new traffic.
+    pub weight: u8,
+}
+
+/// A pool of backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The backends of all sites.
+    pub backends: Vec<Backend>,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// How the local node checks them; none: only passive ejection.
+    pub check: Option<Check>,
+    /// Longest wait for a connection.
+    pub connect_timeout_ms: u32,
+    /// Longest wait for the first byte of a response (L7). At L4 the listener's idle timeout rules.
+    pub response_timeout_ms: u32,
+    /// Connections or requests in flight per backend; 0 for no limit.
+    pub max_connections: u32,
+    /// How often a request that no backend has seen is tried on another backend.
+    pub retries: u8,
+    /// How long a backend is left out after a hard failure, unless a check says otherwise.
+    pub eject_ms: u32,
+    /// What [`Balance::Hash`] hashes.
+    pub hash: HashKey,
+    /// A backend that returns gets its whole share after so many milliseconds; 0: at once.
+    pub slow_start_ms: u32,
+    /// A backend whose requests fail more often than those of its peers, by so many percentage points, is ejected; 0:
+    /// never.
+    pub eject_errors: u8,
+    /// At most so many percent of the backends, but one at least, are ejected for their errors at the same time.
+    pub max_ejected: u8,
+}
+
+impl Default for Pool {
+    /// Without a backend; everything else as the configuration has it by default.
+    fn default() -> Pool {
+        Pool {
+            backends: Vec::new(),
+            balance: Balance::default(),
+            check: None,
+            connect_timeout_ms: 1000,
+            response_timeout_ms: 30_000,
+            max_connections: 0,
+            retries: 2,
+            eject_ms: 10_000,
+            hash: HashKey::default(),
+            slow_start_ms: 0,
+            eject_errors: 50,
+            max_ejected: 50,
+        }
+    }
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// L4: bytes both ways.
+    Tcp,
+    /// L7: HTTP/1.1.
+    Http,
+}
+
+/// Certificate and key on the node's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsFiles {
+    /// PEM chain.
+    pub cert: String,
+    /// PEM key.
+    pub key: String,
+}
+
+/// One address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// The site whose proxies bind it; none: every site's.
+    pub site: Option<SiteId>,
+    /// Address and port.
+    pub addr: SocketAddr,
+}
+
+/// A proxy listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Where it listens.
+    pub binds: Vec<Bind>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// TLS termination.
+    pub tls: Option<TlsFiles>,
+    /// First match wins; L4 listeners have one route without conditions.
+    pub routes: Vec<Route>,
+    /// Client connections at once; 0 for no limit.
+    pub max_connections: u32,
+    /// Longest wait for a whole request head.
+    pub header_timeout_ms: u32,
+    /// Longest quiet time of a kept connection, or of a tunnel.
+    pub idle_timeout_ms: u32,
+    /// Largest request body, in bytes; 0 for no limit.
+    pub max_body: u64,
+}
+
+impl Default for Listener {
+    /// Without an address and a route; everything else as the configuration has it by default.
+    fn default() -> Listener {
+        Listener {
+            binds: Vec::new(),
+            protocol: Protocol::Http,
+            tls: None,
+            routes: Vec::new(),
+            max_connections: 10_000,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 60_000,
+            max_body: 0,
+        }
+    }
+}
+
+/// A route of a listener: all conditions must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Route {
+    /// Any of these; `*.example.com` matches one or more labels; empty matches every host.
+    pub hosts: Vec<String>,
+    /// Any of these, as they are written; empty matches every method.
+    pub methods: Vec<String>,
+    /// What the path is.
+    pub path: PathMatch,
+    /// Query parameter name and value, as they stand in the target; an empty value asks for presence.
+    pub query: Option<(String, String)>,
+    /// Header name (lower case) and value; an empty value asks for presence.
+    pub header: Option<(String, String)>,
+    /// Cookie name and value; an empty value asks for presence.
+    pub cookie: Option<(String, String)>,
+    /// The client is in any of these; empty matches every client.
+    pub sources: Vec<Network>,
+    /// What becomes of matching requests.
+    pub target: Target,
+    /// What is changed before they are forwarded.
+    pub rewrite: Rewrite,
+    /// What holds for them in place of what the pool and the listener say.
+    pub limits: RouteLimits,
+}
+
+impl Route {
+    /// A route without conditions to one pool.
+    pub fn to(pool: PoolId) -> Route {
+        Route { target: Target::Pools(alloc::vec![(pool, 1)]), ..Route::default() }
+    }
+
+    /// The pools that it leads to.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolId> {
+        let pools = match &self.target {
+            Target::Pools(pools) => pools.as_slice(),
+            Target::Redirect(_) | Target::Respond(_) => &[],
+        };
+        pools.iter().map(|(pool, _)| pool)
+    }
+
+    /// Takes every request.
+    pub fn unconditional(&self) -> bool {
+        self.hosts.is_empty()
+            && self.methods.is_empty()
+            && self.path == PathMatch::Any
+            && self.query.is_none()
+            && self.header.is_none()
+            && self.cookie.is_none()
+            && self.sources.is_empty()
+    }
+}
+
+/// A condition on the path without the query.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PathMatch {
+    /// Every path.
+    #[default]
+    Any,
+    /// Prefix at a segment boundary.
+    Prefix(String),
+    /// Exactly this.
+    Exact(String),
+    /// A regular expression that matches the whole path.
+    Regex(String),
+}
+
+/// Addresses with the same first bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Any address of it.
+    pub addr: IpAddr,
+    /// How many bits count: up to 32, or 128.
+    pub bits: u8,
+}
+
+impl Network {
+    /// Whether the address is in it; an IPv4 address that came mapped into IPv6 is the IPv4 address.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let bits = u32::from(self.bits);
+        match (self.addr, addr.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(a)) => {
+                (net.to_bits() ^ a.to_bits()).checked_shr(32 - bits.min(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(a)) => {
+                (net.to_bits() ^ a.to_bits()).checked_shr(128 - bits.min(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// It goes to one of these pools, in proportion to their weights (1 to 255).
+    Pools(Vec<(PoolId, u8)>),
+    /// It is answered with another place.
+    Redirect(Redirect),
+    /// It is answered.
+    Respond(Respond),
+}
+
+impl Default for Target {
+    /// Nowhere.
+    fn default() -> Target {
+        Target::Pools(Vec::new())
+    }
+}
+
+/// `Location` of a redirect: what is not named stays as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host, with a port if one is wanted.
+    pub host: Option<String>,
+    /// Path, in place of path and query.
+    pub path: Option<String>,
+}
+
+/// A response that no backend gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Respond {
+    /// 200 to 599.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+/// Changes to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// In place of what the path condition matched: the prefix, or the whole path, with `$1` for what a regular expression
+    /// caught; in front of the path where there is no condition.
+    pub path: Option<String>,
+    /// In place of the host.
+    pub host: Option<String>,
+    /// Header names (lower case) and values, in place of what came under these names.
+    pub set: Vec<(String, String)>,
+    /// Header names (lower case) that are left out.
+    pub remove: Vec<String>,
+}
+
+/// A route's own limits; none: the pool's or the listener's holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RouteLimits {
+    /// Longest wait for the first byte of a response, in milliseconds.
+    pub response_timeout_ms: Option<u32>,
+    /// How often a request is tried on another backend.
+    pub retries: Option<u8>,
+    /// Largest request body, in bytes; 0 for no limit.
+    pub max_body: Option<u64>,
+}
