@@ -1,18 +1,21 @@
 //! Which backend takes the next request. Exact over all threads: every choice ends in one compare-and-swap on the
 //! counter that it was made by, and starts again when another thread was faster.
 
-use crate::{
-    health::{BackendHealth, now_us},
-    live::LivePool,
-};
+use crate::{health::now_us, live::LivePool, outlier};
 use std::{
     cell::Cell,
+    net::IpAddr,
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed},
 };
-use zonekeeper_core::model::Balance;
+use zonekeeper_core::{
+    model::{Balance, HashKey},
+    route::{PoolTable, RequestHead},
+};
 
 /// One round of a backend with weight 1, in virtual time.
 const STRIDE: u64 = 1 << 20;
+/// Weights are counted in parts, so that a backend that is warmed up has a small share.
+const PARTS: u64 = 256;
 /// Up to so many backends all are compared; beyond, two picked at random (power of two choices).
 const FULL_SCAN: usize = 16;
 /// A choice that other threads keep overtaking settles for the last one.
@@ -29,47 +32,155 @@ pub(crate) enum Choice {
     Nothing,
 }
 
-/// Chooses a backend that is not in `exclude` and takes a place on it.
-pub(crate) fn choose(pool: &LivePool, exclude: &[usize], now_ms: u64) -> Choice {
-    match choose_among(pool, &|i| usable(pool, exclude, i, now_ms)) {
+/// Chooses a backend that is not in `exclude` and takes a place on it. `key`: what [`Balance::Hash`] chooses by.
+pub(crate) fn choose(pool: &LivePool, key: u64, exclude: &[usize], now_ms: u64) -> Choice {
+    let asked = Asked { pool, key, now_ms };
+    match asked.choose(&|i| usable(pool, exclude, i, now_ms)) {
         // All were ejected for a moment: rather one of those than an error.
-        Choice::Nothing => choose_among(pool, &|i| {
-            !exclude.contains(&i) && pool.backends[i].last_resort(&pool.table.backends[i])
-        }),
+        Choice::Nothing => {
+            asked.choose(&|i| !exclude.contains(&i) && pool.backends[i].last_resort(&pool.table.backends[i]))
+        }
         choice => choice,
     }
 }
 
-/// Gives the place back.
-pub(crate) fn release(backend: &BackendHealth) {
+/// Gives the place back, and judges the backend if its request failed.
+pub(crate) fn release(pool: &LivePool, index: usize) {
+    let backend = &pool.backends[index];
     backend.inflight.fetch_sub(1, AcqRel);
+    if backend.suspect.load(Relaxed) {
+        outlier::judge(pool, index);
+    }
+}
+
+/// What a hash chooses by, for a request; 0 where the pool does not hash.
+pub(crate) fn key(pool: &PoolTable, request: &impl RequestHead) -> u64 {
+    if pool.balance != Balance::Hash {
+        return 0;
+    }
+    let mut found = None;
+    match &pool.hash {
+        HashKey::Source => {}
+        HashKey::Path => found = Some(hash(request.path().as_bytes())),
+        HashKey::Header(name) => {
+            request.any_header(name, &mut |v| found.replace(hash(v)).is_none());
+        }
+        HashKey::Cookie(name) => {
+            request.any_header("cookie", &mut |v| {
+                found = cookie(v, name.as_bytes()).map(hash);
+                found.is_some()
+            });
+        }
+    }
+    found.or_else(|| request.source().map(key_of_source)).unwrap_or_default()
+}
+
+/// What a hash chooses by, for a client.
+pub(crate) fn key_of_source(addr: IpAddr) -> u64 {
+    match addr.to_canonical() {
+        IpAddr::V4(v4) => hash(&v4.octets()),
+        IpAddr::V6(v6) => hash(&v6.octets()),
+    }
+}
+
+/// The value of a cookie in one `Cookie` field (RFC 6265 §4.2.1).
+fn cookie<'v>(field: &'v [u8], name: &[u8]) -> Option<&'v [u8]> {
+    field.split(|b| *b == b';').find_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))
+}
+
+/// FNV-1a, mixed: the same on every node and in every version, so that all sites choose alike.
+fn hash(bytes: &[u8]) -> u64 {
+    let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+/// The finalizer of splitmix64.
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 fn usable(pool: &LivePool, exclude: &[usize], i: usize, now_ms: u64) -> bool {
     !exclude.contains(&i) && pool.backends[i].usable(&pool.table.backends[i], now_ms)
 }
 
-fn choose_among(pool: &LivePool, may: &dyn Fn(usize) -> bool) -> Choice {
-    let mut last = Choice::Nothing;
-    for _ in 0..ATTEMPTS {
-        let best = match pool.table.balance {
-            Balance::RoundRobin => scan(pool, may, |_, _| 0.0),
-            Balance::LeastConnections => {
-                scan(pool, may, |i, inflight| f64::from(inflight) / weight(pool, i) as f64)
-            }
-            Balance::ResponseTime => by_response_time(pool, may),
-        };
-        match best {
-            Best::None(choice) => return choice,
-            Best::At(c) => {
-                if take(pool, c) {
-                    return Choice::Backend(c.index);
+/// A choice that is being made.
+struct Asked<'p> {
+    pool: &'p LivePool,
+    key: u64,
+    now_ms: u64,
+}
+
+impl Asked<'_> {
+    fn choose(&self, may: &dyn Fn(usize) -> bool) -> Choice {
+        let mut last = Choice::Nothing;
+        for _ in 0..ATTEMPTS {
+            let best = match self.pool.table.balance {
+                Balance::RoundRobin => self.scan(may, |_, _| 0.0),
+                Balance::LeastConnections => self.scan(may, |i, inflight| self.load(i, inflight)),
+                Balance::ResponseTime => self.by_response_time(may),
+                Balance::TwoChoices => self.of_two(may, |i, inflight| self.load(i, inflight)),
+                Balance::Hash => self.scan(may, |i, _| self.distance(i)),
+            };
+            match best {
+                Best::None(choice) => return choice,
+                Best::At(c) => {
+                    if self.take(c) {
+                        return Choice::Backend(c.index);
+                    }
+                    last = Choice::Full; // overtaken: look again
                 }
-                last = Choice::Full; // overtaken: look again
             }
         }
+        last
     }
-    last
+
+    /// The weight in parts. A backend that came back begins with a tenth of it.
+    fn weight(&self, i: usize) -> u64 {
+        let whole = u64::from(self.pool.table.backends[i].weight).max(1) * PARTS;
+        whole * self.warmth(i) / 100
+    }
+
+    /// How much of its share a backend gets, in percent.
+    fn warmth(&self, i: usize) -> u64 {
+        let slow = u64::from(self.pool.table.slow_start_ms);
+        if slow == 0 {
+            return 100;
+        }
+        match self.pool.backends[i].returned_at.load(Relaxed) {
+            0 => 100,
+            at => (self.now_ms.saturating_sub(at) * 100 / slow).clamp(10, 100),
+        }
+    }
+
+    /// Requests in flight per weight. One that is warmed up counts the next one too, or it would be the idlest for ever.
+    fn load(&self, i: usize, inflight: u32) -> f64 {
+        let next = u32::from(self.warmth(i) < 100);
+        f64::from(inflight + next) / self.weight(i) as f64
+    }
+
+    /// Weighted rendezvous hashing: each backend draws a number for the key, and the lowest wins. One that goes leaves only
+    /// its own keys to others.
+    fn distance(&self, i: usize) -> f64 {
+        let backend = &self.pool.table.backends[i];
+        let draw = mix(self.key ^ self.pool.backends[i].seed) >> 11;
+        let uniform = (draw as f64 + 1.0) / (1u64 << 53) as f64;
+        -uniform.ln() / f64::from(backend.weight.max(1))
+    }
+
+    /// The cheaper one of two at random.
+    fn of_two(&self, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
+        let n = self.pool.backends.len() as u64;
+        if n == 0 {
+            return Best::None(Choice::Nothing);
+        }
+        let (a, b) = ((random() % n) as usize, (random() % n) as usize);
+        match self.scan(&|i| (i == a || i == b) && may(i), &cost) {
+            Best::None(_) => self.scan(may, &cost), // neither is usable
+            found => found,
+        }
+    }
 }
 
 /// A candidate as it was seen.
@@ -87,68 +198,63 @@ enum Best {
     None(Choice),
 }
 
-fn weight(pool: &LivePool, i: usize) -> u64 {
-    u64::from(pool.table.backends[i].weight).max(1)
-}
-
-/// The lowest cost; among equals the one that is due first, which alone is smooth weighted round-robin.
-fn scan(pool: &LivePool, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
-    let now = pool.clock.0.load(Relaxed);
-    let (mut best, mut full): (Option<Candidate>, bool) = (None, false);
-    for (i, backend) in pool.backends.iter().enumerate() {
-        if !may(i) {
-            continue;
+impl Asked<'_> {
+    /// The lowest cost; among equals the one that is due first, which alone is smooth weighted round-robin.
+    fn scan(&self, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
+        let pool = self.pool;
+        let now = pool.clock.0.load(Relaxed);
+        let (mut best, mut full): (Option<Candidate>, bool) = (None, false);
+        for (i, backend) in pool.backends.iter().enumerate() {
+            if !may(i) {
+                continue;
+            }
+            let inflight = backend.inflight.load(Acquire);
+            if pool.table.max_connections > 0 && inflight >= pool.table.max_connections {
+                full = true;
+                continue;
+            }
+            let pass = backend.pass.load(Relaxed);
+            // A new or returning backend is due now, half a round in, and does not catch up on what it missed.
+            let due = if pass < now { now + self.stride(i) / 2 } else { pass };
+            let c = Candidate { index: i, inflight, pass, due, cost: cost(i, inflight) };
+            if best.is_none_or(|b| (c.cost, c.due) < (b.cost, b.due)) {
+                best = Some(c);
+            }
         }
-        let inflight = backend.inflight.load(Acquire);
-        if pool.table.max_connections > 0 && inflight >= pool.table.max_connections {
-            full = true;
-            continue;
-        }
-        let pass = backend.pass.load(Relaxed);
-        // A new or returning backend is due now, half a round in, and does not catch up on what it missed.
-        let due = if pass < now { now + STRIDE / weight(pool, i) / 2 } else { pass };
-        let c = Candidate { index: i, inflight, pass, due, cost: cost(i, inflight) };
-        if best.is_none_or(|b| (c.cost, c.due) < (b.cost, b.due)) {
-            best = Some(c);
+        match best {
+            Some(c) => Best::At(c),
+            None => Best::None(if full { Choice::Full } else { Choice::Nothing }),
         }
     }
-    match best {
-        Some(c) => Best::At(c),
-        None => Best::None(if full { Choice::Full } else { Choice::Nothing }),
-    }
-}
 
-/// Takes a place if nobody was faster.
-fn take(pool: &LivePool, c: Candidate) -> bool {
-    let backend = &pool.backends[c.index];
-    if backend.inflight.compare_exchange(c.inflight, c.inflight + 1, AcqRel, Relaxed).is_err() {
-        return false;
+    fn stride(&self, i: usize) -> u64 {
+        STRIDE * PARTS / self.weight(i).max(1)
     }
-    let next = c.due + STRIDE / weight(pool, c.index);
-    let turn = backend.pass.compare_exchange(c.pass, next, Relaxed, Relaxed);
-    if turn.is_err() && pool.table.balance == Balance::RoundRobin {
-        release(backend);
-        return false;
-    }
-    pool.clock.0.fetch_max(c.due, Relaxed);
-    true
-}
 
-fn by_response_time(pool: &LivePool, may: &dyn Fn(usize) -> bool) -> Best {
-    let now = now_us();
-    let median = median(pool, may);
-    let cost = |i: usize, inflight: u32| {
-        let expected = pool.backends[i].latency.expected_us(now, median);
-        expected * f64::from(inflight + 1) / weight(pool, i) as f64
-    };
-    if pool.backends.len() <= FULL_SCAN {
-        return scan(pool, may, cost);
+    /// Takes a place if nobody was faster.
+    fn take(&self, c: Candidate) -> bool {
+        let backend = &self.pool.backends[c.index];
+        if backend.inflight.compare_exchange(c.inflight, c.inflight + 1, AcqRel, Relaxed).is_err() {
+            return false;
+        }
+        let next = c.due + self.stride(c.index);
+        let turn = backend.pass.compare_exchange(c.pass, next, Relaxed, Relaxed);
+        if turn.is_err() && self.pool.table.balance == Balance::RoundRobin {
+            backend.inflight.fetch_sub(1, AcqRel);
+            return false;
+        }
+        self.pool.clock.0.fetch_max(c.due, Relaxed);
+        true
     }
-    let n = pool.backends.len();
-    let (a, b) = (random() as usize % n, random() as usize % n);
-    match scan(pool, &|i| (i == a || i == b) && may(i), cost) {
-        Best::None(_) => scan(pool, may, cost), // neither is usable
-        found => found,
+
+    fn by_response_time(&self, may: &dyn Fn(usize) -> bool) -> Best {
+        let now = now_us();
+        let median = median(self.pool, may);
+        let cost = |i: usize, inflight: u32| {
+            let expected = self.pool.backends[i].latency.expected_us(now, median);
+            expected * f64::from(inflight + 1) / self.weight(i) as f64
+        };
+        if self.pool.backends.len() <= FULL_SCAN { self.scan(may, cost) } else { self.of_two(may, cost) }
     }
 }
 

@@ -1,7 +1,10 @@
 use super::*;
 use crate::health::{LocalHealth, now_ms};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
-use zonekeeper_core::route::{BackendTable, PoolTable};
+use zonekeeper_core::{
+    model::Pool,
+    route::{BackendTable, PoolTable},
+};
 
 fn pool(balance: Balance, weights: &[u8], max: u32) -> (Arc<LocalHealth>, LivePool) {
     let backend = |(i, &weight): (usize, &u8)| BackendTable {
@@ -10,15 +13,11 @@ fn pool(balance: Balance, weights: &[u8], max: u32) -> (Arc<LocalHealth>, LivePo
         force: None,
     };
     let table = PoolTable {
-        id: "web".parse().unwrap(),
         backends: weights.iter().enumerate().map(backend).collect(),
         balance,
-        check: None,
-        connect_timeout_ms: 1000,
-        response_timeout_ms: 1000,
         max_connections: max,
-        retries: 2,
         eject_ms: 1000,
+        ..PoolTable::empty(&"web".parse().unwrap(), &Pool::default())
     };
     let health = LocalHealth::new();
     let pool = LivePool::new(Arc::new(table), &health);
@@ -26,7 +25,7 @@ fn pool(balance: Balance, weights: &[u8], max: u32) -> (Arc<LocalHealth>, LivePo
 }
 
 fn next(pool: &LivePool) -> usize {
-    match choose(pool, &[], now_ms()) {
+    match choose(pool, 0, &[], now_ms()) {
         Choice::Backend(i) => i,
         other => panic!("{other:?}"),
     }
@@ -36,7 +35,7 @@ fn shares(pool: &LivePool, n: usize) -> Vec<usize> {
     let mut count = vec![0; pool.backends.len()];
     for _ in 0..n {
         let i = next(pool);
-        release(&pool.backends[i]);
+        release(pool, i);
         count[i] += 1;
     }
     count
@@ -91,7 +90,7 @@ fn full_backends_are_passed_over_and_the_last_place_is_a_limit() {
         *taken.entry(next(&pool)).or_insert(0) += 1;
     }
     assert_eq!(taken, BTreeMap::from([(0, 2), (1, 2)]));
-    assert_eq!(choose(&pool, &[], now_ms()), Choice::Full);
+    assert_eq!(choose(&pool, 0, &[], now_ms()), Choice::Full);
 }
 
 #[test]
@@ -121,5 +120,5 @@ fn ejected_backends_are_a_last_resort_and_those_that_are_down_are_none() {
     assert_eq!(shares(&pool, 10), [0, 10]);
     health.set(&pool.table.id, pool.backends[1].addr, false);
     assert_eq!(shares(&pool, 10), [10, 0]);
-    assert_eq!(choose(&pool, &[0], now_ms()), Choice::Nothing);
+    assert_eq!(choose(&pool, 0, &[0], now_ms()), Choice::Nothing);
 }

@@ -3,13 +3,13 @@
 //! Everything that the request path touches is an atomic of one backend, on its own cache lines. The map is only read
 //! when the configuration changes, by the prober, and by whoever shows it.
 
-use crate::latency::Latency;
+use crate::{latency::Latency, outlier::Counted};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -29,6 +29,15 @@ pub fn now_ms() -> u64 {
 pub(crate) fn now_us() -> u64 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     ORIGIN.get_or_init(Instant::now).elapsed().as_micros() as u64
+}
+
+/// Half the time over which errors are counted.
+const WINDOW_MS: u64 = 5000;
+
+/// A number of an address, the same on every node.
+fn seed(addr: SocketAddr) -> u64 {
+    let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
+    addr.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// What active checks say of a backend.
@@ -54,6 +63,20 @@ pub struct BackendHealth {
     pub(crate) inflight: AtomicU32,
     /// Its place in the weighted round-robin.
     pub(crate) pass: AtomicU64,
+    /// When it came back, in milliseconds of [`now_ms`]; 0: it was never away.
+    pub(crate) returned_at: AtomicU64,
+    /// It comes back with one request at a time, until one succeeds.
+    trial: AtomicBool,
+    /// It was ejected for its errors, which no check that connects can take back.
+    for_errors: AtomicBool,
+    /// Ejections without a success between them.
+    in_row: AtomicU8,
+    /// A request failed and nobody looked at it yet.
+    pub(crate) suspect: AtomicBool,
+    /// What a hash knows it by.
+    pub(crate) seed: u64,
+    /// Counts of up to 10 and of up to 5 seconds ago.
+    marks: [AtomicU64; 2],
     pub(crate) latency: Latency,
     pub(crate) totals: Totals,
 }
@@ -67,6 +90,8 @@ pub(crate) struct Totals {
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) ejections: AtomicU64,
+    /// Requests without an answer, or answered with 500 and above.
+    pub(crate) failures: AtomicU64,
 }
 
 impl BackendHealth {
@@ -77,6 +102,13 @@ impl BackendHealth {
             ejected_until: AtomicU64::new(0),
             inflight: AtomicU32::new(0),
             pass: AtomicU64::new(0),
+            returned_at: AtomicU64::new(0),
+            trial: AtomicBool::new(false),
+            for_errors: AtomicBool::new(false),
+            in_row: AtomicU8::new(0),
+            suspect: AtomicBool::new(false),
+            seed: seed(addr),
+            marks: Default::default(),
             latency: Latency::default(),
             totals: Totals::default(),
         }
@@ -96,6 +128,44 @@ impl BackendHealth {
         self.ejected_until.load(Relaxed) > now
     }
 
+    /// Comes back with one request at a time, until one succeeds.
+    pub fn on_trial(&self) -> bool {
+        self.trial.load(Relaxed)
+    }
+
+    /// A request was answered (L7) or a connection stands (L4, as 200). A good answer ends a trial.
+    pub(crate) fn answered(&self, status: u16) {
+        if status >= 500 {
+            self.totals.failures.fetch_add(1, Relaxed);
+            self.suspect.store(true, Relaxed);
+        } else if self.on_trial() {
+            self.readmit();
+        }
+    }
+
+    fn readmit(&self) {
+        self.trial.store(false, Relaxed);
+        self.for_errors.store(false, Relaxed);
+        self.in_row.store(0, Relaxed);
+        self.returned_at.store(now_ms(), Relaxed);
+    }
+
+    fn counted(&self) -> Counted {
+        let (requests, failures) =
+            (self.totals.requests.load(Relaxed) as u32, self.totals.failures.load(Relaxed) as u32);
+        Counted { requests, failures }
+    }
+
+    /// Requests and failures of the last 5 to 10 seconds.
+    pub(crate) fn recent(&self) -> Counted {
+        self.counted().since(Counted::unpack(self.marks[0].load(Relaxed)))
+    }
+
+    fn turn_window(&self) {
+        self.marks[0].store(self.marks[1].load(Relaxed), Relaxed);
+        self.marks[1].store(self.counted().pack(), Relaxed);
+    }
+
     /// Requests or connections in flight.
     pub fn inflight(&self) -> u32 {
         self.inflight.load(Relaxed)
@@ -109,7 +179,10 @@ impl BackendHealth {
     /// Takes new traffic at `now`: not closed by an operator, not down by checks, not ejected.
     pub fn usable(&self, table: &BackendTable, now: u64) -> bool {
         !table.closed()
-            && (table.force == Some(Force::Up) || (self.checked() != Checked::Down && !self.ejected(now)))
+            && (table.force == Some(Force::Up)
+                || (self.checked() != Checked::Down
+                    && !self.ejected(now)
+                    && !(self.on_trial() && self.inflight() > 0)))
     }
 
     /// May be tried when nothing better is left: ejected for a moment, but not known to be down.
@@ -134,11 +207,13 @@ struct Known {
 pub struct LocalHealth {
     known: RwLock<Known>,
     version: watch::Sender<u64>,
+    /// When the windows of error rates were turned.
+    turned: AtomicU64,
 }
 
 impl Default for LocalHealth {
     fn default() -> LocalHealth {
-        LocalHealth { known: RwLock::default(), version: watch::Sender::new(0) }
+        LocalHealth { known: RwLock::default(), version: watch::Sender::new(0), turned: AtomicU64::new(0) }
     }
 }
 
@@ -177,7 +252,11 @@ impl LocalHealth {
     pub fn set(&self, pool: &PoolId, addr: SocketAddr, up: bool) {
         let backend = self.backend(pool, addr);
         let before = backend.checked.swap(if up { 1 } else { 2 }, Relaxed);
-        let ejection = if up { backend.ejected_until.swap(0, Relaxed) } else { 0 };
+        let hard = up && !backend.for_errors.load(Relaxed);
+        let ejection = if hard { backend.ejected_until.swap(0, Relaxed) } else { 0 };
+        if up && before == 2 || hard && backend.on_trial() {
+            backend.readmit();
+        }
         if (before == 2) == up || ejection > now_ms() {
             self.bump();
         }
@@ -185,9 +264,24 @@ impl LocalHealth {
 
     /// A hard failure: the backend is left out for `for_ms`.
     pub(crate) fn eject(&self, backend: &BackendHealth, for_ms: u32) {
+        backend.totals.failures.fetch_add(1, Relaxed);
+        self.leave_out(backend, for_ms);
+    }
+
+    /// Its requests fail too often: the backend is left out for `for_ms`, whatever a check says.
+    pub(crate) fn eject_for_errors(&self, backend: &BackendHealth, for_ms: u32) {
+        backend.for_errors.store(true, Relaxed);
+        self.leave_out(backend, for_ms);
+    }
+
+    /// Longer each time, up to 8 times; then it comes back with one request.
+    fn leave_out(&self, backend: &BackendHealth, for_ms: u32) {
         let now = now_ms();
-        let before = backend.ejected_until.fetch_max(now + u64::from(for_ms), Relaxed);
+        let longer = u32::from(backend.in_row.load(Relaxed)).min(3);
+        let before = backend.ejected_until.fetch_max(now + (u64::from(for_ms) << longer), Relaxed);
         if before <= now && for_ms > 0 {
+            backend.trial.store(true, Relaxed);
+            backend.in_row.store(longer as u8 + 1, Relaxed);
             backend.totals.ejections.fetch_add(1, Relaxed);
             self.bump();
         }
@@ -196,6 +290,11 @@ impl LocalHealth {
     /// Ends the ejections that are over and returns when the next one will be.
     pub(crate) fn settle(&self, now: u64) -> Option<u64> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let turn = now.saturating_sub(self.turned.load(Relaxed)) >= WINDOW_MS;
+        if turn {
+            self.turned.store(now, Relaxed);
+            known.backends.values().flat_map(BTreeMap::values).for_each(|b| b.turn_window());
+        }
         let (mut next, mut ended) = (None::<u64>, false);
         for backend in known.backends.values().flat_map(BTreeMap::values) {
             match backend.ejected_until.load(Relaxed) {
@@ -254,7 +353,7 @@ impl LocalHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zonekeeper_core::model::Balance;
+    use zonekeeper_core::model::Pool;
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
@@ -264,15 +363,8 @@ mod tests {
         let backend =
             |&(port, force): &(u16, Option<Force>)| BackendTable { addr: addr(port), weight: 1, force };
         PoolTable {
-            id: "web".parse().unwrap(),
             backends: backends.iter().map(backend).collect(),
-            balance: Balance::RoundRobin,
-            check: None,
-            connect_timeout_ms: 1000,
-            response_timeout_ms: 1000,
-            max_connections: 0,
-            retries: 2,
-            eject_ms: 1000,
+            ..PoolTable::empty(&"web".parse().unwrap(), &Pool::default())
         }
     }
 
@@ -302,7 +394,7 @@ mod tests {
         health.set(&pool.id, addr(1), true);
         assert_eq!(health.healthy_count(&pool), (1, 1));
         health.eject(&backend, 1000);
-        assert_eq!(health.settle(now_ms() + 1001), None);
+        assert_eq!(health.settle(now_ms() + 8001), None);
         assert_eq!(health.healthy_count(&pool), (1, 1));
     }
 

@@ -21,10 +21,12 @@
 mod balance;
 mod counters;
 mod engine;
+mod fixed;
 mod health;
 pub mod http1;
 mod latency;
 mod live;
+mod outlier;
 mod socket;
 mod supervisor;
 mod tls;

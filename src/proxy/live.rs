@@ -64,12 +64,14 @@ pub(crate) struct LivePool {
     pub(crate) table: Arc<PoolTable>,
     pub(crate) backends: Vec<Arc<BackendHealth>>,
     pub(crate) clock: Arc<PoolClock>,
+    /// Where an ejection is told.
+    pub(crate) health: Arc<LocalHealth>,
 }
 
 impl LivePool {
-    pub(crate) fn new(table: Arc<PoolTable>, health: &LocalHealth) -> LivePool {
+    pub(crate) fn new(table: Arc<PoolTable>, health: &Arc<LocalHealth>) -> LivePool {
         let backends = table.backends.iter().map(|b| health.backend(&table.id, b.addr)).collect();
-        LivePool { backends, clock: health.clock(&table.id), table }
+        LivePool { backends, clock: health.clock(&table.id), health: health.clone(), table }
     }
 }
 
@@ -77,7 +79,7 @@ impl Live {
     /// Joins a table with what this node knows; `listener` gives counters and certificates.
     pub(crate) fn build(
         table: &ProxyTable,
-        health: &LocalHealth,
+        health: &Arc<LocalHealth>,
         mut listener: impl FnMut(&Arc<ListenerTable>) -> (Arc<ListenerCells>, Option<Arc<rustls::ServerConfig>>),
     ) -> Live {
         let mut live = Live::default();

@@ -260,8 +260,9 @@ impl Supervisor {
     fn wanted(&self, listener: &ListenerTable) -> bool {
         let readable = listener.tls.is_none() || self.certificates.contains_key(&listener.id);
         let served = || {
-            let healthy =
-                |r: &zonekeeper_core::route::RouteTable| self.shared.health.healthy_count(&r.pool).0 > 0;
+            let healthy = |r: &zonekeeper_core::route::RouteTable| {
+                r.pools.iter().any(|(pool, _)| self.shared.health.healthy_count(pool).0 > 0)
+            };
             listener.protocol == Protocol::Http || listener.routes.first().is_some_and(healthy)
         };
         readable && served()

@@ -62,13 +62,18 @@ async fn name(view: View, Query(q): Query<Question>) -> Result<Json<Seen<DnsExpl
 struct Request {
     /// The `Host` header.
     host: String,
-    /// The path; default `/`.
+    /// The method; default `GET`.
+    method: Option<String>,
+    /// Path and query; default `/`.
     path: Option<String>,
     /// The listener; default: every HTTP listener of this site.
     #[param(value_type = Option<String>)]
     listener: Option<ListenerId>,
     /// One header, as `name: value`.
     header: Option<String>,
+    /// The client's address.
+    #[param(value_type = Option<String>)]
+    client: Option<IpAddr>,
 }
 
 /// Where this node's proxy sends a request, and why. Role: read.
@@ -83,7 +88,13 @@ async fn request(
         Some(Some((name, value))) => vec![(name.trim().to_ascii_lowercase(), value.trim().to_owned())],
         Some(None) => return Err(ApiError::bad_request("header must read as `name: value`")),
     };
-    let sample = Sample { host: q.host, path: q.path.unwrap_or_else(|| "/".into()), headers };
+    let sample = Sample {
+        method: q.method.unwrap_or_default(),
+        host: q.host,
+        target: q.path.unwrap_or_else(|| "/".into()),
+        source: q.client,
+        headers,
+    };
     let health = view.api.handles.proxy.as_deref();
     let listeners = &view.published.proxy.listeners;
     let data: Vec<RequestExplanation> = match &q.listener {
@@ -103,13 +114,21 @@ async fn request(
 }
 
 fn one(listener: &ListenerTable, sample: &Sample, health: Option<&LocalHealth>) -> RequestExplanation {
-    let pool = listener.match_route(sample).and_then(|i| listener.routes.get(i)).map(|r| &r.pool);
+    let route = listener.match_route(sample).and_then(|i| listener.routes.get(i));
     let mut why = listener.explain(sample);
-    let candidates = pool.map(|p| candidates(p, health, &mut why)).unwrap_or_default();
+    let mut to = Vec::new();
+    for (pool, _) in route.iter().flat_map(|r| &r.pools) {
+        to.extend(candidates(pool, health, &mut why));
+    }
+    if let Some(path) = route.and_then(|r| r.rewritten(&sample.target)) {
+        why.push(format!("the backend is asked for {path}"));
+    }
+    let pools: Vec<String> = route.iter().flat_map(|r| r.spec.pools()).map(ToString::to_string).collect();
     RequestExplanation {
         listener: Some(listener.id.to_string()),
-        pool: pool.map(|p| p.id.to_string()),
-        candidates,
+        pool: (!pools.is_empty()).then(|| pools.join(", ")),
+        target: route.map(|r| r.spec.target.to_string()),
+        candidates: to,
         why,
     }
 }

@@ -12,7 +12,7 @@ use zonekeeper_core::{
     State,
     entry::Scope,
     id::PoolId,
-    model::{self, Route},
+    model::{self, Balance, HashKey, PathMatch, Route},
 };
 use zonekeeper_proxy::{Checked, now_ms};
 
@@ -49,7 +49,18 @@ fn pool(handles: &Handles, state: &State, id: &PoolId, pool: &model::Pool) -> Po
         id: id.clone(),
         balance: pool.balance,
         checked: pool.check.is_some(),
+        hash: (pool.balance == Balance::Hash).then(|| hash(&pool.hash)),
         backends: pool.backends.iter().map(one).collect(),
+    }
+}
+
+/// As the configuration has it.
+fn hash(key: &HashKey) -> String {
+    match key {
+        HashKey::Source => "source".into(),
+        HashKey::Path => "path".into(),
+        HashKey::Header(name) => format!("header:{name}"),
+        HashKey::Cookie(name) => format!("cookie:{name}"),
     }
 }
 
@@ -58,6 +69,7 @@ fn observed(handles: &Handles, pool: &PoolId, addr: SocketAddr) -> Option<(&'sta
     let backend = handles.proxy.as_ref()?.get(pool, addr)?;
     let word = match backend.checked() {
         _ if backend.ejected(now_ms()) => "ejected",
+        Checked::Up | Checked::Unknown if backend.on_trial() => "trial",
         Checked::Up => "up",
         Checked::Down => "down",
         Checked::Unknown => "unknown",
@@ -77,7 +89,12 @@ async fn listeners(view: View) -> Json<Seen<Vec<Listener>>> {
             routes: l
                 .routes
                 .iter()
-                .map(|r| RouteRule { when: conditions(r), pool: r.pool.clone() })
+                .map(|r| RouteRule {
+                    when: conditions(r),
+                    target: r.target.to_string(),
+                    changes: changes(r),
+                    pools: r.pools().cloned().collect(),
+                })
                 .collect(),
         };
     view.seen(view.published.state.listeners.iter().map(one).collect())
@@ -93,10 +110,35 @@ fn conditions(route: &Route) -> String {
     if !route.hosts.is_empty() {
         all.push(format!("host {}", route.hosts.join(" or ")));
     }
-    if !route.path_prefix.is_empty() {
-        all.push(format!("path {}", route.path_prefix));
+    if !route.methods.is_empty() {
+        all.push(format!("method {}", route.methods.join(" or ")));
     }
+    match &route.path {
+        PathMatch::Any => {}
+        PathMatch::Prefix(prefix) => all.push(format!("path {prefix}")),
+        PathMatch::Exact(path) => all.push(format!("path exactly {path}")),
+        PathMatch::Regex(text) => all.push(format!("path like {text}")),
+    }
+    all.extend(route.query.iter().map(|q| pair("query", q)));
     all.extend(route.header.iter().map(|h| pair("header", h)));
     all.extend(route.cookie.iter().map(|c| pair("cookie", c)));
+    if !route.sources.is_empty() {
+        let networks: Vec<String> = route.sources.iter().map(ToString::to_string).collect();
+        all.push(format!("client in {}", networks.join(" or ")));
+    }
     if all.is_empty() { "every request".into() } else { all.join(", ") }
+}
+
+/// What a route changes, in words.
+fn changes(route: &Route) -> Vec<String> {
+    let (rewrite, limits) = (&route.rewrite, &route.limits);
+    let mut all = Vec::new();
+    all.extend(rewrite.path.iter().map(|p| format!("path becomes {p}")));
+    all.extend(rewrite.host.iter().map(|h| format!("host becomes {h}")));
+    all.extend(rewrite.set.iter().map(|(n, v)| format!("header {n} becomes {v:?}")));
+    all.extend(rewrite.remove.iter().map(|n| format!("header {n} is left out")));
+    all.extend(limits.response_timeout_ms.map(|ms| format!("response timeout {ms} ms")));
+    all.extend(limits.retries.map(|n| format!("{n} retries")));
+    all.extend(limits.max_body.map(|n| format!("bodies of {n} bytes at most")));
+    all
 }

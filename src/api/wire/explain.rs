@@ -28,8 +28,10 @@ pub struct DnsExplanation {
 pub struct RequestExplanation {
     /// The listener.
     pub listener: Option<String>,
-    /// The pool.
+    /// The pool, or the pools between which requests are split.
     pub pool: Option<String>,
+    /// What becomes of the request, in words; absent when no route takes it.
+    pub target: Option<String>,
     /// The backends that may take it.
     pub candidates: Vec<String>,
     /// The reasoning, one sentence each.

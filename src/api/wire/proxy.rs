@@ -15,11 +15,13 @@ pub struct Pool {
     /// Its id.
     #[schema(value_type = String)]
     pub id: PoolId,
-    /// `round-robin`, `least-connections` or `response-time`.
+    /// `round-robin`, `least-connections`, `response-time`, `two-choices` or `hash`.
     #[schema(value_type = String)]
     pub balance: Balance,
     /// Whether backends are checked.
     pub checked: bool,
+    /// What is hashed, as `cookie:NAME`, where the pool is balanced so.
+    pub hash: Option<String>,
     /// The backends of all sites.
     pub backends: Vec<Backend>,
 }
@@ -37,7 +39,8 @@ pub struct Backend {
     pub weight: u8,
     /// An operator's word.
     pub forced: Option<Override>,
-    /// What the answering node's proxy sees: `up`, `down`, `ejected` or `unknown`; absent when it does not use it.
+    /// What the answering node's proxy sees: `up`, `down`, `ejected`, `trial` (it comes back
+    /// with one request) or `unknown`; absent when it does not use it.
     pub observed: Option<String>,
     /// Requests or connections in flight at the answering node.
     pub in_flight: Option<u32>,
@@ -76,7 +79,11 @@ pub struct Bind {
 pub struct RouteRule {
     /// Its conditions in words; `every request` when there are none.
     pub when: String,
-    /// Where matching requests go.
-    #[schema(value_type = String)]
-    pub pool: PoolId,
+    /// What becomes of matching requests, in words.
+    pub target: String,
+    /// What is changed before they are forwarded, one change each.
+    pub changes: Vec<String>,
+    /// The pools that they go to; none when the route answers by itself.
+    #[schema(value_type = Vec<String>)]
+    pub pools: Vec<PoolId>,
 }

@@ -177,10 +177,10 @@ pub struct ExplainArgs {
     #[arg(value_name = "TYPE", default_value = "A", requires = "name")]
     pub rtype: String,
     /// The client's address.
-    #[arg(long, value_name = "ADDR", requires = "name")]
+    #[arg(long, value_name = "ADDR")]
     pub client: Option<IpAddr>,
-    /// A request to the proxy, as `host/path`.
-    #[arg(long, value_name = "HOST/PATH")]
+    /// A request to the proxy, as `host/path?query` or `POST host/path`.
+    #[arg(long, value_name = "[METHOD ]HOST/PATH")]
     pub request: Option<String>,
     /// A header of that request, as `name: value`.
     #[arg(long, requires = "request")]

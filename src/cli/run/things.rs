@@ -15,7 +15,7 @@ use zonekeeper_core::{entry::Role, id::ServiceId};
 
 pub(super) async fn explain(s: &mut Session<'_>, args: ExplainArgs) -> Result<(), CliError> {
     if let Some(request) = &args.request {
-        return explain_request(s, request, args.header.as_deref()).await;
+        return explain_request(s, request, &args).await;
     }
     let Some(name) = &args.name else { return Err(CliError::Usage("give a name".into())) };
     let mut query = vec![("name", name.to_string()), ("type", args.rtype.clone())];
@@ -32,10 +32,13 @@ pub(super) async fn explain(s: &mut Session<'_>, args: ExplainArgs) -> Result<()
     Ok(e.why.iter().try_for_each(|w| writeln!(s.out, "  - {w}"))?)
 }
 
-async fn explain_request(s: &mut Session<'_>, request: &str, header: Option<&str>) -> Result<(), CliError> {
-    let (host, path) = request.split_once('/').unwrap_or((request, ""));
-    let mut query = vec![("host", host.to_owned()), ("path", format!("/{path}"))];
-    query.extend(header.map(|h| ("header", h.to_owned())));
+async fn explain_request(s: &mut Session<'_>, request: &str, args: &ExplainArgs) -> Result<(), CliError> {
+    let (method, place) = request.trim().split_once(' ').unwrap_or(("GET", request));
+    let (host, path) = place.split_once('/').unwrap_or((place, ""));
+    let mut query =
+        vec![("method", method.to_owned()), ("host", host.to_owned()), ("path", format!("/{path}"))];
+    query.extend(args.header.iter().map(|h| ("header", h.clone())));
+    query.extend(args.client.iter().map(|c| ("client", c.to_string())));
     let seen = s.client.get_with::<Vec<RequestExplanation>>("/v1/explain/request", &query).await?;
     if s.json(&seen)? {
         return Ok(());
@@ -44,7 +47,7 @@ async fn explain_request(s: &mut Session<'_>, request: &str, header: Option<&str
         writeln!(s.out, "the asked node's site has no HTTP listener")?;
     }
     for e in &seen.data {
-        let to = e.pool.as_ref().map_or("no pool".into(), |p| format!("pool {p}"));
+        let to = e.target.as_deref().unwrap_or("no route");
         writeln!(s.out, "listener {}: {to}", or_dash(e.listener.as_ref()))?;
         e.candidates.iter().try_for_each(|c| writeln!(s.out, "  may go to {c}"))?;
         e.why.iter().try_for_each(|w| writeln!(s.out, "  - {w}"))?;

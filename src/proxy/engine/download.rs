@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     health::BackendHealth,
-    http1::{Answer, Decoder, Encoder, MAX_FIELDS, Response, Scan, Scanner, write_response},
+    http1::{Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, Scan, Scanner, write_response},
     latency,
 };
 use std::mem::MaybeUninit;
@@ -49,11 +49,17 @@ pub(crate) enum Lost {
     Late,
     /// What it sent is no response.
     Invalid(&'static str),
+    /// It answered 503, and another one may be asked.
+    Busy,
 }
 
 impl Lost {
     pub(crate) fn answer(self) -> Answer {
-        if self == Lost::Late { Answer::GatewayTimeout } else { Answer::BadGateway }
+        match self {
+            Lost::Late => Answer::GatewayTimeout,
+            Lost::Busy => Answer::Unavailable,
+            Lost::Closed | Lost::Broken | Lost::Invalid(_) => Answer::BadGateway,
+        }
     }
 }
 
@@ -75,7 +81,10 @@ pub(crate) struct Asked {
     pub(crate) head: bool,
     pub(crate) minor: u8,
     pub(crate) keep_alive: bool,
-    pub(crate) upgrade: bool,
+    /// The protocol that was asked for.
+    pub(crate) upgrade: Option<Offer>,
+    /// Another backend may be asked when this one is busy.
+    pub(crate) elsewhere: bool,
 }
 
 impl Download<'_> {
@@ -142,13 +151,16 @@ impl Download<'_> {
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let head = &self.buffer.bytes()[..len];
         let response = match Response::parse(head, &mut room, self.request.head) {
-            Ok(r) if r.status != 101 || self.request.upgrade => r,
+            Ok(r) if r.status != 101 || r.switches_to(self.request.upgrade) => r,
             Ok(_) => {
                 return Downloaded::Nothing(Lost::Invalid("it changes to a protocol that nobody asked for"));
             }
             Err(why) => return Downloaded::Nothing(Lost::Invalid(why)),
         };
         self.wait.answered(response.status);
+        if response.status == 503 && self.request.elsewhere {
+            return Downloaded::Nothing(Lost::Busy);
+        }
         let asked = self.request;
         let (encoder, keep_alive) = write_response(head, &response, asked.minor, asked.keep_alive, &mut out);
         let (mut decoder, reuse, tunnel) =
@@ -256,6 +268,7 @@ impl<'a> Wait<'a> {
         let (now, took) = latency::elapsed_us(self.since_us);
         self.over = true;
         self.health.latency.end(now, Some(took));
+        self.health.answered(status);
         match status {
             SERVER_ERROR.. => self.health.latency.penalise(now, took),
             101 => {}

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | the connection was not made | retried | | |
 //! | a kept connection had ended before the request reached it | retried | | |
-//! | the request was sent, no final response began | | retried | |
+//! | the request was sent, no final response began, or it is 503 | | retried | |
 //! | a byte of the final response was forwarded | | | cut |
 //!
 //! And only while everything that was sent of the body is remembered.
@@ -39,6 +39,12 @@ pub(crate) struct Plan {
     pub(crate) upload: Upload,
     pub(crate) asked: Asked,
     pub(crate) idempotent: bool,
+    /// How often it is tried on another backend.
+    pub(crate) retries: u8,
+    /// Longest wait for the first byte of a response, in milliseconds.
+    pub(crate) response_ms: u32,
+    /// What a hash chooses by.
+    pub(crate) key: u64,
 }
 
 /// Why an attempt failed without a byte of the response forwarded.
@@ -53,7 +59,7 @@ struct Failure {
 impl Failure {
     /// The backend itself is at fault, and left out for a while.
     fn hard(&self) -> bool {
-        !self.stale && !matches!(self.lost, Lost::Invalid(_))
+        !self.stale && !matches!(self.lost, Lost::Invalid(_) | Lost::Busy)
     }
 }
 
@@ -61,9 +67,11 @@ impl Failure {
 pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     let (view, pool) = (plan.view.clone(), plan.pool);
     let table = &view.pool(pool).table;
-    let (mut exclude, mut retries, mut fresh) = (Vec::new(), table.retries, false);
+    // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile.
+    let (mut exclude, mut retries, mut fresh) = (Vec::new(), plan.retries, plan.upload.too_large_to_replay());
     let mut answer = Answer::Unavailable;
-    while let Some(lease) = Lease::take(&view, pool, &exclude) {
+    while let Some(lease) = Lease::take(&view, pool, plan.key, &exclude) {
+        plan.asked.elsewhere = plan.idempotent && retries > 0 && exclude.len() + 1 < table.backends.len();
         let failure = match attempt(session, &mut plan, &lease, fresh).await {
             Ok(end) => return end,
             Err(failure) => failure,
@@ -130,7 +138,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
         return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
     };
     let wait = Wait::begin(health, now_us());
-    let sent = send(session, plan, lease, &backend.wire).await;
+    let sent = send(session, plan, &backend.wire).await;
     let end = match sent {
         Err(Sending::Refused(answer)) => return Ok(session.refuse(answer, plan.asked.head).await),
         // Not one byte was taken: the connection was dead before.
@@ -138,7 +146,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
             return Err(Failure { lost: Lost::Broken, unread: true, stale: backend.reused });
         }
         Err(Sending::Broken) | Ok(()) => {
-            let mut exchanged = respond(session, plan, lease, &backend.wire, wait).await;
+            let mut exchanged = respond(session, plan, &backend.wire, wait).await;
             exchanged.uploaded &= sent.is_ok(); // half a request was sent: nothing may follow it
             settle(session, plan, lease, &backend, exchanged).await
         }
@@ -160,9 +168,9 @@ enum Sending {
 }
 
 /// Sends the head and what is there of the body in one write.
-async fn send(session: &mut Session, plan: &mut Plan, lease: &Lease, backend: &Wire) -> Result<(), Sending> {
+async fn send(session: &mut Session, plan: &mut Plan, backend: &Wire) -> Result<(), Sending> {
     let timer = &session.client.timer;
-    let response_ms = lease.pool().table.response_timeout_ms;
+    let response_ms = plan.response_ms;
     timer.arm(Side::Backend, response_ms);
     let wrote = if plan.upload.done() && plan.upload.sent().is_empty() {
         backend.write_all(&plan.head, timer, Side::Backend).await
@@ -188,15 +196,9 @@ struct Exchanged {
 }
 
 /// Sends the rest of the body and forwards the response, at once, as one state machine.
-async fn respond(
-    session: &mut Session,
-    plan: &mut Plan,
-    lease: &Lease,
-    backend: &Wire,
-    wait: Wait<'_>,
-) -> Exchanged {
+async fn respond(session: &mut Session, plan: &mut Plan, backend: &Wire, wait: Wait<'_>) -> Exchanged {
     let listener = &plan.view.listener(plan.listener).table;
-    let (idle_ms, response_ms) = (listener.idle_timeout_ms, lease.pool().table.response_timeout_ms);
+    let (idle_ms, response_ms) = (listener.idle_timeout_ms, plan.response_ms);
     let Session { client, wire, buffer: read, .. } = session;
     let mut buffer = Buffer::default();
     let mut uploaded = plan.upload.done();

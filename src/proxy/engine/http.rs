@@ -11,8 +11,10 @@ use super::{
     wire::{Trouble, Wire},
 };
 use crate::{
+    balance,
     counters::{self, Cell},
-    http1::{Answer, Forwarded, Framing, MAX_FIELDS, Request, Scan, Scanner, write_request},
+    fixed,
+    http1::{Answer, Edit, Forwarded, Framing, MAX_FIELDS, Offer, Request, Scan, Scanner, write_request},
 };
 use std::{mem::MaybeUninit, rc::Rc, sync::atomic::Ordering::Acquire};
 
@@ -60,6 +62,13 @@ pub(crate) async fn serve(client: Client, wire: Wire) {
     }
 }
 
+/// What becomes of a request.
+enum Planned {
+    Forward(Plan),
+    /// It is answered here; the connection may go on.
+    Answered(Out, bool),
+}
+
 impl Session {
     /// Serves the next request.
     async fn request(&mut self, first: bool) -> End {
@@ -83,7 +92,11 @@ impl Session {
         let planned = self.plan(len, &view, listener);
         self.buffer.consume(len);
         match planned {
-            Ok(plan) => {
+            Ok(Planned::Answered(out, keep_alive)) => {
+                counters::add(&self.cell(&view, listener).requests, 1);
+                self.send(&out, keep_alive).await
+            }
+            Ok(Planned::Forward(plan)) => {
                 counters::add(&self.cell(&view, listener).requests, 1);
                 exchange::exchange(self, plan).await
             }
@@ -149,36 +162,55 @@ impl Session {
 
     /// Judges the head, finds the pool and writes the head that the backend gets. The error says whether the
     /// connection could go on.
-    fn plan(&self, len: usize, view: &Rc<View>, listener: usize) -> Result<Plan, (Answer, Asked, bool)> {
+    fn plan(&self, len: usize, view: &Rc<View>, listener: usize) -> Result<Planned, (Answer, Asked, bool)> {
         let live = view.listener(listener);
         let head = &self.buffer.bytes()[..len];
-        let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: false };
+        let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: None, elsewhere: false };
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let request = Request::parse(head, &mut room).map_err(|a| (a, asked, false))?;
+        let mut request = Request::parse(head, &mut room).map_err(|a| (a, asked, false))?;
+        request.client = Some(self.client.peer.ip());
         asked = Asked {
             head: request.method == "HEAD",
             minor: request.minor,
             keep_alive: request.keep_alive && !self.client.worker.shared.draining(),
-            upgrade: request.upgrade.is_some(),
+            upgrade: request.upgrade.map(Offer::of),
+            elsewhere: false,
         };
-        let max = live.table.max_body;
+        let bodiless = matches!(request.framing, Framing::None | Framing::Length(0));
+        let index = live.table.match_route(&request).ok_or((Answer::NoRoute, asked, bodiless))?;
+        let route = &live.table.routes[index];
+        let max = route.spec.limits.max_body.unwrap_or(live.table.max_body);
         if max > 0 && matches!(request.framing, Framing::Length(n) if n > max) {
             return Err((Answer::BodyTooLarge, asked, false));
         }
-        let bodiless = matches!(request.framing, Framing::None | Framing::Length(0));
-        let route = live.table.match_route(&request).ok_or((Answer::NoRoute, asked, bodiless))?;
         let mut out = Out::new();
         let from = Forwarded { client: self.client.peer.ip(), tls: self.wire.is_tls() };
-        write_request(head, &request, from, &mut out);
-        Ok(Plan {
+        let Some(pool) = live.routes[index].next() else {
+            let keep_alive = asked.keep_alive && bodiless;
+            fixed::write(&route.spec.target, &request, from.tls, keep_alive, &mut out);
+            return Ok(Planned::Answered(out, keep_alive));
+        };
+        let table = &view.pool(pool).table;
+        let path = route.rewritten(request.target);
+        write_request(
+            head,
+            &request,
+            from,
+            Edit { path: path.as_deref(), rewrite: &route.spec.rewrite },
+            &mut out,
+        );
+        Ok(Planned::Forward(Plan {
             view: view.clone(),
             listener,
-            pool: live.pools[route],
+            pool,
             head: out,
             upload: Upload::new(request.framing, max),
             asked,
             idempotent: request.idempotent(),
-        })
+            retries: route.spec.limits.retries.unwrap_or(table.retries),
+            response_ms: route.spec.limits.response_timeout_ms.unwrap_or(table.response_timeout_ms),
+            key: balance::key(table, &request),
+        }))
     }
 
     /// Answers a request that is not served because of what it is, and ends the connection.
@@ -194,9 +226,14 @@ impl Session {
     pub(crate) async fn answer(&mut self, answer: Answer, head_only: bool, keep_alive: bool) -> End {
         let mut out = Out::new();
         answer.write(&mut out, head_only, keep_alive);
+        self.send(&out, keep_alive).await
+    }
+
+    /// Sends an answer that is written already.
+    async fn send(&mut self, out: &[u8], keep_alive: bool) -> End {
         self.client.timer.disarm(Side::Backend);
         self.client.timer.arm(Side::Client, LINGER_MS);
-        let wrote = self.wire.write_all(&out, &self.client.timer, Side::Client).await;
+        let wrote = self.wire.write_all(out, &self.client.timer, Side::Client).await;
         self.client.timer.disarm(Side::Client);
         match wrote {
             Ok(()) if keep_alive => End::Again,

@@ -10,7 +10,7 @@ use super::{
     upstream::Lease,
     wire::Wire,
 };
-use crate::counters;
+use crate::{balance, counters, live::Split};
 use std::{
     future::poll_fn,
     io,
@@ -23,8 +23,8 @@ use std::{
 pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usize) {
     let listener = view.listener(index);
     let cell = listener.cells.of(client.worker.index);
-    let connected = match listener.pools.first() {
-        Some(pool) => connect(&client, &view, *pool).await,
+    let connected = match listener.routes.first().and_then(Split::next) {
+        Some(pool) => connect(&client, &view, pool).await,
         None => None,
     };
     let Some((lease, backend)) = connected else {
@@ -48,15 +48,17 @@ pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usi
 /// A connection to a backend of the pool; another one is tried when it fails.
 async fn connect(client: &Client, view: &Rc<View>, pool: usize) -> Option<(Lease, Wire)> {
     let table = &view.pool(pool).table;
+    let key = balance::key_of_source(client.peer.ip());
     let mut exclude = Vec::new();
     for attempt in 0..=table.retries {
-        let lease = Lease::take(view, pool, &exclude)?;
+        let lease = Lease::take(view, pool, key, &exclude)?;
         let totals = &lease.health().totals;
         totals.requests.fetch_add(1, Relaxed);
         if attempt > 0 {
             totals.retries.fetch_add(1, Relaxed);
         }
         if let Some(backend) = lease.connect(&client.timer).await {
+            lease.health().answered(200);
             return Some((lease, backend));
         }
         totals.errors.fetch_add(1, Relaxed);

@@ -53,6 +53,11 @@ impl Upload {
         self.remembered
     }
 
+    /// More is announced than can be remembered.
+    pub(crate) fn too_large_to_replay(&self) -> bool {
+        matches!(self.decoder, Decoder::Length(n) if n > REPLAY as u64)
+    }
+
     /// What was sent so far, to be sent again.
     pub(crate) fn sent(&self) -> &[u8] {
         &self.framed

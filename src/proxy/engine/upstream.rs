@@ -65,8 +65,8 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Chooses a backend of the pool.
-    pub(crate) fn take(view: &Rc<View>, pool: usize, exclude: &[usize]) -> Option<Lease> {
-        match balance::choose(view.pool(pool), exclude, now_ms()) {
+    pub(crate) fn take(view: &Rc<View>, pool: usize, key: u64, exclude: &[usize]) -> Option<Lease> {
+        match balance::choose(view.pool(pool), key, exclude, now_ms()) {
             Choice::Backend(backend) => Some(Lease { view: view.clone(), pool, backend }),
             Choice::Full | Choice::Nothing => None,
         }
@@ -105,6 +105,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        balance::release(self.health());
+        balance::release(self.pool(), self.backend);
     }
 }

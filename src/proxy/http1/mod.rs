@@ -12,9 +12,9 @@ mod scan;
 
 pub use answer::Answer;
 pub use body::{BodyError, Decoder, Encoder};
-pub use request::Request;
+pub use request::{Offer, Request};
 pub use response::Response;
-pub use rewrite::{Forwarded, write_request, write_response};
+pub use rewrite::{Edit, Forwarded, write_request, write_response};
 pub use scan::{Scan, Scanner};
 
 /// Largest head, in bytes: what browsers, HAProxy and nginx agree on, doubled.

@@ -2,7 +2,7 @@
 
 use super::{Answer, Framing, FramingFields, MAX_FIELDS, MAX_TARGET, list};
 use httparse::{Error, Header};
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, net::IpAddr};
 use zonekeeper_core::route::RequestHead;
 
 /// Room for the parsed fields of one head.
@@ -25,16 +25,36 @@ pub struct Request<'h, 'b> {
     pub framing: Framing,
     /// The client would send another request on this connection (RFC 9112 §9.3).
     pub keep_alive: bool,
-    /// The protocol that it wants to change to; never HTTP/2 in clear.
+    /// The protocol that it wants to change to, the first where there are many; never HTTP/2 in clear.
     pub upgrade: Option<&'b [u8]>,
+    /// Who asks, when the caller says so.
+    pub client: Option<IpAddr>,
+}
+
+/// The protocol that a request wants to change to, small enough to be kept until the response comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer(u64);
+
+impl Offer {
+    /// Of a protocol's name, in any case (RFC 9110 §7.8).
+    pub fn of(protocol: &[u8]) -> Offer {
+        let step = |h: u64, b: &u8| (h ^ u64::from(b.to_ascii_lowercase())).wrapping_mul(0x100_0000_01b3);
+        Offer(protocol.trim_ascii().iter().fold(0xcbf2_9ce4_8422_2325, step))
+    }
 }
 
 impl RequestHead for Request<'_, '_> {
+    fn method(&self) -> &str {
+        self.method
+    }
     fn host(&self) -> &str {
         self.host
     }
-    fn path(&self) -> &str {
-        self.target.split('?').next().unwrap_or_default()
+    fn target(&self) -> &str {
+        self.target
+    }
+    fn source(&self) -> Option<IpAddr> {
+        self.client
     }
     fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.fields.iter().any(|f| f.name.eq_ignore_ascii_case(name) && test(f.value))
@@ -66,6 +86,7 @@ impl<'h, 'b> Request<'h, 'b> {
             framing: Framing::None,
             keep_alive: minor == 1,
             upgrade: None,
+            client: None,
         };
         request.read_fields(authority)?;
         Ok(request)
@@ -129,6 +150,7 @@ impl<'h, 'b> Request<'h, 'b> {
         if !wants_upgrade || self.minor == 0 || body || plain {
             self.upgrade = None;
         }
+        self.upgrade = self.upgrade.and_then(|u| list(u).next());
         Ok(())
     }
 }

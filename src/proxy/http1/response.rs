@@ -1,6 +1,6 @@
 //! A response head, parsed and judged.
 
-use super::{Framing, FramingFields, list, request::Fields};
+use super::{Framing, FramingFields, Offer, list, request::Fields};
 use httparse::Header;
 
 /// A backend's response head. Borrows the bytes that it was parsed from.
@@ -57,6 +57,11 @@ impl<'h, 'b> Response<'h, 'b> {
     /// 1xx but 101: the final response is still to come.
     pub fn interim(&self) -> bool {
         self.status < 200 && self.status != 101
+    }
+
+    /// RFC 9110 §7.8: it changes to what was asked for, and to nothing else.
+    pub fn switches_to(&self, asked: Option<Offer>) -> bool {
+        asked.is_some() && self.upgrade.map(Offer::of) == asked
     }
 
     fn read_fields(&mut self, minor: u8, to_head: bool) -> Result<(), &'static str> {

@@ -3,6 +3,7 @@
 use super::{Encoder, Framing, Request, Response, list};
 use httparse::Header;
 use std::{io::Write, net::IpAddr};
+use zonekeeper_core::model::Rewrite;
 
 /// What a forwarded request says of its client.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +12,23 @@ pub struct Forwarded {
     pub client: IpAddr,
     /// It came over TLS.
     pub tls: bool,
+}
+
+/// What a route changes in a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Edit<'a> {
+    /// In place of path and query.
+    pub path: Option<&'a str>,
+    /// The rest; its own path is not looked at.
+    pub rewrite: &'a Rewrite,
+}
+
+impl Edit<'_> {
+    /// Whether a field is replaced or left out.
+    fn drops(&self, name: &str) -> bool {
+        self.rewrite.set.iter().any(|(n, _)| name.eq_ignore_ascii_case(n))
+            || self.rewrite.remove.iter().any(|n| name.eq_ignore_ascii_case(n))
+    }
 }
 
 /// Fields of one connection only (RFC 9110 §7.6.1), and those that are written anew. Names in lower case.
@@ -103,8 +121,15 @@ fn write_upgrade(protocol: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 /// Appends the head that goes to the backend.
-pub fn write_request(head: &[u8], request: &Request<'_, '_>, from: Forwarded, out: &mut Vec<u8>) {
-    for part in [request.method, " ", request.target, " HTTP/1.1\r\nHost: ", request.host, "\r\n"] {
+pub fn write_request(
+    head: &[u8],
+    request: &Request<'_, '_>,
+    from: Forwarded,
+    edit: Edit<'_>,
+    out: &mut Vec<u8>,
+) {
+    let (path, host) = (edit.path.unwrap_or(request.target), edit.rewrite.host.as_deref());
+    for part in [request.method, " ", path, " HTTP/1.1\r\nHost: ", host.unwrap_or(request.host), "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let nominated = Nominated::of(request.fields);
@@ -120,8 +145,13 @@ pub fn write_request(head: &[u8], request: &Request<'_, '_>, from: Forwarded, ou
         }
         16 if field.name.eq_ignore_ascii_case("x-forwarded-host") => true,
         17 if field.name.eq_ignore_ascii_case("x-forwarded-proto") => true,
-        _ => stripped(field, &nominated),
+        _ => stripped(field, &nominated) || edit.drops(field.name),
     });
+    for (name, value) in &edit.rewrite.set {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
     write_framing(request.framing, out);
     write_upgrade(request.upgrade, out);
     out.extend_from_slice(b"X-Forwarded-For: ");
@@ -177,8 +207,43 @@ mod tests {
         let request = Request::parse(head.as_bytes(), &mut room).unwrap();
         let mut out = Vec::new();
         let from = Forwarded { client: IpAddr::from([192, 0, 2, 7]), tls: true };
-        write_request(head.as_bytes(), &request, from, &mut out);
+        write_request(
+            head.as_bytes(),
+            &request,
+            from,
+            Edit { path: None, rewrite: &Rewrite::default() },
+            &mut out,
+        );
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_route_rewrites_path_host_and_fields() {
+        let head = "GET /a?b HTTP/1.1\r\nHost: w\r\nX-Env: us\r\nx-secret: 1\r\nA: b\r\n\r\n";
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let request = Request::parse(head.as_bytes(), &mut room).unwrap();
+        let rewrite = Rewrite {
+            path: None,
+            host: Some("inside:81".into()),
+            set: vec![("x-env".into(), "eu".into())],
+            remove: vec!["x-secret".into()],
+        };
+        let from = Forwarded { client: IpAddr::from([192, 0, 2, 7]), tls: false };
+        let mut out = Vec::new();
+        write_request(
+            head.as_bytes(),
+            &request,
+            from,
+            Edit { path: Some("/n?b"), rewrite: &rewrite },
+            &mut out,
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            concat!(
+                "GET /n?b HTTP/1.1\r\nHost: inside:81\r\nA: b\r\nx-env: eu\r\nX-Forwarded-For: 192.0.2.7\r\n",
+                "X-Forwarded-Proto: http\r\nX-Forwarded-Host: w\r\n\r\n"
+            )
+        );
     }
 
     fn answer(head: &str, to_head: bool, minor: u8) -> String {

@@ -22,8 +22,6 @@ pub struct Case {
     pub conceals: Vec<Vec<u8>>,
     /// The sentence that justifies ours where a peer differs.
     pub why: String,
-    /// Why ours does not do it yet.
-    pub known: String,
 }
 
 /// Reads a corpus file. Anything that is not understood is a panic that names the line.
@@ -51,7 +49,6 @@ pub fn parse(text: &str) -> Vec<Case> {
             "hides" => case.hides.push(bytes(rest)),
             "shows" => case.shows.push(bytes(rest)),
             "conceals" => case.conceals.push(bytes(rest)),
-            "known" => case.known = rest.into(),
             "why" => case.why = rest.into(),
             _ => panic!("line {}: what is {word:?}?", i + 1),
         }

@@ -68,10 +68,6 @@ async fn every_message_has_one_reading_or_is_refused() {
         let last = case.client.rsplit(' ').next().unwrap();
         refused += u64::from(["400", "413", "414", "417", "431", "501", "505"].contains(&last));
         let faults = faults(&case, &seen);
-        if !case.known.is_empty() {
-            assert!(!faults.is_empty(), "{} is right now: take its `known` away", case.name);
-            continue;
-        }
         wrong.extend(faults.into_iter().map(|f| format!("{}: {f}", case.name)));
     }
     let counted = world.proxy.counters().listeners[0].1.refused;

@@ -1,0 +1,71 @@
+//! Passive ejection for errors: a backend whose requests fail more often than those of its peers is left out for a while.
+//!
+//! A success costs nothing here: the rate is that of counters which exist anyway, over the last 5 to 10 seconds, and it is
+//! looked at when a request failed. Where every backend fails alike, it is the application, and nobody is ejected.
+
+use crate::{
+    health::{BackendHealth, now_ms},
+    live::LivePool,
+};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Failures before a rate means something.
+const FAILURES: u32 = 5;
+
+/// Requests and failures since some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) requests: u32,
+    pub(crate) failures: u32,
+}
+
+impl Counted {
+    fn rate(self) -> f64 {
+        if self.requests == 0 { 0.0 } else { f64::from(self.failures) / f64::from(self.requests) }
+    }
+
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.requests) << 32 | u64::from(self.failures)
+    }
+
+    pub(crate) fn unpack(packed: u64) -> Counted {
+        Counted { requests: (packed >> 32) as u32, failures: packed as u32 }
+    }
+
+    /// What was counted since an earlier count.
+    pub(crate) fn since(self, earlier: Counted) -> Counted {
+        Counted {
+            requests: self.requests.wrapping_sub(earlier.requests),
+            failures: self.failures.wrapping_sub(earlier.failures),
+        }
+    }
+}
+
+/// Looks at a backend whose request failed.
+pub(crate) fn judge(pool: &LivePool, index: usize) {
+    let (table, backend) = (&pool.table, &pool.backends[index]);
+    backend.suspect.store(false, Relaxed);
+    let now = now_ms();
+    if table.eject_errors == 0 || table.eject_ms == 0 || pool.backends.len() < 2 || backend.ejected(now) {
+        return;
+    }
+    let ejected = pool.backends.iter().filter(|b| b.ejected(now)).count();
+    let most = (pool.backends.len() * usize::from(table.max_ejected) / 100).max(1);
+    if ejected < most && (backend.on_trial() || worse_than_peers(pool, index)) {
+        pool.health.eject_for_errors(backend, table.eject_ms);
+    }
+}
+
+fn worse_than_peers(pool: &LivePool, index: usize) -> bool {
+    let own = pool.backends[index].recent();
+    if own.failures < FAILURES {
+        return false;
+    }
+    let mut peers = Counted::default();
+    let others = pool.backends.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, b)| b);
+    for recent in others.map(|b| BackendHealth::recent(b)) {
+        peers.requests += recent.requests;
+        peers.failures += recent.failures;
+    }
+    (own.rate() - peers.rate()) * 100.0 >= f64::from(pool.table.eject_errors)
+}
