@@ -21,7 +21,7 @@ use crate::{
     model::Family,
     name::Name,
     state::State,
-    zone::{CutKind, Key, Node, Place, RrView, Zone, ZoneIndex, rtype},
+    zone::{CutKind, Denial, Key, Node, Place, RrView, Zone, ZoneIndex, rtype},
 };
 use alloc::{sync::Arc, vec::Vec};
 use xxhash_rust::xxh3::xxh3_64;
@@ -42,6 +42,8 @@ pub struct DnsTable {
 pub struct ZoneTable {
     zone: Arc<Zone>,
     index: Arc<ZoneIndex>,
+    /// The chain of a zone that was signed elsewhere.
+    denial: Option<Arc<Denial>>,
     /// SOA for negative answers, its TTL the smaller of its own and its minimum (RFC 2308 §3).
     negative: Option<WireSet>,
     /// Has SOA and NS.
@@ -230,11 +232,35 @@ impl ZoneTable {
             soa.ttl = soa.ttl.min(minimum);
             WireSet::of(&soa)
         });
-        ZoneTable { negative, ready: zone.validate().is_ok(), zone, index, services: Vec::new() }
+        let denial = match old {
+            Some(old) if Arc::ptr_eq(&old.zone, &zone) => old.denial.clone(),
+            old => {
+                let old = old.and_then(|o| Some((&*o.zone, o.denial.as_deref()?)));
+                Denial::of(&zone, old).map(Arc::new)
+            }
+        };
+        ZoneTable { negative, ready: zone.validate().is_ok(), zone, index, denial, services: Vec::new() }
     }
 
     fn place_of(&self, key: &Key) -> Place<'_> {
-        self.index.place_of(&self.zone, key)
+        let place = self.index.place_of(&self.zone, key);
+        match &self.denial {
+            Some(d) if d.nsec3().is_some() && place.encloser == 1 => self.without_hashes(key, place),
+            _ => place,
+        }
+    }
+
+    /// The owners of NSEC3 records are no names of the zone (RFC 5155 §7.2.8).
+    fn without_hashes<'a>(&'a self, key: &Key, place: Place<'a>) -> Place<'a> {
+        match self.index.find(key.prefix(1)) {
+            Some(node) if node.set(rtype::NSEC3).is_some() => Place { node: None, encloser: 0, ..place },
+            _ => place,
+        }
+    }
+
+    /// The chain of denials, when the zone was signed elsewhere.
+    pub fn denial(&self) -> Option<&Denial> {
+        self.denial.as_deref()
     }
 
     /// The records.

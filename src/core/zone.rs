@@ -6,6 +6,7 @@
 //! costs what changed and the chunks' borders, which depend on history, do not matter.
 
 mod chunk;
+mod denial;
 mod index;
 mod key;
 mod lookup;
@@ -13,8 +14,9 @@ mod rrset;
 mod store;
 
 pub use chunk::{Node, Record, Records, RrView};
+pub use denial::{Denial, MAX_ITERATIONS, Nsec3Param};
 pub use index::ZoneIndex;
-pub use key::Key;
+pub use key::{Key, write_labels};
 pub use lookup::{CutKind, Place};
 pub use rrset::{RrSet, ZoneError, rdata_target, rtype};
 
@@ -107,15 +109,28 @@ impl Zone {
         self.declared
     }
 
-    /// Advances the serial after a change: the greater of the declared one and the current one plus 1 (RFC 1982).
+    /// Whether it was signed elsewhere: its apex has signatures.
+    pub fn is_signed(&self) -> bool {
+        self.find(&[]).is_some_and(|n| n.set(rtype::RRSIG).is_some())
+    }
+
+    /// Advances the serial after a change: the greater of the declared one and the current one plus 1 (RFC 1982). A signed
+    /// zone is served with the declared one: its signature covers it, so the signer alone advances it.
     pub fn advance_serial(&mut self) {
+        if self.is_signed() {
+            return self.set_serial(self.declared);
+        }
         let next = self.serial.wrapping_add(1);
         let ahead = !self.started || (self.declared.wrapping_sub(next) as i32) > 0;
         self.set_serial(if ahead { self.declared } else { next });
     }
 
-    /// Advances the serial by [`INCARNATION_STEP`]: after a restore nothing that was served before is served again.
+    /// Advances the serial by [`INCARNATION_STEP`]: after a restore nothing that was served before is served again. That of
+    /// a signed zone stays as it was signed.
     pub fn advance_serial_by_incarnation(&mut self) {
+        if self.is_signed() {
+            return;
+        }
         self.set_serial(self.serial.wrapping_add(INCARNATION_STEP));
     }
 

@@ -336,8 +336,7 @@ impl Responder {
             }
             self.scratch.name[..query.name_len].copy_from_slice(name);
             let dnssec_ok = query.edns.is_some_and(|e| e.dnssec_ok);
-            let resolver =
-                Resolver::new(view.table, &mut self.scratch, &mut message, query.qtype, dnssec_ok);
+            let resolver = Resolver::new(view.table, &mut self.scratch, &mut message, query.qtype, dnssec_ok);
             resolver.run(query.name_len)
         });
         if view.condition.stale && verdict.error.is_none() {

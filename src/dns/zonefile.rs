@@ -116,7 +116,21 @@ pub fn export(zone: &Zone, out: &mut impl Write) -> io::Result<()> {
         out.write_all(to_text(&soa).as_bytes())?;
     }
     for set in zone.iter().filter(|s| s.rtype != rtype::SOA) {
-        out.write_all(to_text(&set).as_bytes())?;
+        match set.rtype {
+            rtype::RRSIG => export_signatures(zone, &set, out)?,
+            _ => out.write_all(to_text(&set).as_bytes())?,
+        }
+    }
+    Ok(())
+}
+
+/// Signatures are no RRset of their own: each has the TTL of what it covers (RFC 4034 §3).
+fn export_signatures(zone: &Zone, set: &RrSet, out: &mut impl Write) -> io::Result<()> {
+    for rdata in &set.rdata {
+        let covered = rdata.first_chunk::<2>().map(|b| u16::from_be_bytes(*b));
+        let ttl = covered.and_then(|t| zone.get(&set.name, t)).map_or(set.ttl, |s| s.ttl);
+        let one = RrSet { ttl, rdata: vec![rdata.clone()], ..set.clone() };
+        out.write_all(to_text(&one).as_bytes())?;
     }
     Ok(())
 }
@@ -193,7 +207,7 @@ impl Loader {
     fn directive(&mut self, tokens: &[Token<'_>], file: &Path, depth: usize) -> Result<(), String> {
         let word = tokens[0].text().to_ascii_uppercase();
         match (word.as_str(), &tokens[1..]) {
-            ("$ORIGIN", [name]) => self.origin = rdata::name(name, &self.origin)?.wire().to_vec(),
+            ("$ORIGIN", [name]) => self.origin = rdata::cased_name(name, &self.origin)?,
             ("$TTL", [ttl]) => {
                 self.ttl = Some(
                     rdata::seconds(&ttl.text()).ok_or_else(|| format!("{:?} is not a TTL", ttl.text()))?,
@@ -226,10 +240,10 @@ impl Loader {
         let text = lexer::unescape(path.raw)?;
         let name = file.parent().unwrap_or(Path::new("")).join(String::from_utf8_lossy(&text).as_ref());
         let opened = File::open(&name).map_err(|e| format!("cannot open {}: {e}", name.display()))?;
-        let inner = origin.map(|o| rdata::name(o, &self.origin)).transpose()?;
+        let inner = origin.map(|o| rdata::cased_name(o, &self.origin)).transpose()?;
         let outer = (self.origin.clone(), self.owner.clone());
         if let Some(inner) = inner {
-            self.origin = inner.wire().to_vec();
+            self.origin = inner;
         }
         self.read(BufReader::new(opened), &name, depth + 1);
         (self.origin, self.owner) = outer;

@@ -75,6 +75,12 @@ pub(super) fn collision(origin: &Name, records: &[RrSet], name: &Name) -> Option
         let first = records.partition_point(|r| r.name < *owner);
         records[first..].iter().take_while(|r| r.name == *owner).map(|r| r.rtype).find(|t| types.contains(t))
     };
+    if at(origin, &[rtype::RRSIG]).is_some() {
+        return Some(format!(
+            "lies in zone {origin}, which is signed: resolvers that validate would refuse the service's answers, which have no \
+             signature; give the service a zone of its own, delegated without DS"
+        ));
+    }
     if let Some(t) = at(name, &[rtype::A, rtype::AAAA, rtype::CNAME]) {
         let t = type_name(t);
         return Some(format!("has {t} records in zone {origin}; take them out, the service answers there"));

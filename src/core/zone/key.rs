@@ -115,6 +115,32 @@ fn push_label(buf: &mut [u8; MAX], mut at: usize, label: &[u8]) -> usize {
     at + 1
 }
 
+/// Writes the labels of a key as they go on the wire, without the origin; their length. Allocates nothing.
+pub fn write_labels(key: &[u8], out: &mut [u8; 255]) -> usize {
+    let (mut end, mut at) = (key.len(), 0);
+    while end > 0 {
+        let start = key[..end - 1].iter().rposition(|b| *b == 0).map_or(0, |i| i + 1);
+        let (head, mut escaped) = (at, false);
+        at += 1;
+        for &b in &key[start..end - 1] {
+            if b == 1 && !escaped {
+                escaped = true;
+                continue;
+            }
+            if let Some(to) = out.get_mut(at) {
+                *to = if escaped { b - 1 } else { b };
+            }
+            (at, escaped) = (at + 1, false);
+        }
+        if at > out.len() {
+            return 0; // no key of a name is so long
+        }
+        out[head] = (at - head - 1) as u8;
+        end = start;
+    }
+    at
+}
+
 /// The name of a key.
 pub(super) fn to_name(key: &[u8], origin: &Name) -> Name {
     let mut labels: Vec<Vec<u8>> = Vec::new();

@@ -1,6 +1,6 @@
 //! RRsets and what may stand in them.
 
-use super::chunk::RECORD_HEAD;
+use super::{MAX_ITERATIONS, chunk::RECORD_HEAD, denial};
 use crate::name::Name;
 use alloc::{boxed::Box, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,9 @@ pub mod rtype {
     pub const DS: u16 = 43;
     pub const RRSIG: u16 = 46;
     pub const NSEC: u16 = 47;
+    pub const DNSKEY: u16 = 48;
+    pub const NSEC3: u16 = 50;
+    pub const NSEC3PARAM: u16 = 51;
     pub const SVCB: u16 = 64;
     pub const HTTPS: u16 = 65;
     pub const ANY: u16 = 255;
@@ -63,6 +66,11 @@ pub enum ZoneError {
     Meta { name: Name, rtype: u16 },
     #[error("{name} type {rtype}: RDATA is malformed")]
     Rdata { name: Name, rtype: u16 },
+    #[error(
+        "{name} type {rtype}: {iterations} NSEC3 iterations; at most {MAX_ITERATIONS} are served, and 0 is best \
+         (RFC 9276 §3.1): sign the zone anew"
+    )]
+    Iterations { name: Name, rtype: u16, iterations: u16 },
     #[error("{name} is outside the zone {origin}")]
     Outside { name: Name, origin: Name },
     #[error("{0} has an SOA, which belongs to the zone's apex only")]
@@ -101,7 +109,19 @@ impl RrSet {
             _ if !self.rdata.iter().all(|r| rdata_is_sound(rtype, r)) => {
                 Err(ZoneError::Rdata { name: name(), rtype })
             }
+            rtype::NSEC3 | rtype::NSEC3PARAM => self.check_iterations(),
             _ => Ok(()),
+        }
+    }
+
+    /// Each answer that denies something hashes two or three names so often.
+    fn check_iterations(&self) -> Result<(), ZoneError> {
+        let most = self.rdata.iter().filter_map(|r| denial::parameters(r)).map(|(n, _)| n).max();
+        match most.filter(|n| *n > MAX_ITERATIONS) {
+            Some(iterations) => {
+                Err(ZoneError::Iterations { name: self.name.clone(), rtype: self.rtype, iterations })
+            }
+            None => Ok(()),
         }
     }
 

@@ -54,6 +54,8 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ("DNSKEY", "257 3 13 AAEC AwQ=", "257 3 13 AAECAwQ="),
     ("RRSIG", "A 13 2 3600 20370101000000 20240229235959 7 example. AAEC", ""),
     ("NSEC", "b.example. A MX TYPE1234", ""),
+    ("NSEC", "B\\.\\068.c A", "B\\.D.c.example. A"),
+    ("SVCB", "0 Alias.\\;X.test.", ""),
     ("NSEC3", "1 1 10 AABB 2T7B4G4VSA5SMI47K61MV5BV1A22BOJR NS DS", ""),
     ("NSEC3PARAM", "1 0 0 -", ""),
     ("TLSA", "3 1 1 00ff", "3 1 1 00FF"),

@@ -1,5 +1,6 @@
 //! RDATA between presentation form and the wire, by one table: each type is a list of fields, and reading and writing
-//! follow the same list. Names are kept in lower case (RFC 4034 §6.2), so that equal records are equal bytes.
+//! follow the same list. Names are kept in lower case, so that equal records are equal bytes, but for those whose case a
+//! signature covers (RFC 4034 §6.2, RFC 6840 §5.1).
 
 use super::{
     lexer::{Token, unescape},
@@ -15,6 +16,8 @@ enum Field {
     A,
     Aaaa,
     Name,
+    /// A name whose case a signature covers: of NSEC (RFC 6840 §5.1), and of what came after RFC 4034 §6.2.
+    CasedName,
     U8,
     U16,
     U32,
@@ -67,7 +70,7 @@ const TYPES: &[(u16, &str, &[Field])] = &[
     (43, "DS", &[U16, U8, U8, Hex]),
     (44, "SSHFP", &[U8, U8, Hex]),
     (46, "RRSIG", &[Type, U8, U8, U32, Time, Time, U16, Name, Base64]),
-    (47, "NSEC", &[Name, Types]),
+    (47, "NSEC", &[CasedName, Types]),
     (48, "DNSKEY", &[U16, U8, U8, Base64]),
     (49, "DHCID", &[Base64]),
     (50, "NSEC3", &[U8, U8, U16, Salt, Base32, Types]),
@@ -79,8 +82,8 @@ const TYPES: &[(u16, &str, &[Field])] = &[
     (61, "OPENPGPKEY", &[Base64]),
     (62, "CSYNC", &[U32, U16, Types]),
     (63, "ZONEMD", &[U32, U8, U8, Hex]),
-    (64, "SVCB", &[U16, Name, Params]),
-    (65, "HTTPS", &[U16, Name, Params]),
+    (64, "SVCB", &[U16, CasedName, Params]),
+    (65, "HTTPS", &[U16, CasedName, Params]),
     (99, "SPF", &[Texts]),
     (256, "URI", &[U16, U16, Rest]),
     (257, "CAA", &[U8, Tag, Rest]),
@@ -211,6 +214,59 @@ pub(super) fn name(token: &Token<'_>, origin: &[u8]) -> Result<Name, String> {
     Name::from_wire(&wire).map_err(|e| format!("name {text:?} with its origin {e}"))
 }
 
+/// As [`name`], in wire form with its case.
+pub(super) fn cased_name(token: &Token<'_>, origin: &[u8]) -> Result<Vec<u8>, String> {
+    let mut wire = name(token, origin)?.wire().to_vec();
+    if token.raw == b"@" && !token.quoted {
+        return Ok(origin.to_vec());
+    }
+    if !is_absolute(token.raw) {
+        let relative = wire.len() - origin.len();
+        wire[relative..].copy_from_slice(origin);
+    }
+    let (mut at, mut i) = (1, 0);
+    while i < token.raw.len() {
+        let (byte, used) = match (token.raw[i], token.raw.get(i + 1..i + 4)) {
+            (b'\\', Some(d)) if d.iter().all(u8::is_ascii_digit) => {
+                (d.iter().fold(0u8, |n, c| n.wrapping_mul(10).wrapping_add(c - b'0')), 4)
+            }
+            (b'\\', _) => (token.raw.get(i + 1).copied().unwrap_or_default(), 2),
+            (b, _) => (b, 1),
+        };
+        // A dot stands where the next label's length is.
+        if used > 1 || byte != b'.' {
+            wire[at] = byte;
+        }
+        (at, i) = (at + 1, i + used);
+    }
+    Ok(wire)
+}
+
+/// A name in presentation form with the case that its wire form has.
+fn cased_text(wire: &[u8], lower: &Name) -> String {
+    if wire == lower.wire() {
+        return lower.to_string();
+    }
+    let mut out = String::new();
+    let mut at = 0;
+    while wire[at] != 0 {
+        let label = &wire[at + 1..=at + usize::from(wire[at])];
+        // Each letter by itself, so that what must be escaped is escaped in one place.
+        for &b in label {
+            match b.is_ascii_uppercase() {
+                true => out.push(b as char),
+                false => {
+                    let alone = Name::from_wire(&[1, b, 0]).map_or_else(|_| String::new(), |n| n.to_string());
+                    out.push_str(alone.strip_suffix('.').unwrap_or(&alone));
+                }
+            }
+        }
+        out.push('.');
+        at += 1 + usize::from(wire[at]);
+    }
+    out
+}
+
 /// Ends with a dot that no backslash covers.
 fn is_absolute(raw: &[u8]) -> bool {
     let Some((b'.', front)) = raw.split_last() else { return false };
@@ -281,6 +337,7 @@ impl Field {
             A => out.extend(t.text().parse::<Ipv4Addr>().map_err(|_| wrong())?.octets()),
             Aaaa => out.extend(t.text().parse::<Ipv6Addr>().map_err(|_| wrong())?.octets()),
             Name => out.extend_from_slice(name(t, origin)?.wire()),
+            CasedName => out.extend_from_slice(&cased_name(t, origin)?),
             U8 => out.push(number(t)?),
             U16 => out.extend(number::<u16>(t)?.to_be_bytes()),
             U32 => out.extend(number::<u32>(t)?.to_be_bytes()),
@@ -307,7 +364,7 @@ impl Field {
         match self {
             A => "an IPv4 address",
             Aaaa => "an IPv6 address",
-            Name => "a name",
+            Name | CasedName => "a name",
             U8 | U16 | U32 => "a number",
             Seconds => "a time in seconds or with units like 1h30m",
             Type => "a record type",
@@ -327,6 +384,11 @@ impl Field {
             A => Ipv4Addr::from(<[u8; 4]>::try_from(take(rdata, 4)?).ok()?).to_string(),
             Aaaa => Ipv6Addr::from(<[u8; 16]>::try_from(take(rdata, 16)?).ok()?).to_string(),
             Name => take_name(rdata)?.to_string(),
+            CasedName => {
+                let whole = *rdata;
+                let lower = take_name(rdata)?;
+                cased_text(&whole[..whole.len() - rdata.len()], &lower)
+            }
             U8 => take_int(rdata, 1)?.to_string(),
             U16 => take_int(rdata, 2)?.to_string(),
             U32 | Seconds => take_int(rdata, 4)?.to_string(),

@@ -11,19 +11,21 @@ mod common;
 mod peers;
 mod questions;
 mod rules;
+mod sign;
 mod zones;
 
-use common::{Asker, read};
+use common::{Asker, Rr, read};
 use peers::{Peer, ZoneFile};
 use questions::{Question, questions};
 use rules::{Difference, Essence, Origins, Part, RULES, essence, same};
+use sign::{Chain, sign};
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     path::Path,
 };
 use zonekeeper_core::name::Name;
-use zonekeeper_dns::Transport;
+use zonekeeper_dns::{Transport, zonefile::type_name};
 use zones::{Rng, Text, family};
 
 /// Families of zones in one run.
@@ -52,6 +54,23 @@ fn knot_nsd_and_bind_answer_alike_for_generated_zones() {
     zones.push(zones::written());
     let dir = tempfile::tempdir().unwrap();
     compare(dir.path(), &zones, &mut rng, QUESTIONS * times());
+}
+
+/// Families of signed zones in one run.
+const SIGNED: usize = 9;
+
+#[test]
+fn knot_nsd_and_bind_answer_alike_for_signed_zones() {
+    let mut rng = Rng(seed() ^ 1);
+    let dir = tempfile::tempdir().unwrap();
+    let mut zones = Vec::new();
+    for (k, chain) in (0..SIGNED).zip([Chain::Nsec, Chain::Nsec3, Chain::OptOut].into_iter().cycle()) {
+        for zone in family(&mut rng, k) {
+            let Some(signed) = sign(dir.path(), &mut rng, &zone, chain) else { return };
+            zones.push(signed);
+        }
+    }
+    compare(dir.path(), &zones, &mut rng, 8000 * times());
 }
 
 fn compare(dir: &Path, zones: &[Text], rng: &mut Rng, n: usize) {
@@ -83,9 +102,11 @@ fn ask_on(peer: &Peer, questions: &[&Question], tcp: bool, origins: &Origins) ->
     let ask =
         |wires: &[Vec<u8>]| peer.ask(wires, tcp).iter().map(|a| essence(a, origins)).collect::<Vec<_>>();
     let mut answers = ask(&questions.iter().map(|q| q.wire.clone()).collect::<Vec<_>>());
+    let mut asked = BTreeSet::new();
     for _ in 0..MAX_CHAIN {
         let leads = |(i, a): (usize, &Essence)| Some((i, a.leads_to(questions[i], origins)?));
-        let on: Vec<(usize, Name)> = answers.iter().enumerate().filter_map(leads).collect();
+        let on = answers.iter().enumerate().filter_map(leads);
+        let on: Vec<(usize, Name)> = on.filter(|on| asked.insert(on.clone())).collect();
         if on.is_empty() {
             break;
         }
@@ -132,11 +153,24 @@ impl Report {
             let ours = essence(&ours, &self.origins);
             let theirs: Vec<(&'static str, Essence)> =
                 peers.iter().zip(&theirs).map(|(p, a)| (p.name, a[i].clone())).collect();
-            self.judge(q, &ours, &theirs);
+            let limit = if tcp {
+                65_535
+            } else if q.mode.edns {
+                1232
+            } else {
+                512
+            };
+            self.judge(q, &ours, &theirs, limit - raw.len());
         }
     }
 
-    fn judge(&mut self, question: &Question, ours: &Essence, theirs: &[(&'static str, Essence)]) {
+    fn judge(
+        &mut self,
+        question: &Question,
+        ours: &Essence,
+        theirs: &[(&'static str, Essence)],
+        room: usize,
+    ) {
         self.compared += theirs.len();
         let cut = ours.tc || theirs.iter().any(|t| t.1.tc); // what is left then is each server's own choice
         self.cut += usize::from(cut);
@@ -149,7 +183,7 @@ impl Report {
             if alike(ours) == most && most > 0 {
                 continue;
             }
-            let difference = Difference { question, ours, theirs, part, names: &self.names };
+            let difference = Difference { question, ours, theirs, part, room, names: &self.names };
             match RULES.iter().find(|r| (r.holds)(&difference)) {
                 Some(rule) => *self.by_rule.entry(rule.name).or_default() += 1,
                 None => {
@@ -181,12 +215,25 @@ impl Report {
     }
 }
 
+/// A difference in words: our answer, and by peer what it lacks (-) and has (+) beside ours.
 fn told(d: &Difference<'_>) -> String {
-    let line = |(name, e): (&str, &Essence)| match d.part {
-        Part::Additional => format!("{name:5} {:?} {:?} | {:?}", e.answer, e.authority, e.additional),
-        _ => format!("{name:5} {} {} {:?} {:?}", e.rcode, e.aa, e.answer, e.authority),
-    };
-    let theirs: Vec<String> = d.theirs.iter().map(|(name, e)| line((name, e))).collect();
-    let (q, part, theirs) = (d.question, d.part, theirs.join("\n"));
-    format!("--- {part:?}: {} type {} {:?}\n{}\n{theirs}", q.name, q.rtype, q.mode, line(("ours", d.ours)))
+    let (q, ours) = (d.question, d.ours);
+    let mut out = format!("--- {:?}: {} type {} {:?}", d.part, q.name, q.rtype, q.mode);
+    let short = |r: &Rr| format!("{} {} {} {:.60}", r.0, r.2, type_name(r.1), r.3);
+    for (name, section) in [("an", &ours.answer), ("ns", &ours.authority), ("ar", &ours.additional)] {
+        section.iter().for_each(|r| out.push_str(&format!("\n      {name} {}", short(r))));
+    }
+    for (name, e) in d.theirs {
+        out.push_str(&format!(
+            "\n  {name}: rcode {} for {}, aa {} for {}",
+            e.rcode, ours.rcode, e.aa, ours.aa
+        ));
+        let sections =
+            [(&ours.answer, &e.answer), (&ours.authority, &e.authority), (&ours.additional, &e.additional)];
+        for (mine, their) in sections {
+            mine.difference(their).for_each(|r| out.push_str(&format!("\n    - {}", short(r))));
+            their.difference(mine).for_each(|r| out.push_str(&format!("\n    + {}", short(r))));
+        }
+    }
+    out
 }

@@ -153,7 +153,7 @@ fn bind_conf(dir: &Path, zones: &[ZoneFile], port: u16) -> String {
          listen-on-v6 {{ none; }}; recursion no; notify no; empty-zones-enable no; dnssec-validation no; answer-cookie no;\n\
          minimal-responses no-auth; minimal-any no; max-udp-size 1232; nocookie-udp-size 1232; check-names primary ignore;\n\
          check-integrity no; check-mx ignore; check-mx-cname ignore; check-srv-cname ignore; check-sibling no; check-wildcard no;\n\
-         check-dup-records ignore; check-spf ignore; send-cookie no; }};\ncontrols {{ }};\n"
+         check-dup-records ignore; check-spf ignore; send-cookie no; zero-no-soa-ttl no; }};\ncontrols {{ }};\n"
     );
     for z in zones {
         conf.push_str(&format!("zone \"{}\" {{ type primary; file \"{d}/{}\"; }};\n", z.origin, z.file));

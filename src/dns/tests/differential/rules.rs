@@ -4,7 +4,7 @@ use crate::{
     common::{Answer, Rr},
     questions::Question,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use zonekeeper_core::name::Name;
 
 /// An answer as it is compared: sections as sets.
@@ -80,12 +80,14 @@ impl Essence {
 
     /// The answer together with that for the name where it leads. RFC 1034 §4.3.2 step 3a: "change QNAME to the canonical
     /// name in the CNAME RR, and go back to step 1", which is to search "the available zones". The peers stop at the border
-    /// of the zone.
+    /// of the zone. What they prove about wildcards on the way stays.
     pub(crate) fn then(&mut self, next: Essence) {
-        let (aa, answer) = (self.aa, std::mem::take(&mut self.answer));
-        *self = next;
-        self.aa = aa;
-        self.answer.extend(answer);
+        let before = std::mem::replace(self, next);
+        self.aa = before.aa;
+        self.answer.extend(before.answer);
+        let referral = before.authority.iter().any(|r| r.1 == 43);
+        let proof = |r: &Rr| matches!(r.1, 47 | 50) || (r.1 == 46 && r.3.starts_with("NSEC"));
+        self.authority.extend(before.authority.into_iter().filter(|r| proof(r) && !referral));
     }
 }
 
@@ -96,8 +98,22 @@ pub(crate) struct Difference<'a> {
     /// By peer.
     pub(crate) theirs: &'a [(&'static str, Essence)],
     pub(crate) part: Part,
+    /// Bytes that are left in our answer.
+    pub(crate) room: usize,
     /// All owners of records.
     pub(crate) names: &'a BTreeSet<String>,
+}
+
+impl Difference<'_> {
+    /// Bytes of the smallest RRset that theirs has beside ours; 0 when there is none.
+    fn missing(&self, theirs: &Essence) -> usize {
+        let mut sets = BTreeMap::<(&str, u16), usize>::new();
+        for (owner, rtype, _, rdata) in theirs.additional.difference(&self.ours.additional) {
+            *sets.entry((owner, *rtype)).or_default() +=
+                12 + if *rtype == 1 { 4 } else { rdata.len().max(16) };
+        }
+        sets.into_values().min().unwrap_or(0)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,9 +139,23 @@ pub(crate) const RULES: &[Rule] = &[
         name: "any",
         reason: "RFC 8482 §4.1: \"MAY decide to return a single RRset or a larger subset of the available RRsets\"",
         holds: |d| {
-            let whole = |e: &Essence| e.answer.is_superset(&d.ours.answer);
-            let some = !d.ours.answer.is_empty() && d.theirs.iter().any(|t| whole(&t.1));
+            let owners = |e: &Essence| e.answer.iter().map(|r| r.0.clone()).collect::<BTreeSet<_>>();
+            let alike = |e: &Essence| e.answer.is_superset(&d.ours.answer) || owners(e) == owners(d.ours);
+            let some = !d.ours.answer.is_empty() && d.theirs.iter().any(|t| alike(&t.1));
             d.question.rtype == ANY && d.part >= Part::Answer && some
+        },
+    },
+    Rule {
+        name: "wildcard without records",
+        reason: "RFC 4035 §3.1.3.4: where a wildcard has no data, one NSEC proves that of the wildcard \"and\" another that the \
+                 name does not exist; Knot and BIND leave out the former where the wildcard is an empty non-terminal, NSD takes another",
+        holds: |d| {
+            let less = |e: &Essence| d.ours.authority.is_superset(&e.authority);
+            let most = d.theirs.iter().filter(|t| less(&t.1)).count() >= 2;
+            d.part == Part::Authority
+                && d.ours.rcode == 0
+                && most
+                && d.ours.authority.iter().any(|r| r.1 == 47)
         },
     },
     Rule {
@@ -171,6 +201,15 @@ pub(crate) const RULES: &[Rule] = &[
                 && !referral
                 && d.ours.additional.is_superset(&common)
                 && !d.ours.additional.iter().any(|r| nobody(&r))
+        },
+    },
+    Rule {
+        name: "no room",
+        reason: "RFC 1035 §4.1.4: \"programs are free to avoid using pointers\", and we do in RDATA: over UDP fewer of the \
+                 addresses fit that RFC 9471 §3 does not require",
+        holds: |d| {
+            let least = d.theirs.iter().map(|t| d.missing(&t.1)).max().unwrap_or(0);
+            d.part == Part::Additional && !d.question.mode.tcp && least > d.room
         },
     },
     Rule {
