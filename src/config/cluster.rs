@@ -13,6 +13,7 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    io,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -61,7 +62,7 @@ impl ClusterConfig {
     pub fn check(dir: &Path) -> (Option<ClusterConfig>, Problems) {
         let (log, mut config) = (Log::default(), ClusterConfig::default());
         let mut whole = true;
-        for path in files(dir, &log) {
+        for path in cluster_files(dir, &log) {
             whole &= read_file(&mut config, &path, &log).is_some();
         }
         // With a file missing, every reference into it would look broken.
@@ -111,20 +112,25 @@ impl ClusterConfig {
 }
 
 /// Every `*.toml` of a folder, in order of name.
-fn files(dir: &Path, log: &Log) -> Vec<PathBuf> {
-    let place = || Some(Place { file: Arc::new(dir.into()), line: 0, column: 0 });
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) => {
-            log.error(place(), "", format!("the folder cannot be read: {e}"));
-            return Vec::new();
-        }
-    };
+pub(crate) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let toml = |p: &PathBuf| p.extension().is_some_and(|e| e == "toml") && p.is_file();
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(toml).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(dir)?.filter_map(|e| Some(e.ok()?.path())).filter(toml).collect();
     files.sort();
-    if files.is_empty() {
-        log.error(place(), "", "the folder has no *.toml file; give the folder that declares the cluster");
+    Ok(files)
+}
+
+/// The cluster's files; a folder without one is a problem.
+fn cluster_files(dir: &Path, log: &Log) -> Vec<PathBuf> {
+    let error = |message: String| {
+        log.error(Some(Place { file: Arc::new(dir.into()), line: 0, column: 0 }), "", message);
+    };
+    let files = files(dir).unwrap_or_else(|e| {
+        error(format!("the folder cannot be read: {e}"));
+        Vec::new()
+    });
+    if files.is_empty() && dir.is_dir() {
+        error("the folder has no *.toml file; give the folder that declares the cluster".into());
     }
     files
 }

@@ -1,5 +1,6 @@
 //! The node file: what belongs to one process and is never shared with the cluster.
 
+mod folder;
 mod read;
 
 use crate::{cluster::ClusterConfig, log::Log, problem::Problems, validate::listener::overlap};
@@ -140,6 +141,11 @@ impl NodeConfig {
     /// port is taken by the node itself.
     pub fn against(&self, cluster: &ClusterConfig) -> Problems {
         let log = Log::default();
+        self.fits(cluster, &log);
+        log.into_problems()
+    }
+
+    fn fits(&self, cluster: &ClusterConfig, log: &Log) {
         if !cluster.sites.contains_key(&self.site) {
             let sites: Vec<&str> = cluster.sites.keys().map(SiteId::as_str).collect();
             log.error_at(
@@ -157,7 +163,6 @@ impl NodeConfig {
                 }
             }
         }
-        log.into_problems()
     }
 
     /// Every TCP address that the node itself binds, with its field.

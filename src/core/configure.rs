@@ -2,7 +2,7 @@
 
 use crate::{
     apply::{Refusal, Step},
-    id::ServiceId,
+    id::{ServiceId, SiteId},
     model::{Change, Family, Route, Service},
     name::Name,
     state::{ServiceState, State},
@@ -206,7 +206,18 @@ impl State {
                 }
             }
         }
+        let known = |site: &&SiteId| self.sites.contains_key(*site);
+        for (id, pool) in &self.pools {
+            let mut sites = pool.backends.iter().filter_map(|b| b.site.as_ref());
+            if let Some(site) = sites.find(|s| !known(s)) {
+                return Err(format!("pool {id}: site {site} is not declared"));
+            }
+        }
         for (id, listener) in &self.listeners {
+            let mut sites = listener.binds.iter().filter_map(|b| b.site.as_ref());
+            if let Some(site) = sites.find(|s| !known(s)) {
+                return Err(format!("listener {id}: site {site} is not declared"));
+            }
             let mut pools = listener.routes.iter().flat_map(Route::pools);
             if let Some(unknown) = pools.find(|p| !self.pools.contains_key(*p)) {
                 return Err(format!("listener {id}: pool {unknown} is not declared"));

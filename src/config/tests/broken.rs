@@ -20,8 +20,9 @@ fn said(folder: &Path) -> String {
     let problems = if node.exists() {
         NodeConfig::load(&node).expect_err("a broken node file loads")
     } else {
-        let (config, problems) = ClusterConfig::check(folder);
+        let (config, mut problems) = ClusterConfig::check(folder);
         assert_eq!(config.is_none(), problems.has_errors(), "{}", folder.display());
+        problems.0.extend(config.iter().flat_map(|c| c.check_nodes(folder).0));
         problems
     };
     let prefix = format!("{}/", folder.display());

@@ -15,7 +15,7 @@ use zonekeeper_core::{
         Vote,
     },
     id::PoolId,
-    model::{Change, Site},
+    model::{Backend, Balance, Change, HashKey, Pool, Site},
     time::LogTime,
 };
 
@@ -306,4 +306,29 @@ fn the_same_log_gives_the_same_hash() {
         log.state.hash()
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_site_that_a_pool_or_a_listener_names_must_be_declared() {
+    let refused = |change: Change| match log().apply(Proposal::by("ana", Command::Configure(vec![change]))) {
+        Outcome::Refused(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let (muc, addr) = (Some(site("muc")), ([192, 0, 2, 1], 80).into());
+    let pool = Pool {
+        backends: vec![Backend { site: muc.clone(), addr, weight: 1 }],
+        balance: Balance::RoundRobin,
+        check: None,
+        connect_timeout_ms: 1000,
+        response_timeout_ms: 1000,
+        max_connections: 0,
+        retries: 0,
+        eject_ms: 0,
+        hash: HashKey::Cookie("user".into()),
+        slow_start_ms: 0,
+        eject_errors: 0,
+        max_ejected: 0,
+    };
+    let why = refused(Change::PutPool("web".parse().unwrap(), Box::new(pool)));
+    assert_eq!(why, "pool web: site muc is not declared");
 }
