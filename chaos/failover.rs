@@ -74,7 +74,7 @@ pub fn run(lab: &mut Lab, number: usize, victim: Victim) -> Result<Run, LabError
     let dead = prepare(lab, victim)?;
     let survivors: Vec<usize> = (0..lab.nodes.len()).filter(|i| *i != dead).collect();
     let watch = Watch::start(lab, &survivors)?;
-    std::thread::sleep(Duration::from_millis(500)); // a calm second half for the askers to begin in
+    rest(lab, Duration::from_millis(500))?; // a calm second half for the askers to begin in
     let serial_before = serial(lab, survivors[0]);
 
     let at = lab.kill(dead)?;
@@ -97,19 +97,16 @@ pub fn run(lab: &mut Lab, number: usize, victim: Victim) -> Result<Run, LabError
     };
     let since = |from: Instant, t: Instant| (t - from).as_secs_f64() * 1e3;
     for i in &survivors {
-        let changed = watch.askers[*i].0.wait(expected, at, STEP);
+        let changed = lab.poll(STEP, EVERY, || watch.askers[*i].0.first(expected, at))?;
         if changed.is_none() {
             out.wrong.push(format!("{} never answered {expected:?}", lab.nodes[*i].site));
         }
         out.answered_ms.push(changed.map(|t| since(at, t)));
     }
     let elsewhere = |r: &crate::client::Request| r.body.as_ref().is_some_and(|b| !b.starts_with(&out.site));
-    let end = Instant::now() + STEP;
-    while out.served_ms.is_none() && Instant::now() < end {
-        out.served_ms = watch.client.since(at).iter().find(|r| elsewhere(r)).map(|r| since(at, r.done));
-        std::thread::sleep(EVERY);
-    }
-    std::thread::sleep(Duration::from_secs(1)); // whoever would go back does so now
+    let served = || watch.client.since(at).iter().find(|r| elsewhere(r)).map(|r| since(at, r.done));
+    out.served_ms = lab.poll(STEP, EVERY, served)?;
+    rest(lab, Duration::from_secs(1))?; // whoever would go back does so now
     let seen = *watch.seen.lock().unwrap_or_else(PoisonError::into_inner);
     out.first_red_ms = seen.red.map(|t| since(at, t));
     out.committed_ms = seen.committed.map(|t| since(at, t));
@@ -120,6 +117,11 @@ pub fn run(lab: &mut Lab, number: usize, victim: Victim) -> Result<Run, LabError
     judge_survivors(lab, &watch, &survivors, at, expected, &mut out);
     restore(lab, &watch, dead, &mut out)?;
     Ok(out)
+}
+
+/// A pause that an interruption ends.
+fn rest(lab: &Lab, pause: Duration) -> Result<(), LabError> {
+    lab.poll(pause, Duration::from_millis(10), || None::<()>).map(drop)
 }
 
 /// Puts leadership where the victim's name asks for it, and says who dies.
@@ -198,8 +200,9 @@ fn restore(lab: &mut Lab, watch: &Watch, dead: usize, out: &mut Run) -> Result<(
     let first = address(lab, 0);
     let mut last = Some(at);
     for (answers, _) in &watch.askers {
-        last = last.max(answers.wait(&first, at, Duration::from_secs(60)));
-        if answers.first(&first, at).is_none() {
+        let back = lab.poll(Duration::from_secs(60), EVERY, || answers.first(&first, at))?;
+        last = last.max(back);
+        if back.is_none() {
             out.wrong.push("a node never went back to the first site".into());
         }
     }

@@ -17,7 +17,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -63,6 +63,8 @@ pub struct Options {
     pub keys: Vec<String>,
     /// Where the sites stand; none: on loopback.
     pub net: Option<Arc<Net>>,
+    /// Set from elsewhere, it ends every wait with an error, so that whoever holds the laboratory drops it.
+    pub stop: Arc<AtomicBool>,
     /// Environment of the nodes' processes; `{ID}` stands for the node's id and `{FOLDER}` for the laboratory's folder.
     pub env: Vec<(String, String)>,
 }
@@ -83,6 +85,7 @@ impl Options {
             learners: Vec::new(),
             keys: Vec::new(),
             net: None,
+            stop: Arc::default(),
             env: Vec::new(),
         }
     }

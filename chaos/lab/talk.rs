@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::{
     fs, io,
     process::{Command, Stdio},
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -134,14 +135,28 @@ impl Lab {
 
     /// Waits until something holds; says what did not, with the end of each node's log.
     pub fn wait(&self, what: &str, within: Duration, holds: impl Fn(&Lab) -> bool) -> Result<(), LabError> {
+        let done = self.poll(within, Duration::from_millis(20), || holds(self).then_some(()))?;
+        done.ok_or_else(|| LabError(format!("waited {within:?} in vain: {what}{}", self.tails())))
+    }
+
+    /// Looks every so often, at most for so long; an error when the laboratory is to stop.
+    pub fn poll<T>(
+        &self,
+        within: Duration,
+        every: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Result<Option<T>, LabError> {
         let end = Instant::now() + within;
-        while !holds(self) {
-            if Instant::now() > end {
-                return Err(LabError(format!("waited {within:?} in vain: {what}{}", self.tails())));
+        loop {
+            if self.options.stop.load(Relaxed) {
+                return Err(LabError("interrupted".into()));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            let seen = look();
+            if seen.is_some() || Instant::now() > end {
+                return Ok(seen);
+            }
+            std::thread::sleep(every);
         }
-        Ok(())
     }
 
     /// The last lines of each node's log.
