@@ -1,7 +1,10 @@
 //! Counters: one set per worker, written without contention, summed when they are read.
 
 use crate::responder::Transport;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 /// Query types that are counted apart; the rest is `other`.
 const TYPES: [(u16, &str); 14] = [
@@ -34,6 +37,9 @@ const RCODES: [(u16, &str); 10] = [
     (23, "BADCOOKIE"),
 ];
 
+/// Bounds of the latency histogram: powers of two of a microsecond, the last without one.
+const LATENCIES: usize = 16;
+
 /// The counters of one worker.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -47,6 +53,7 @@ pub struct Counters {
     withheld: AtomicU64,
     slipped: AtomicU64,
     unsent: AtomicU64,
+    latency: [AtomicU64; LATENCIES],
 }
 
 /// One writer at a time: a plain addition, no locked instruction.
@@ -66,6 +73,14 @@ impl Counters {
 
     pub(crate) fn dropped(&self) {
         add(&self.dropped);
+    }
+
+    /// Counts `n` answers that went out so long after they were received.
+    pub(crate) fn took(&self, time: Duration, n: u64) {
+        let micros = time.as_micros().min(u128::from(u32::MAX)) as u64;
+        let at = (u64::BITS - micros.leading_zeros()) as usize; // the smallest power of two above it
+        let counter = &self.latency[at.min(LATENCIES - 1)];
+        counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     pub(crate) fn withheld(&self) {
@@ -110,6 +125,11 @@ pub struct Totals {
     pub withheld: u64,
     /// Answers over UDP that response rate limiting cut to TC or BADCOOKIE; they count as answers too.
     pub slipped: u64,
+    /// Answers that the query log has lost.
+    pub untapped: u64,
+    /// How long queries over UDP took inside the server, from the system call that brought them to the one that took
+    /// their answers: a sample (one batch in 16), by upper bound; the last has none.
+    pub latency: Vec<(Duration, u64)>,
     /// Messages that got no answer: too short, or responses themselves.
     pub dropped: u64,
     /// Answers with the TC bit.
@@ -120,6 +140,10 @@ pub struct Totals {
     pub limited: u64,
     /// Answers over UDP that the system did not take.
     pub unsent: u64,
+}
+
+fn bound(i: usize) -> Duration {
+    if i + 1 == LATENCIES { Duration::MAX } else { Duration::from_micros(1 << i) }
 }
 
 impl Totals {
@@ -140,6 +164,10 @@ impl Totals {
             quic: one(|c| &c.transports[4]),
             withheld: one(|c| &c.withheld),
             slipped: one(|c| &c.slipped),
+            untapped: 0,
+            latency: (0..LATENCIES)
+                .map(|i| (bound(i), all.clone().map(|c| c.latency[i].load(Relaxed)).sum()))
+                .collect(),
             dropped: one(|c| &c.dropped),
             truncated: one(|c| &c.truncated),
             panics: one(|c| &c.panics),

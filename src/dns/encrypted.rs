@@ -152,7 +152,7 @@ impl RequestHandler for Front {
 impl Front {
     fn answer(&self, transport: Transport, request: &Request) -> Option<Message> {
         let mut bytes = Vec::new();
-        if !self.shared.answer(transport, request.src().ip(), request.as_slice(), &mut bytes) {
+        if !self.shared.answer(transport, request.src(), request.as_slice(), &mut bytes) {
             return None;
         }
         Message::from_vec(bytes.get(2..)?).ok()

@@ -13,6 +13,7 @@ mod prefetch;
 mod rate;
 mod responder;
 mod server;
+mod tap;
 mod tcp;
 mod udp;
 mod udp_sys;
@@ -27,3 +28,4 @@ pub use responder::{
     BATCH, Condition, Datagrams, DnsFlags, Responder, Secrets, Transport, UDP_PAYLOAD, View,
 };
 pub use server::{BindError, DnsConfig, DnsServer};
+pub use tap::{TapConfig, TapTarget};

@@ -11,6 +11,7 @@ use crate::{
     counters::Counters,
     message::{Message, Section, Targets},
     rate::{Kind, Limit, RateLimit},
+    tap::Tap,
     wire::{Bad, HEADER, Query, lower, qtype, rcode},
 };
 use arc_swap::ArcSwap;
@@ -20,7 +21,7 @@ use chaos::Chaos;
 use edns::{Cookie, Opt};
 use resolve::Resolver;
 use std::{
-    net::IpAddr,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -167,11 +168,13 @@ pub(crate) struct Setup {
     pub(crate) version: String,
     pub(crate) idle: Duration,
     pub(crate) rate: Option<Arc<RateLimit>>,
+    pub(crate) tap: Option<Tap>,
 }
 
 impl Setup {
     pub(crate) fn responder(&self, counters: Arc<Counters>) -> Responder {
-        let responder = Responder::new(&self.nsid, counters);
+        let mut responder = Responder::new(&self.nsid, counters);
+        responder.tap.clone_from(&self.tap);
         responder.with_version(&self.version).with_keepalive(self.idle).with_rate(self.rate.clone())
     }
 }
@@ -185,6 +188,7 @@ pub struct Responder {
     chaos: Chaos,
     keepalive: Option<u16>,
     rate: Option<Arc<RateLimit>>,
+    tap: Option<Tap>,
     /// Answers that were limited.
     limited: u32,
     counters: Arc<Counters>,
@@ -232,6 +236,7 @@ impl Responder {
             chaos,
             keepalive: None,
             rate: None,
+            tap: None,
             limited: 0,
             counters,
         }
@@ -279,7 +284,7 @@ impl Responder {
     pub fn answer_to(
         &mut self,
         view: &View<'_>,
-        peer: Option<IpAddr>,
+        peer: Option<SocketAddr>,
         buf: &mut [u8],
         len: usize,
     ) -> Option<usize> {
@@ -287,7 +292,7 @@ impl Responder {
         if let Some(look) = &mut look {
             look.locate();
         }
-        self.finish(view, peer, 0, (query, look), buf)
+        self.answer_read(view, peer, 0, (query, look), buf, len)
     }
 
     /// As [`Responder::answer`], by the general path alone: what the short cut for plain hits must agree with.
@@ -303,11 +308,29 @@ impl Responder {
         self.finish(&View { table, condition, secrets: None, transport }, None, 0, (query, None), buf)
     }
 
+    /// Answers the query that was read into the slot `i`, and logs it.
+    fn answer_read(
+        &mut self,
+        view: &View<'_>,
+        peer: Option<SocketAddr>,
+        i: usize,
+        read: (Result<Query, Bad>, Option<Look<'_>>),
+        buf: &mut [u8],
+        len: usize,
+    ) -> Option<usize> {
+        let taken = self.tap.as_mut().and_then(|tap| tap.take(&buf[..len]));
+        let reply = self.finish(view, peer, i, read, buf)?;
+        if let (Some(tap), Some(taken)) = (&self.tap, taken) {
+            tap.give(taken, view.transport, peer, &buf[..reply]);
+        }
+        Some(reply)
+    }
+
     /// Answers the query that was read into the slot `i`.
     fn finish(
         &mut self,
         view: &View<'_>,
-        peer: Option<IpAddr>,
+        peer: Option<SocketAddr>,
         i: usize,
         (query, look): (Result<Query, Bad>, Option<Look<'_>>),
         buf: &mut [u8],
@@ -343,7 +366,7 @@ impl Responder {
             verdict.error = Some(if verdict.rcode == rcode::NXDOMAIN { 19 } else { 3 });
         }
         if let Some(rate) = self.rate.as_deref().filter(|_| view.transport == Transport::Udp && !cookie.valid)
-            && let Some(ip) = peer
+            && let Some(ip) = peer.map(|p| p.ip())
         {
             match rate.count(ip, kind(&verdict, &message), &mut self.limited) {
                 Limit::Send => {}
@@ -375,7 +398,7 @@ impl Responder {
     fn finish_bad(
         &mut self,
         view: &View<'_>,
-        peer: Option<IpAddr>,
+        peer: Option<SocketAddr>,
         bad: Bad,
         buf: &mut [u8],
     ) -> Option<usize> {
@@ -383,8 +406,8 @@ impl Responder {
             self.counters.dropped();
             return None;
         };
-        if let (Some(rate), Some(ip), Transport::Udp) = (&self.rate, peer, view.transport)
-            && rate.count(ip, Kind::Error, &mut self.limited) == Limit::Drop
+        if let (Some(rate), Some(peer), Transport::Udp) = (&self.rate, peer, view.transport)
+            && rate.count(peer.ip(), Kind::Error, &mut self.limited) == Limit::Drop
         {
             self.counters.withheld();
             return None;

@@ -5,6 +5,7 @@ use crate::{
     encrypted::{Encrypted, EncryptedConfig, Failure},
     rate::{RateConfig, RateLimit},
     responder::{DnsFlags, Setup, Transport},
+    tap::{Tap, TapConfig},
     tcp, udp, udp_sys,
 };
 use arc_swap::ArcSwap;
@@ -14,7 +15,7 @@ use std::{
     net::{Shutdown, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -43,6 +44,8 @@ pub struct DnsConfig {
     pub version: String,
     /// Response rate limiting of UDP; default none, as Knot and BIND.
     pub rate: Option<RateConfig>,
+    /// The query log; default none.
+    pub tap: Option<TapConfig>,
     /// Encrypted transports; default none.
     pub encrypted: Option<EncryptedConfig>,
     /// TCP connections at once; default 1000.
@@ -61,6 +64,7 @@ impl Default for DnsConfig {
             nsid: Vec::new(),
             version: String::new(),
             rate: None,
+            tap: None,
             encrypted: None,
             tcp_connections: 1000,
             tcp_connections_per_address: 100,
@@ -82,6 +86,9 @@ pub enum BindError {
         /// What the system says.
         source: io::Error,
     },
+    /// The query log cannot be opened.
+    #[error("cannot write the query log: {0}; check its path and who may write there")]
+    Tap(#[source] io::Error),
     /// A thread cannot be started.
     #[error("cannot start a DNS worker thread")]
     Thread(#[source] io::Error),
@@ -117,6 +124,8 @@ pub struct DnsServer {
     threads: Vec<JoinHandle<()>>,
     sockets: Vec<Arc<Socket>>,
     encrypted: Option<Encrypted>,
+    /// Answers that the query log has lost.
+    untapped: Option<Arc<AtomicU64>>,
 }
 
 impl DnsServer {
@@ -137,6 +146,7 @@ impl DnsServer {
             version: config.version,
             idle: config.tcp_idle,
             rate: config.rate.as_ref().map(|r| Arc::new(RateLimit::new(r))),
+            tap: config.tap.as_ref().map(Tap::start).transpose().map_err(BindError::Tap)?,
         });
         let shared = tcp::Shared::new(limits, &setup, published.clone(), flags.clone(), counters.clone());
         let mut server = DnsServer {
@@ -147,6 +157,7 @@ impl DnsServer {
             threads: Vec::new(),
             sockets: Vec::new(),
             encrypted: None,
+            untapped: setup.tap.as_ref().map(Tap::lost),
         };
         if let Some(encrypted) = &config.encrypted {
             let started = Encrypted::start(encrypted, config.tcp_idle, server.shared.clone(), bind_tcp);
@@ -190,7 +201,8 @@ impl DnsServer {
 
     /// The sum of all workers' counters.
     pub fn counters(&self) -> Totals {
-        Totals::sum(self.counters.iter().map(|c| &**c))
+        let untapped = self.untapped.as_ref().map_or(0, |lost| lost.load(Ordering::Relaxed));
+        Totals { untapped, ..Totals::sum(self.counters.iter().map(|c| &**c)) }
     }
 
     /// Stops answering; returns when every socket is closed.

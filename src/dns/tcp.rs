@@ -82,7 +82,13 @@ impl Shared {
     }
 
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
-    pub(crate) fn answer(&self, transport: Transport, peer: IpAddr, query: &[u8], out: &mut Vec<u8>) -> bool {
+    pub(crate) fn answer(
+        &self,
+        transport: Transport,
+        peer: SocketAddr,
+        query: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
         if query.len() > MAX_QUERY {
             return false;
         }
@@ -141,13 +147,13 @@ fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = connection(stream, admitted.ip, &admitted.shared) => {}
+            _ = connection(stream, peer, &admitted.shared) => {}
         }
     });
 }
 
 /// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.
-async fn connection(mut stream: TcpStream, peer: IpAddr, shared: &Shared) -> io::Result<()> {
+async fn connection(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut input, mut out): (Vec<u8>, Vec<u8>) = (Vec::with_capacity(512), Vec::new());
     loop {

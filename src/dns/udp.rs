@@ -15,12 +15,15 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zonekeeper_core::Published;
 
 /// After an error of the socket itself, so that it does not spin.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// One batch of so many is timed.
+const MEASURED: u32 = 16;
 
 pub(crate) struct Worker {
     /// Waits without a limit, for a limit would cost a timer per batch; shutting the socket down wakes it.
@@ -42,6 +45,7 @@ impl Worker {
         let mut published = Cache::new(&*self.published);
         let mut secrets = Cache::new(&self.flags.secrets.0);
         let mut generation = None;
+        let mut turn = 0u32;
         while !self.stop.load(Relaxed) {
             let n = match batch.receive(&*self.socket) {
                 Ok(n) => n,
@@ -56,6 +60,8 @@ impl Worker {
             if self.stop.load(Relaxed) {
                 return; // what was received is the end of the socket
             }
+            turn = turn.wrapping_add(1);
+            let started = turn.is_multiple_of(MEASURED).then(Instant::now);
             let now = published.load();
             if generation != Some(now.generation) {
                 generation = Some(now.generation);
@@ -77,6 +83,9 @@ impl Worker {
                 continue;
             }
             let lost = batch.send(&*self.socket, n);
+            if let Some(started) = started {
+                self.counters.took(started.elapsed(), n as u64);
+            }
             if lost > 0 {
                 self.counters.unsent(lost as u64);
             }

@@ -6,12 +6,7 @@
 #![allow(unsafe_code)] // recvmmsg, sendmmsg and three socket options; each block has its argument
 
 use crate::responder::{BATCH, Datagrams};
-use std::{
-    io, mem,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
-    ptr,
-};
+use std::{io, mem, net::SocketAddr, os::fd::AsRawFd, ptr};
 
 /// Bytes of a buffer: no query is longer, and no answer over UDP.
 pub(crate) const BUFFER: usize = 4096;
@@ -160,20 +155,20 @@ impl Datagrams for Batch {
         self.replies[i] = len.map(|l| l.min(BUFFER));
     }
 
-    fn peer(&self, i: usize) -> Option<IpAddr> {
+    fn peer(&self, i: usize) -> Option<SocketAddr> {
         let address = ptr::from_ref(&self.addresses[i]);
         let len = self.headers[i].msg_hdr.msg_namelen as usize;
         match libc::c_int::from(self.addresses[i].ss_family) {
             libc::AF_INET if len >= mem::size_of::<libc::sockaddr_in>() => {
                 // SAFETY: sockaddr_storage is large and aligned enough for each kind of address, all bytes of it are
                 // initialised, and the kernel has written one of this kind.
-                let ip = unsafe { (*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr };
-                Some(IpAddr::from(ip.to_ne_bytes()))
+                let from = unsafe { *address.cast::<libc::sockaddr_in>() };
+                Some((from.sin_addr.s_addr.to_ne_bytes(), u16::from_be(from.sin_port)).into())
             }
             libc::AF_INET6 if len >= mem::size_of::<libc::sockaddr_in6>() => {
                 // SAFETY: as above.
-                let ip = unsafe { (*address.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr };
-                Some(IpAddr::from(ip))
+                let from = unsafe { *address.cast::<libc::sockaddr_in6>() };
+                Some((from.sin6_addr.s6_addr, u16::from_be(from.sin6_port)).into())
             }
             _ => None,
         }

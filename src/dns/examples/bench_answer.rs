@@ -1,6 +1,6 @@
 //! The cost of an answer without the system's: `bench_answer NAMES [hit|nx|edns]`, in nanoseconds, names in random order.
 
-use std::{error::Error, hint::black_box, net::IpAddr, path::Path, sync::Arc, time::Instant};
+use std::{error::Error, hint::black_box, net::SocketAddr, path::Path, sync::Arc, time::Instant};
 use zonekeeper_core::{State, answer::DnsTable, model::ZoneOwner, name::Name, zone::Zone};
 use zonekeeper_dns::{BATCH, Condition, Counters, Datagrams, Responder, Transport, View, zonefile};
 
@@ -20,7 +20,7 @@ impl Datagrams for Batch {
     fn reply(&mut self, _: usize, len: Option<usize>) {
         black_box(len);
     }
-    fn peer(&self, _: usize) -> Option<IpAddr> {
+    fn peer(&self, _: usize) -> Option<SocketAddr> {
         None
     }
 }

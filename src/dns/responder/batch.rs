@@ -5,7 +5,7 @@ use crate::{
     prefetch::prefetch,
     wire::{self, Bad, Query},
 };
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use zonekeeper_core::{
     answer::{DnsTable, ZoneTable},
     zone::{Node, ZoneIndex},
@@ -23,7 +23,7 @@ pub trait Datagrams {
     /// Takes the length of the answer at `i`; none: nothing is answered.
     fn reply(&mut self, i: usize, len: Option<usize>);
     /// Who sent the query at `i`.
-    fn peer(&self, i: usize) -> Option<IpAddr>;
+    fn peer(&self, i: usize) -> Option<SocketAddr>;
 }
 
 /// Where the name of a question is, as far as it was looked up.
@@ -94,8 +94,8 @@ impl Responder {
             let named =
                 self.rate.is_some() || queries[i].is_ok_and(|q| q.edns.is_some_and(|e| e.cookie.is_some()));
             let peer = if named { batch.peer(i) } else { None };
-            let (buf, _) = batch.datagram(i);
-            let reply = self.finish(view, peer, i, (queries[i], looks[i]), buf);
+            let (buf, len) = batch.datagram(i);
+            let reply = self.answer_read(view, peer, i, (queries[i], looks[i]), buf, len);
             batch.reply(i, reply);
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     wire::{Edns, Query, option},
 };
 use std::{
-    net::IpAddr,
+    net::SocketAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -29,9 +29,9 @@ pub(super) struct Cookie {
 
 impl Cookie {
     /// Looks at the cookie of a query, before its buffer becomes the answer's.
-    pub(super) fn of(view: &View<'_>, peer: Option<IpAddr>, query: &Query, message: &[u8]) -> Cookie {
+    pub(super) fn of(view: &View<'_>, peer: Option<SocketAddr>, query: &Query, message: &[u8]) -> Cookie {
         let place = query.edns.and_then(|e| e.cookie);
-        let (Some(secrets), Some(ip), Some((at, len))) = (view.secrets, peer, place) else {
+        let (Some(secrets), Some(ip), Some((at, len))) = (view.secrets, peer.map(|p| p.ip()), place) else {
             return Cookie::default();
         };
         let cookie = message.get(usize::from(at)..usize::from(at) + usize::from(len)).unwrap_or_default();

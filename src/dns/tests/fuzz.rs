@@ -10,7 +10,7 @@ mod common;
 use common::{query, read, state, with_edns};
 use std::{
     env,
-    net::IpAddr,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -133,8 +133,8 @@ impl Datagrams for Batch {
     fn reply(&mut self, i: usize, len: Option<usize>) {
         self.1[i] = len;
     }
-    fn peer(&self, i: usize) -> Option<IpAddr> {
-        Some(IpAddr::from([192, 0, (i % 4) as u8, 7]))
+    fn peer(&self, i: usize) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([192, 0, (i % 4) as u8, 7], 53)))
     }
 }
 

@@ -5,7 +5,11 @@
 mod common;
 
 use common::{Answer, Asker, query, read, with_edns};
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use zonekeeper_dns::{Condition, CookieSecrets, Counters, RateConfig, RateLimit, Responder, Transport, View};
 
 const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n";
@@ -37,6 +41,7 @@ impl Server {
         let mut buf = vec![0; 4096];
         buf[..q.len()].copy_from_slice(q);
         let from: IpAddr = from.parse().unwrap();
+        let from = SocketAddr::new(from, 5353);
         let len = self.asker.responder.answer_to(&view, Some(from), &mut buf, q.len())?;
         buf.truncate(len);
         Some(buf)

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Asker, query, state, with_edns};
 use proptest::prelude::*;
-use std::{cell::RefCell, fmt::Write, net::IpAddr};
+use std::{cell::RefCell, fmt::Write, net::SocketAddr};
 use zonekeeper_dns::{BATCH, Condition, Datagrams, Transport, View};
 
 /// Names of one to three labels from a small alphabet, so that questions meet them and their relatives.
@@ -43,7 +43,7 @@ impl Datagrams for Batch {
     fn reply(&mut self, i: usize, len: Option<usize>) {
         self.1[i] = len.map(|l| self.0[i].0[..l].to_vec());
     }
-    fn peer(&self, _: usize) -> Option<IpAddr> {
+    fn peer(&self, _: usize) -> Option<SocketAddr> {
         None
     }
 }
