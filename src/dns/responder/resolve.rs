@@ -233,7 +233,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
     }
 
     fn negative(&mut self, zone: &ZoneTable, step: usize, apex: usize, claim: Claim) -> Next {
-        let Some(soa) = zone.negative() else { return None };
+        let soa = zone.negative()?;
         if self.put(Section::Authority, apex, soa) && self.signs(zone) {
             if let Some(node) = zone.index().find(&[]) {
                 self.sign_at(Section::Authority, apex, node, soa);

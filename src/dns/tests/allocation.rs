@@ -36,7 +36,19 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn no_answer_allocates() {
-    let mut asker = Asker::new(&[("example.", include_str!("differential/rules.zone"))]);
+    let text = include_str!("differential/rules.zone");
+    answers_without_allocation(Asker::new(&[("example.", text)]));
+    for chain in [
+        "@ NSEC www A NSEC\nwww NSEC @ A NSEC\n",
+        "@ NSEC3PARAM 1 0 3 AA\n0p9mhaveqvm6t7vbl5lop2u3t2rp3tom NSEC3 1 0 3 AA 00 A\n",
+    ] {
+        let signed =
+            format!("{text}@ RRSIG SOA 13 1 300 20371202104803 20261122104803 1 example. AAEC\n{chain}");
+        answers_without_allocation(Asker::new(&[("example.", &signed)]));
+    }
+}
+
+fn answers_without_allocation(mut asker: Asker) {
     let mut buf = vec![0u8; 4096];
     for qname in [
         "www.example",
@@ -48,7 +60,10 @@ fn no_answer_allocates() {
         "test",
     ] {
         for qtype in [1, 15, 255, 4711] {
-            for q in [query(qname, qtype), with_edns(query(qname, qtype), 1232, 0, &[0, 3, 0, 0])] {
+            let mut signed = with_edns(query(qname, qtype), 1232, 0, &[]);
+            let flags = signed.len() - 4;
+            signed[flags] = 0x80; // DO
+            for q in [query(qname, qtype), with_edns(query(qname, qtype), 1232, 0, &[0, 3, 0, 0]), signed] {
                 buf[..q.len()].copy_from_slice(&q);
                 let before = ALLOCATIONS.get();
                 let reply =

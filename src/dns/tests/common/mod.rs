@@ -82,6 +82,7 @@ pub struct Answer {
     pub rcode: u16,
     pub aa: bool,
     pub tc: bool,
+    pub ad: bool,
     pub answer: Vec<Rr>,
     pub authority: Vec<Rr>,
     pub additional: Vec<Rr>,
@@ -146,8 +147,13 @@ fn rdata(m: &[u8], rtype: u16, at: usize, len: usize) -> Vec<u8> {
 
 /// Takes an answer apart; everything in it must be well formed and nothing may be left over.
 pub fn read(m: &[u8]) -> Answer {
-    let mut a =
-        Answer { rcode: u16::from(m[3] & 15), aa: m[2] & 4 != 0, tc: m[2] & 2 != 0, ..Answer::default() };
+    let mut a = Answer {
+        rcode: u16::from(m[3] & 15),
+        aa: m[2] & 4 != 0,
+        tc: m[2] & 2 != 0,
+        ad: m[3] & 0x20 != 0,
+        ..Answer::default()
+    };
     assert_eq!(m[2] & 0x80, 0x80, "QR is set");
     let mut at = 12;
     for _ in 0..u16_at(m, 4) {

@@ -12,6 +12,7 @@ mod peers;
 mod questions;
 mod rules;
 mod sign;
+mod validate;
 mod zones;
 
 use common::{Asker, Rr, read};
@@ -71,6 +72,12 @@ fn knot_nsd_and_bind_answer_alike_for_signed_zones() {
         }
     }
     compare(dir.path(), &zones, &mut rng, 8000 * times());
+}
+
+#[test]
+fn a_validating_resolver_takes_our_answers_for_secure() {
+    let dir = tempfile::tempdir().unwrap();
+    validate::secure(dir.path(), &mut Rng(seed() ^ 2));
 }
 
 fn compare(dir: &Path, zones: &[Text], rng: &mut Rng, n: usize) {

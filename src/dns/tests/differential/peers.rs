@@ -78,6 +78,31 @@ pub(crate) fn start(dir: &Path, zones: &[ZoneFile]) -> Vec<Peer> {
     [knot, nsd, bind].into_iter().flatten().collect()
 }
 
+/// Starts BIND as a validating resolver that trusts the keys in these zones (origin, text) and forwards to a port.
+pub(crate) fn resolver(dir: &Path, zones: &[(&str, &str)], port: u16) -> Option<Peer> {
+    let program = installed("named")?;
+    fs::create_dir_all(dir.join("resolver")).unwrap();
+    let anchor = |(origin, text): &(&str, &str)| {
+        let key = text.split_once("DNSKEY\t257 3 13 (").and_then(|(_, k)| k.split_once(')')).unwrap().0;
+        let key: String = key.lines().map(|l| l.split(';').next().unwrap().trim()).collect();
+        format!("\"{origin}\" static-key 257 3 13 \"{key}\";\n")
+    };
+    let anchors: String = zones.iter().map(anchor).collect();
+    let ready: Vec<ZoneFile> =
+        zones.iter().map(|z| ZoneFile { origin: z.0.to_string(), file: String::new() }).collect();
+    (0..5).find_map(|_| {
+        let (own, d) = (free_port(), dir.display());
+        let conf = format!(
+            "options {{ directory \"{d}/resolver\"; pid-file \"{d}/resolver/pid\"; session-keyfile none;\n\
+             listen-on port {own} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion yes; allow-recursion {{ any; }};\n\
+             empty-zones-enable no; dnssec-validation yes; forward only; forwarders {{ 127.0.0.1 port {port}; }};\n\
+             qname-minimization off; }};\ncontrols {{ }};\ntrust-anchors {{\n{anchors}}};\n"
+        );
+        fs::write(dir.join("resolver.conf"), conf).unwrap();
+        spawn("resolver", &program, &["-g", "-n", "1", "-c", "resolver.conf"], dir, own, &ready)
+    })
+}
+
 fn spawn(
     name: &'static str,
     program: &str,
@@ -97,7 +122,8 @@ fn spawn(
         .spawn()
         .unwrap();
     let mut peer = Peer { name, child, port };
-    let soas: Vec<Vec<u8>> = zones.iter().map(|z| query(&z.origin, 6)).collect();
+    let recursive = |q: Vec<u8>| [&q[..2], &[1], &q[3..]].concat(); // RD: the peers do not care, the resolver does
+    let soas: Vec<Vec<u8>> = zones.iter().map(|z| recursive(query(&z.origin, 6))).collect();
     let deadline = Instant::now() + PATIENCE;
     loop {
         let log = || fs::read_to_string(&path).unwrap_or_default();

@@ -21,6 +21,7 @@ impl Rng {
 }
 
 /// One zone as text.
+#[derive(Clone)]
 pub(crate) struct Text {
     pub(crate) origin: String,
     pub(crate) text: String,
