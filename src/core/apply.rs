@@ -2,31 +2,23 @@
 
 use crate::{
     assign::{Class, Hand, Lane},
-    entry::{Cause, Command, Delta, Entry, Force, Init, MAX_ENTRY, Object, Outcome, Override, Scope},
+    entry::{Cause, Command, Delta, Entry, Force, Init, Object, Outcome, Override, Scope},
     evidence::{Row, Standing},
     id::{ServiceId, SiteId},
-    model::{Change, Family},
+    model::Family,
     name::Name,
-    state::{Assignment, Basis, Decision, HISTORY, Health, ServiceState, Stage, State},
+    state::{Assignment, Basis, Decision, HISTORY, Health, ServiceState, State},
 };
 use alloc::{
     collections::BTreeSet,
     format,
-    string::{String, ToString},
+    string::String,
     sync::Arc,
-    vec,
     vec::Vec,
 };
 
 /// The cluster version that this program knows best.
 pub const VERSION: u32 = 1;
-/// Open stages at once: each costs memory on every node.
-pub(crate) const MAX_STAGES: usize = 8;
-/// Parts of one stage: 1 GiB of entries.
-pub(crate) const MAX_PARTS: usize = (1 << 30) / MAX_ENTRY;
-/// A stage that is not committed is forgotten after so many milliseconds.
-pub(crate) const STAGE_LIFE_MS: u64 = 600_000;
-
 /// A refusal in words.
 pub(crate) type Refusal = String;
 
@@ -94,7 +86,7 @@ impl State {
             Command::Init(init) => self.init(init),
             Command::Tick => self.tick(step),
             Command::Judge(rows) => self.judge(step, rows),
-            Command::Configure(changes) => self.configure(step, changes.iter(), declared),
+            Command::Configure(changes) => self.configure(step, changes.iter(), declared, false),
             Command::Stage { id, part, changes } => self.stage(step, *id, *part, changes),
             Command::Commit { id, parts } => self.commit(step, *id, *parts, declared),
             Command::Abort { id } => {
@@ -163,35 +155,6 @@ impl State {
         step.rows = rows;
         step.why = rows.iter().map(Row::headline).collect::<Vec<_>>().join("; ");
         Ok(())
-    }
-
-    fn stage(&mut self, step: &Step<'_>, id: u64, part: u32, changes: &[Change]) -> Result<(), Refusal> {
-        if self.stages.len() >= MAX_STAGES && !self.stages.contains_key(&id) {
-            return Err(format!("{MAX_STAGES} stages are open already; abort one or wait for it to expire"));
-        }
-        let stage = self.stages.entry(id).or_insert_with(|| {
-            let owner = step.cause.to_string();
-            Arc::new(Stage { owner, expires: self.time, parts: vec![] })
-        });
-        let stage = Arc::make_mut(stage);
-        if stage.owner != step.cause.to_string() {
-            return Err(format!("stage {id} belongs to {}", stage.owner));
-        }
-        if stage.parts.len() != part as usize || stage.parts.len() >= MAX_PARTS {
-            return Err(format!("stage {id} expects part {}, not {part}", stage.parts.len()));
-        }
-        stage.expires = self.time.plus(STAGE_LIFE_MS);
-        stage.parts.push(changes.to_vec());
-        Ok(())
-    }
-
-    fn commit(&mut self, step: &mut Step<'_>, id: u64, parts: u32, declared: bool) -> Result<(), Refusal> {
-        let stage =
-            self.stages.remove(&id).ok_or_else(|| format!("there is no stage {id}; it may have expired"))?;
-        if stage.parts.len() != parts as usize {
-            return Err(format!("stage {id} has {} of {parts} parts", stage.parts.len()));
-        }
-        self.configure(step, stage.parts.iter().flatten(), declared)
     }
 
     fn put_override(&mut self, step: &mut Step<'_>, o: &Override) -> Result<(), Refusal> {

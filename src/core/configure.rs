@@ -15,15 +15,35 @@ use alloc::{
     vec::Vec,
 };
 
+/// Creates or replaces RRsets of a zone.
+pub(crate) fn put_records(zone: &mut Zone, sets: &[RrSet]) -> Result<(), Refusal> {
+    for set in sets {
+        zone.put(set.clone()).map_err(|e| format!("zone {}: {e}", zone.origin()))?;
+    }
+    Ok(())
+}
+
+/// Removes RRsets of a zone, which must be there.
+pub(crate) fn remove_records(zone: &mut Zone, keys: &[(Name, u16)]) -> Result<(), Refusal> {
+    for (name, rtype) in keys {
+        if !zone.remove(name, *rtype) {
+            return Err(format!("zone {}: {name} has no records of type {rtype}", zone.origin()));
+        }
+    }
+    Ok(())
+}
+
 impl State {
     /// Applies changes, all or none (the caller works on a copy). `declared`: they come from the declared files.
+    /// `created`: zones have been created before them.
     pub(crate) fn configure<'c>(
         &mut self,
         step: &mut Step<'_>,
         changes: impl Iterator<Item = &'c Change>,
         declared: bool,
+        created: bool,
     ) -> Result<(), Refusal> {
-        let (mut revised, mut checked) = (declared, false);
+        let (mut revised, mut checked) = (declared || created, created);
         for change in changes {
             let records = matches!(change, Change::PutRecords(..) | Change::RemoveRecords(..));
             revised |= !records;
@@ -96,7 +116,7 @@ impl State {
         }
     }
 
-    fn zone_changed(&mut self, step: &mut Step<'_>, origin: &Name) {
+    pub(crate) fn zone_changed(&mut self, step: &mut Step<'_>, origin: &Name) {
         self.zone_versions.insert(origin.clone(), self.generation.index);
         if !step.delta.zones.contains(origin) {
             step.delta.zones.push(origin.clone());
@@ -105,10 +125,7 @@ impl State {
 
     fn put_records(&mut self, step: &mut Step<'_>, origin: &Name, rrsets: &[RrSet]) -> Result<(), Refusal> {
         let zone = self.zones.get_mut(origin).ok_or_else(|| format!("zone {origin} does not exist"))?;
-        let zone = Arc::make_mut(zone);
-        for rrset in rrsets {
-            zone.put(rrset.clone()).map_err(|e| format!("zone {origin}: {e}"))?;
-        }
+        put_records(Arc::make_mut(zone), rrsets)?;
         self.zone_changed(step, origin);
         Ok(())
     }
@@ -120,12 +137,7 @@ impl State {
         keys: &[(Name, u16)],
     ) -> Result<(), Refusal> {
         let zone = self.zones.get_mut(origin).ok_or_else(|| format!("zone {origin} does not exist"))?;
-        let zone = Arc::make_mut(zone);
-        for (name, rtype) in keys {
-            if !zone.remove(name, *rtype) {
-                return Err(format!("zone {origin}: {name} has no records of type {rtype}"));
-            }
-        }
+        remove_records(Arc::make_mut(zone), keys)?;
         self.zone_changed(step, origin);
         Ok(())
     }

@@ -31,6 +31,7 @@ pub mod model;
 pub mod name;
 pub mod publish;
 pub mod route;
+pub mod stage;
 pub mod state;
 pub mod time;
 pub mod zone;

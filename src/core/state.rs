@@ -4,8 +4,9 @@ use crate::{
     entry::{Join, Member, Object, Override, Scope, Timing, Token, Webhook},
     evidence::{Row, Standing},
     id::{ListenerId, NodeId, PoolId, ServiceId, SiteId},
-    model::{Change, Family, Listener, Pool, Service, Site},
+    model::{Family, Listener, Pool, Service, Site},
     name::Name,
+    stage::Stage,
     time::LogTime,
     zone::Zone,
 };
@@ -117,17 +118,6 @@ pub struct Decision {
     pub cause: String,
     /// The evidence, when automation decided.
     pub rows: Vec<Row>,
-}
-
-/// A change that is being staged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stage {
-    /// Who stages.
-    pub owner: String,
-    /// When it is forgotten.
-    pub expires: LogTime,
-    /// The parts so far.
-    pub parts: Vec<Vec<Change>>,
 }
 
 /// The replicated state. Cheap to clone: everything large is shared.
@@ -254,8 +244,10 @@ impl State {
     /// Hash of the whole state: equal on all nodes at the same index. Zones keep theirs up to date with each change,
     /// so this costs what the rest of the state costs.
     pub fn hash(&self) -> u128 {
-        let rest = State { zones: BTreeMap::new(), ..self.clone() };
+        let stages = self.stages.iter().map(|(id, stage)| (*id, Arc::new(stage.small()))).collect();
+        let rest = State { zones: BTreeMap::new(), stages, ..self.clone() };
         let small = xxhash_rust::xxh3::xxh3_128(&crate::codec::bytes(&rest));
-        self.zones.values().fold(small, |sum, zone| sum.wrapping_add(zone.hash()))
+        let staged = self.stages.values().fold(small, |sum, stage| sum.wrapping_add(stage.hash()));
+        self.zones.values().fold(staged, |sum, zone| sum.wrapping_add(zone.hash()))
     }
 }

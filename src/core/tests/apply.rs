@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use support::*;
 use zonekeeper_core::{
-    Command, Outcome, Proposal, State,
+    Command, Outcome, Proposal, State, codec,
     entry::{Cause, Delta, Duty, Entry, Force, Init, Join, Member, Object, Scope, Timing},
     evidence::{
         Kind,
@@ -15,8 +15,9 @@ use zonekeeper_core::{
         Vote,
     },
     id::PoolId,
-    model::{Backend, Balance, Change, HashKey, Pool, Site},
+    model::{Backend, Balance, Change, HashKey, Pool, Site, ZoneOwner},
     time::LogTime,
+    zone::RrSet,
 };
 
 fn log() -> Log {
@@ -196,6 +197,78 @@ fn a_stage_with_one_bad_part_changes_nothing() {
     let zones = log.state.zones.clone();
     log.refused(Command::Commit { id: 1, parts: 2 }, "does not exist");
     assert_eq!(log.state.zones[&name("example.com.")].hash(), zones[&name("example.com.")].hash());
+}
+
+/// A new zone in parts: its apex, then `n` names in each of `parts` parts.
+fn new_zone(parts: u32, n: u32) -> Vec<Vec<Change>> {
+    let origin = || name("example.net.");
+    let apex = [6, 2].map(|t| zone().iter().find_map(|c| apex_of(c, t)).unwrap());
+    let apex = apex.map(|set| RrSet { name: origin(), ..set });
+    let a = |i: u32| record(&format!("h{i}.example.net."), 1, &i.to_be_bytes());
+    let records = |part: u32| Change::PutRecords(origin(), (part * n..(part + 1) * n).map(a).collect());
+    let first = vec![Change::PutZone(origin(), ZoneOwner::Api), Change::PutRecords(origin(), apex.to_vec())];
+    std::iter::once(first).chain((0..parts).map(|part| vec![records(part)])).collect()
+}
+
+fn apex_of(change: &Change, rtype: u16) -> Option<RrSet> {
+    match change {
+        Change::PutRecords(_, sets) => sets.iter().find(|s| s.rtype == rtype).cloned(),
+        _ => None,
+    }
+}
+
+fn stage_all(log: &mut Log, parts: &[Vec<Change>]) {
+    for (part, changes) in (0..).zip(parts) {
+        log.ok(Command::Stage { id: 7, part, changes: changes.clone() });
+    }
+}
+
+#[test]
+fn a_staged_zone_is_the_one_that_was_put_at_once_and_survives_a_snapshot_half_way() {
+    let parts = new_zone(5, 40);
+    let mut at_once = log();
+    at_once.ok(Command::Configure(parts.concat()));
+    let mut staged = log();
+    stage_all(&mut staged, &parts[..3]);
+    assert!(!staged.state.zones.contains_key(&name("example.net.")));
+    let (bytes, hash) = (codec::bytes(&staged.state), staged.state.hash());
+    staged.state = codec::from_bytes(&bytes).unwrap();
+    assert_eq!(staged.state.hash(), hash);
+    for (part, changes) in (3..).zip(&parts[3..]) {
+        staged.ok(Command::Stage { id: 7, part, changes: changes.clone() });
+    }
+    assert_ne!(staged.state.hash(), hash, "what is staged counts");
+    staged.ok(Command::Commit { id: 7, parts: 6 });
+    let zone = |log: &Log| log.state.zones[&name("example.net.")].clone();
+    assert_eq!(zone(&staged), zone(&at_once));
+    assert_eq!(zone(&staged).len(), 202);
+}
+
+#[test]
+fn a_staged_zone_that_was_created_meanwhile_is_refused_and_so_is_one_without_an_apex() {
+    let parts = new_zone(1, 3);
+    let mut log = log();
+    stage_all(&mut log, &parts);
+    log.ok(Command::Configure(parts.concat()));
+    log.refused(Command::Commit { id: 7, parts: 2 }, "created meanwhile");
+    log.ok(Command::Abort { id: 7 });
+    log.ok(Command::Configure(vec![Change::RemoveZone(name("example.net."))]));
+    stage_all(&mut log, &[vec![parts[0][0].clone()], parts[1].clone()]);
+    log.refused(Command::Commit { id: 7, parts: 2 }, "SOA");
+    assert!(!log.state.zones.contains_key(&name("example.net.")));
+}
+
+/// Prints what a part and the commit cost: `cargo test --release -p zonekeeper-core -- --ignored --nocapture million`.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_names_staged() {
+    let parts = new_zone(1000, 1000);
+    let mut log = log();
+    let begin = std::time::Instant::now();
+    stage_all(&mut log, &parts);
+    let staged = begin.elapsed();
+    log.ok(Command::Commit { id: 7, parts: 1001 });
+    println!("staged in {staged:?}, committed in {:?}", begin.elapsed() - staged);
 }
 
 #[test]
