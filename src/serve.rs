@@ -21,7 +21,7 @@ use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
     Command,
     entry::{Duty, Object, Read},
-    id::SiteId,
+    id::{PoolId, SiteId},
     model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route, TlsFiles, ZoneOwner},
     name::Name,
 };
@@ -219,7 +219,7 @@ impl Serve {
         wanted: &mut ClusterConfig,
     ) -> Result<(), String> {
         let label = format!("{PREFIX}{kind}-{number}");
-        let pool_id = label.parse().map_err(|e| format!("{label}: {e}"))?;
+        let pool_id: PoolId = label.parse().map_err(|e| format!("{label}: {e}"))?;
         let listener_id = label.parse().map_err(|e| format!("{label}: {e}"))?;
         let backend = |addr: &SocketAddr| Backend { site: None, addr: *addr, weight: 1 };
         let pool = Pool {
