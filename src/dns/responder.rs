@@ -15,8 +15,8 @@ use crate::{
     wire::{Bad, HEADER, Query, lower, qtype, rcode},
 };
 use arc_swap::ArcSwap;
-use batch::Look;
 pub use batch::{BATCH, Datagrams};
+use batch::{Look, Plain};
 use chaos::Chaos;
 use edns::{Cookie, Opt};
 use resolve::Resolver;
@@ -30,7 +30,7 @@ use std::{
 };
 use zonekeeper_core::{
     answer::DnsTable,
-    zone::{Key, RrView, rtype},
+    zone::{Key, rtype},
 };
 
 /// Largest message over UDP that we send: above it fragmentation begins (DNS flag day 2020).
@@ -438,18 +438,31 @@ fn slip(verdict: Verdict, cookie: Cookie) -> Verdict {
     }
 }
 
-/// The short cut for what is asked most: a name that has the type, nothing else that could decide, and nothing that
-/// belongs with it. The same bytes as from the general path, which answers all else.
+/// The short cut for what is asked most: a name that has the type, or one without it, or one that does not exist, where
+/// nothing else could decide and nothing belongs with it. The same bytes as from the general path, which answers all else.
 fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) -> Option<Verdict> {
     if !matches!(query.qtype, rtype::A | rtype::AAAA | rtype::PTR | qtype::TXT) {
         return None;
     }
-    let node = look.plain(slot)?;
-    let set: RrView<'_> = node.set(query.qtype)?;
-    if query.edns.is_some_and(|e| e.dnssec_ok) && node.set(rtype::RRSIG).is_some() {
-        return None;
+    let dnssec_ok = query.edns.is_some_and(|e| e.dnssec_ok);
+    let verdict = Verdict { authoritative: true, ..Verdict::default() };
+    let negative = |message: &mut Message<'_>| {
+        let apex = HEADER + look.origin(query.name_len);
+        !dnssec_ok && look.soa().is_some_and(|soa| message.put(Section::Authority, apex, soa))
+    };
+    match look.plain(slot)? {
+        Plain::Node(node) => match node.set(query.qtype) {
+            Some(_) if dnssec_ok && node.set(rtype::RRSIG).is_some() => None,
+            Some(set) => message.put(Section::Answer, HEADER, set).then_some(verdict),
+            None => (node.sets().all(|s| is_common(s.rtype())) && negative(message)).then_some(verdict),
+        },
+        Plain::Missing => negative(message).then_some(Verdict { rcode: rcode::NXDOMAIN, ..verdict }),
     }
-    message.put(Section::Answer, HEADER, set).then(|| Verdict { authoritative: true, ..Verdict::default() })
+}
+
+/// Types that say nothing about questions for others.
+fn is_common(of: u16) -> bool {
+    matches!(of, rtype::A | rtype::AAAA | rtype::PTR | rtype::MX | qtype::TXT)
 }
 
 /// The answer's limit by transport and EDNS (RFC 6891 §6.2.3: less than 512 counts as 512).

@@ -11,6 +11,8 @@ use zonekeeper_dns::{BATCH, Condition, Datagrams, Transport, View};
 
 /// Names of one to three labels from a small alphabet, so that questions meet them and their relatives.
 const LABELS: [&str; 8] = ["a", "b", "www", "*", "mx", "A-b_c", "sub", "deep"];
+/// Not in the zones.
+const ABSENT: [&str; 3] = ["zz", "absent.b", "no.www"];
 const TYPES: [u16; 14] = [1, 28, 12, 16, 5, 15, 2, 6, 43, 46, 65, 252, 255, 4711];
 
 /// A zone without delegations and one with everything that the short cut must leave alone.
@@ -50,7 +52,7 @@ impl Datagrams for Batch {
 
 thread_local! {
     static ASKERS: RefCell<[Asker; 2]> = RefCell::new([true, false].map(|plain| {
-        Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &zone(true))]))
+        Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &(zone(true) + "* A 192.0.2.9\n*.b TXT w\n"))]))
     }));
 }
 
@@ -63,6 +65,7 @@ fn one() -> impl Strategy<Value = Vec<u8>> {
         (label(), label()).prop_map(|(a, b)| format!("{a}.{b}")),
         (label(), label(), label()).prop_map(|(a, b, c)| format!("{a}.{b}.{c}")),
         special.prop_map(String::from),
+        prop::sample::select(&ABSENT[..]).prop_map(String::from),
         Just(String::new()),
     ];
     let origin = prop::sample::select(&["example", "EXAMPLE", "other.test", "elsewhere"][..]);

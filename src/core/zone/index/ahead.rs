@@ -27,6 +27,11 @@ impl ZoneIndex {
         Some(self.pages[self.page(hash)].0[at] as u32)
     }
 
+    /// Whether names below the one with this hash may exist; two names may have the same hash.
+    pub fn has_below(&self, hash: u64) -> bool {
+        self.slot(hash, |place| place & ANCESTOR != 0).is_some()
+    }
+
     /// What says where in its chunk the name at a place is.
     pub fn place_memory(&self, place: u32) -> Option<&u32> {
         let (chunk, ordinal) = self.chunk_at(place)?;
