@@ -75,6 +75,19 @@ pub(crate) struct Download<'a> {
     pub(crate) body_ms: u32,
 }
 
+/// A final response whose head was read.
+struct Begun {
+    decoder: Decoder,
+    encoder: Encoder,
+    /// The backend keeps its connection.
+    reuse: bool,
+    tunnel: bool,
+    /// The client may send another request.
+    keep_alive: bool,
+    /// What came of the body has its framing.
+    intact: bool,
+}
+
 /// What a response depends on in its request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
@@ -126,59 +139,82 @@ impl Download<'_> {
 
     /// Whether the head was an interim response; it is passed on and done with.
     async fn forward_interim(&mut self, len: usize) -> Result<bool, Downloaded> {
-        let invalid = |why| Downloaded::Nothing(Lost::Invalid(why));
-        let head = &self.buffer.bytes()[..len];
-        if head.get(9) != Some(&b'1') {
+        if self.buffer.bytes().get(9) != Some(&b'1') {
             return Ok(false); // `HTTP/1.1 1xx`; what is not that is judged as final
         }
+        let Some(out) = self.judge_interim(len)? else { return Ok(false) };
+        self.write(&out).await?;
+        self.buffer.consume(len);
+        Ok(true)
+    }
+
+    /// What the client gets of an interim response; none when the response is final. Not a part of the future, which
+    /// would hold the parsed fields.
+    fn judge_interim(&self, len: usize) -> Result<Option<Out>, Downloaded> {
+        let invalid = |why| Downloaded::Nothing(Lost::Invalid(why));
+        let head = &self.buffer.bytes()[..len];
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let response = Response::parse(head, &mut room, self.request.head).map_err(invalid)?;
         if !response.interim() {
-            return Ok(false);
+            return Ok(None);
         }
+        let mut out = Out::new();
         if self.request.minor == 1 {
-            let mut out = Out::new();
             write_response(head, &response, 1, true, &mut out);
-            self.write(&out).await?;
         }
-        self.buffer.consume(len);
-        Ok(true)
+        Ok(Some(out))
     }
 
     /// Forwards the final response, whose head has `len` bytes.
     async fn forward(&mut self, len: usize) -> Downloaded {
         let mut out = Out::new();
-        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let head = &self.buffer.bytes()[..len];
-        let response = match Response::parse(head, &mut room, self.request.head) {
-            Ok(r) if r.status != 101 || r.switches_to(self.request.upgrade) => r,
-            Ok(_) => {
-                return Downloaded::Nothing(Lost::Invalid("it changes to a protocol that nobody asked for"));
-            }
-            Err(why) => return Downloaded::Nothing(Lost::Invalid(why)),
+        let begun = match self.judge(len, &mut out) {
+            Ok(begun) => begun,
+            Err(why) => return Downloaded::Nothing(why),
         };
-        self.wait.answered(response.status);
-        if response.status == 503 && self.request.elsewhere {
-            return Downloaded::Nothing(Lost::Busy);
-        }
-        let asked = self.request;
-        let (encoder, keep_alive) = write_response(head, &response, asked.minor, asked.keep_alive, &mut out);
-        let (mut decoder, reuse, tunnel) =
-            (Decoder::new(response.framing), response.keep_alive, response.status == 101);
-        self.buffer.consume(len);
-        let first = decoder.transfer(encoder, self.buffer.bytes(), &mut out);
+        let Begun { mut decoder, encoder, reuse, tunnel, keep_alive, intact } = begun;
         if let Err(end) = self.write(&out).await {
             return end;
         }
-        match first {
-            Err(_) => return Downloaded::Cut,
-            Ok(_) if tunnel => return Downloaded::Tunnel,
-            Ok((used, _)) => self.buffer.consume(used),
+        if !intact {
+            return Downloaded::Cut;
         }
-        match self.forward_body(&mut decoder, encoder, &mut out).await {
-            Err(end) => end,
-            Ok(()) => Downloaded::Done { reuse: reuse && self.buffer.is_empty(), keep_alive },
+        if tunnel {
+            return Downloaded::Tunnel;
         }
+        if !decoder.done()
+            && let Err(end) = self.forward_body(&mut decoder, encoder, &mut out).await
+        {
+            return end;
+        }
+        Downloaded::Done { reuse: reuse && self.buffer.is_empty(), keep_alive }
+    }
+
+    /// Judges the final head and writes what the client gets of it and of the body so far. The error says why it is not
+    /// forwarded.
+    fn judge(&mut self, len: usize, out: &mut Out) -> Result<Begun, Lost> {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let head = &self.buffer.bytes()[..len];
+        let response = Response::parse(head, &mut room, self.request.head).map_err(Lost::Invalid)?;
+        let tunnel = response.status == 101;
+        if tunnel && !response.switches_to(self.request.upgrade) {
+            return Err(Lost::Invalid("it changes to a protocol that nobody asked for"));
+        }
+        self.wait.answered(response.status);
+        if response.status == 503 && self.request.elsewhere {
+            return Err(Lost::Busy);
+        }
+        let asked = self.request;
+        let (encoder, keep_alive) = write_response(head, &response, asked.minor, asked.keep_alive, out);
+        let (mut decoder, reuse) = (Decoder::new(response.framing), response.keep_alive);
+        self.buffer.consume(len);
+        let first = decoder.transfer(encoder, self.buffer.bytes(), out);
+        if let Ok((used, _)) = first
+            && !tunnel
+        {
+            self.buffer.consume(used);
+        }
+        Ok(Begun { decoder, encoder, reuse, tunnel, keep_alive, intact: first.is_ok() })
     }
 
     async fn forward_body(

@@ -70,7 +70,7 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile.
     let (mut exclude, mut retries, mut fresh) = (Vec::new(), plan.retries, plan.upload.too_large_to_replay());
     let mut answer = Answer::Unavailable;
-    while let Some(lease) = Lease::take(&view, pool, plan.key, &exclude) {
+    while let Some(lease) = Lease::take(&view, pool, plan.key, &exclude, session.client.timer.now()) {
         plan.asked.elsewhere = plan.idempotent && retries > 0 && exclude.len() + 1 < table.backends.len();
         let failure = match attempt(session, &mut plan, &lease, fresh).await {
             Ok(end) => return end,
@@ -154,7 +154,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
     backend.count(lease);
     match end {
         Ok((end, true)) => {
-            lease.kept().give(backend.wire);
+            lease.kept().give(backend.wire, session.client.timer.now());
             Ok(end)
         }
         Ok((end, false)) => Ok(end),

@@ -98,7 +98,7 @@ impl Session {
             }
             Ok(Planned::Forward(plan)) => {
                 counters::add(&self.cell(&view, listener).requests, 1);
-                exchange::exchange(self, plan).await
+                Box::pin(exchange::exchange(self, plan)).await // an idle connection does not hold its room
             }
             Err((Answer::NoRoute, asked, true)) => {
                 self.answer(Answer::NoRoute, asked.head, asked.keep_alive).await

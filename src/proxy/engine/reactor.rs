@@ -12,6 +12,7 @@ use rustix::{
         epoll::{self, CreateFlags, EventData, EventFlags},
     },
     io::Errno,
+    time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -41,6 +42,8 @@ const EVENTS: usize = 256;
 const IDLE_MS: u64 = 1000;
 /// Event data with this bit are not a connection's.
 const SPECIAL: u64 = 1 << 63;
+/// The clock's event data, with [`SPECIAL`].
+const CLOCK: u64 = 1 << 32;
 /// No task.
 const NOBODY: u32 = u32::MAX;
 
@@ -83,10 +86,12 @@ struct Sockets {
 /// One worker's event loop.
 pub(crate) struct Reactor {
     epoll: OwnedFd,
+    /// Ticks while there are tasks. One timer that runs costs less than a timeout that every sleep sets and takes back.
+    clock: OwnedFd,
+    ticking: Cell<bool>,
     sockets: RefCell<Sockets>,
     tasks: RefCell<Tasks>,
     current: Cell<u32>,
-    next_tick: Cell<u64>,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -107,12 +112,17 @@ impl Tasks {
 
 impl Reactor {
     pub(crate) fn new() -> io::Result<Reactor> {
+        let clock =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &clock, EventData::new_u64(SPECIAL | CLOCK), EventFlags::IN)?;
         Ok(Reactor {
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            epoll,
+            clock,
+            ticking: Cell::new(false),
             sockets: RefCell::default(),
             tasks: RefCell::default(),
             current: Cell::new(NOBODY),
-            next_tick: Cell::new(0),
             deadlines: Deadlines::default(),
         })
     }
@@ -205,44 +215,46 @@ impl Reactor {
 
     /// One round: waits for events, tells the notices, polls the tasks that they concern.
     pub(crate) fn turn(&self, notice: &mut dyn FnMut(Notice)) -> io::Result<()> {
+        self.keep_time(false)?;
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = if self.tasks.borrow().run.is_empty() { None } else { Some(&now) };
         let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
-        let wait = self.wait_ms();
-        let timeout = Timespec { tv_sec: (wait / 1000) as i64, tv_nsec: (wait % 1000 * 1_000_000) as i64 };
-        let events = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+        let events = match epoll::wait(&self.epoll, &mut events, timeout) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
         self.deadlines.set_now(now_ms());
         for event in events.iter() {
-            let data = event.data.u64();
-            if data & SPECIAL == 0 {
-                self.mark(data, event.flags);
-            } else {
-                notice(Notice::Special(data as u32));
+            match event.data.u64() {
+                data if data & SPECIAL == 0 => self.mark(data, event.flags),
+                data if data & !SPECIAL == CLOCK => {
+                    let _ = rustix::io::read(&self.clock, &mut [0; 8]);
+                    let mut tasks = self.tasks.borrow_mut();
+                    self.deadlines.due(|id| tasks.queue(id));
+                    drop(tasks);
+                    self.keep_time(true)?;
+                    notice(Notice::Tick);
+                }
+                data => notice(Notice::Special(data as u32)),
             }
-        }
-        let now = self.deadlines.now();
-        if now >= self.next_tick.get() {
-            self.next_tick.set(now + TICK_MS);
-            let mut tasks = self.tasks.borrow_mut();
-            self.deadlines.due(|id| tasks.queue(id));
-            drop(tasks);
-            notice(Notice::Tick);
         }
         self.run();
         Ok(())
     }
 
-    fn wait_ms(&self) -> u64 {
-        let tasks = self.tasks.borrow();
-        if !tasks.run.is_empty() {
-            0
-        } else if tasks.live() {
-            self.next_tick.get().saturating_sub(self.deadlines.now()).min(TICK_MS)
-        } else {
-            IDLE_MS
+    /// Runs the clock while there are tasks and slows it down at the first tick without any.
+    fn keep_time(&self, tick: bool) -> io::Result<()> {
+        let live = self.tasks.borrow().live();
+        if live == self.ticking.get() || (!live && !tick) {
+            return Ok(());
         }
+        self.ticking.set(live);
+        let ms = if live { TICK_MS } else { IDLE_MS };
+        let every = Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000 * 1_000_000) as i64 };
+        let spec = Itimerspec { it_interval: every, it_value: every };
+        timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &spec)?;
+        Ok(())
     }
 
     fn mark(&self, data: u64, event: EventFlags) {

@@ -51,7 +51,7 @@ async fn connect(client: &Client, view: &Rc<View>, pool: usize) -> Option<(Lease
     let key = balance::key_of_source(client.peer.ip());
     let mut exclude = Vec::new();
     for attempt in 0..=table.retries {
-        let lease = Lease::take(view, pool, key, &exclude)?;
+        let lease = Lease::take(view, pool, key, &exclude, client.timer.now())?;
         let totals = &lease.health().totals;
         totals.requests.fetch_add(1, Relaxed);
         if attempt > 0 {

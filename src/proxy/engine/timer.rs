@@ -75,6 +75,11 @@ impl Timer {
         self.reactor.deadlines.of.borrow_mut()[self.task as usize][side as usize] = at;
     }
 
+    /// Milliseconds of the monotonic clock at the start of this round.
+    pub(crate) fn now(&self) -> u64 {
+        self.reactor.deadlines.now()
+    }
+
     /// Sets a deadline in so many milliseconds; 0 for none.
     pub(crate) fn arm(&self, side: Side, ms: u32) {
         let at = if ms == 0 { 0 } else { self.reactor.deadlines.now() + u64::from(ms) + TICK_MS };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     balance::{self, Choice},
-    health::{BackendHealth, now_ms},
+    health::BackendHealth,
     live::LivePool,
 };
 use std::{cell::RefCell, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
@@ -39,10 +39,10 @@ impl Kept {
     }
 
     /// Keeps a connection for the next request.
-    pub(crate) fn give(&self, wire: Wire) {
+    pub(crate) fn give(&self, wire: Wire, now_ms: u64) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < KEEP {
-            idle.push((wire, now_ms()));
+            idle.push((wire, now_ms));
         }
     }
 
@@ -64,9 +64,15 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Chooses a backend of the pool.
-    pub(crate) fn take(view: &Rc<View>, pool: usize, key: u64, exclude: &[usize]) -> Option<Lease> {
-        match balance::choose(view.pool(pool), key, exclude, now_ms()) {
+    /// Chooses a backend of the pool at `now_ms`; `key` is what a hash chooses by.
+    pub(crate) fn take(
+        view: &Rc<View>,
+        pool: usize,
+        key: u64,
+        exclude: &[usize],
+        now_ms: u64,
+    ) -> Option<Lease> {
+        match balance::choose(view.pool(pool), key, exclude, now_ms) {
             Choice::Backend(backend) => Some(Lease { view: view.clone(), pool, backend }),
             Choice::Full | Choice::Nothing => None,
         }

@@ -102,11 +102,42 @@ fn copy_fields(
     out.extend_from_slice(&head[run..at(fields.len())]);
 }
 
+/// Decimal digits, without the formatting machinery that a busy proxy feels.
+fn write_number(n: u64, out: &mut Vec<u8>) {
+    let (mut digits, mut at, mut n) = ([0u8; 20], 20, n);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+fn write_address(client: IpAddr, out: &mut Vec<u8>) {
+    match client.to_canonical() {
+        IpAddr::V4(v4) => {
+            for (i, octet) in v4.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                write_number(u64::from(octet), out);
+            }
+        }
+        IpAddr::V6(v6) => {
+            let _ = write!(out, "{v6}");
+        }
+    }
+}
+
 fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::None | Framing::Close => {}
         Framing::Length(n) => {
-            let _ = write!(out, "Content-Length: {n}\r\n");
+            out.extend_from_slice(b"Content-Length: ");
+            write_number(n, out);
+            out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
@@ -157,9 +188,10 @@ pub fn write_request(
     out.extend_from_slice(b"X-Forwarded-For: ");
     out.extend_from_slice(&for_chain.unwrap_or_default());
     let proto = if from.tls { "https" } else { "http" };
-    let client = from.client.to_canonical();
-    let _ =
-        write!(out, "{client}\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Host: {}\r\n\r\n", request.host);
+    write_address(from.client, out);
+    for part in ["\r\nX-Forwarded-Proto: ", proto, "\r\nX-Forwarded-Host: ", request.host, "\r\n\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Appends the head that goes to the client and says how the body is to be framed. `minor` is the client's version.
@@ -170,7 +202,11 @@ pub fn write_response(
     keep_alive: bool,
     out: &mut Vec<u8>,
 ) -> (Encoder, bool) {
-    let _ = write!(out, "HTTP/1.1 {} {}\r\n", response.status, response.reason);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_number(u64::from(response.status), out);
+    for part in [" ", response.reason, "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
     let nominated = Nominated::of(response.fields);
     copy_fields(head, response.fields, out, |field| stripped(field, &nominated));
     // HTTP/1.0 knows no chunks (RFC 9112 §6.1); HTTP/1.1 gets them where the backend ends by closing, so that a cut

@@ -28,8 +28,10 @@ impl Scanner {
     /// Looks at the bytes that are new since the last call on the same head.
     pub fn scan(&mut self, buf: &[u8]) -> Scan {
         let mut i = self.seen;
-        while i < buf.len() {
-            match buf[i] {
+        loop {
+            i += plain(&buf[i..]);
+            let Some(byte) = buf.get(i) else { break };
+            match byte {
                 b'\t' | 0x20..=0x7e | 0x80.. => i += 1,
                 // RFC 9112 §2.2: a bare CR is invalid, and a bare LF would be a line end to some and not to others.
                 b'\r' => match buf.get(i + 1) {
@@ -61,9 +63,40 @@ impl Scanner {
     }
 }
 
+/// How many bytes at the start can be skipped eight at a time: none of them is a control byte.
+fn plain(buf: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES * 0x80;
+    let mut at = 0;
+    while let Some(word) = buf[at..].first_chunk() {
+        let x = u64::from_le_bytes(*word);
+        let low = x.wrapping_sub(ONES * 0x20) & !x; // the high bit of each byte below 0x20, and perhaps above such a one
+        let delete = (x ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(x ^ (ONES * 0x7f));
+        let found = (low | delete) & HIGH;
+        if found != 0 {
+            return at + (found.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    at
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skipping_stops_before_every_control_byte() {
+        for place in 0..20 {
+            for byte in 0..=255u8 {
+                let mut buf = [b'a'; 20];
+                buf[place] = byte;
+                let control = byte < 0x20 || byte == 0x7f;
+                let want = if control && place < 16 { place } else { 16 };
+                assert_eq!(plain(&buf), want, "{byte} at {place}");
+            }
+        }
+    }
 
     #[test]
     fn a_head_is_found_however_it_is_cut() {
