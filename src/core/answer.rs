@@ -6,10 +6,27 @@
 //!
 //! Where a service has endpoints of a family, its answer replaces an A or AAAA RRset of the zone at the same name, and a
 //! CNAME there is not followed (`check` refuses both). Its other types come from the zone. A service below a delegation
-//! is occluded like any record there, and one outside every zone is not answered (`check` refuses it too).
+//! is occluded like any record there, and one outside every zone is not answered (`check` refuses it too). So it does
+//! one in a signed zone: an answer without a signature would be bogus.
+//!
+//! **Order.** RRsets are answered in the canonical order of their RDATA, always the same: resolvers and clients shuffle
+//! (RFC 1034 §4.2.1 gives the order no meaning), and bytes that do not change are cheap. `failover` and `all` answer the
+//! sites in the policy's order, `weighted` one site in turn, each in exact proportion.
+//!
+//! **TTL.** A service's answer lives as long as the service says, and at most [`SUSPECT_TTL`] while the next change is
+//! near: a site that answers is under suspicion, or the answer is a makeshift (drained sites, the last set). So does the
+//! denial of a service that answers NODATA.
+//!
+//! **HTTPS and SVCB** at a service's name are templates: where the target is the owner itself (`www HTTPS 1 . alpn=h2`),
+//! `ipv4hint` and `ipv6hint` are those of the service now, and the TTL is not above the service's. A weighted service
+//! gives no hints, for it answers one site at a time.
+//!
+//! **ALIAS**, at the apex too, answers the addresses of another name of ours, which may be a service; the TTL is the
+//! smaller one.
 
 mod explain;
 mod service;
+mod svcb;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +74,8 @@ pub struct ZoneTable {
 struct ServicesAt {
     v4: Option<Arc<ServiceAnswer>>,
     v6: Option<Arc<ServiceAnswer>>,
+    /// The zone's SVCB and HTTPS records at this name, with the addresses of now.
+    svcb: Vec<WireSet>,
 }
 
 impl ServicesAt {
@@ -66,6 +85,10 @@ impl ServicesAt {
             rtype::AAAA => self.v6.as_ref(),
             _ => None,
         }
+    }
+
+    fn svcb(&self, qtype: u16) -> Option<RrView<'_>> {
+        self.svcb.iter().map(WireSet::view).find(|s| s.rtype() == qtype)
     }
 
     fn slot(&mut self, family: Family) -> &mut Option<Arc<ServiceAnswer>> {
@@ -85,6 +108,8 @@ pub enum Found<'a> {
     Service(&'a ServiceAnswer),
     /// An alias.
     Cname(RrView<'a>),
+    /// A name whose addresses are answered as those of the name that was asked for.
+    Alias(RrView<'a>),
     /// A DNAME at the ancestor with so many labels below the origin.
     Dname(usize, RrView<'a>),
     /// A delegation at the ancestor with so many labels below the origin.
@@ -138,7 +163,9 @@ impl DnsTable {
             if let (Some(i), Some(zone)) = (self.origin(origin.wire()), state.zones.get(origin)) {
                 let slot = &mut Arc::make_mut(&mut table.zones)[i].1;
                 let services = slot.services.clone();
-                *slot = Arc::new(ZoneTable { services, ..ZoneTable::new(zone.clone(), Some(slot)) });
+                let mut new = ZoneTable { services, ..ZoneTable::new(zone.clone(), Some(slot)) };
+                new.complete_all();
+                *slot = Arc::new(new);
             }
         }
         for (id, family) in &delta.services {
@@ -206,15 +233,16 @@ impl DnsTable {
         let Some(i) = self.origin(&name.wire()[name.wire().len() - origin..]) else { return };
         let zone = Arc::make_mut(&mut Arc::make_mut(&mut self.zones)[i].1);
         let Some(key) = Key::within(name, zone.zone.origin()) else { return };
-        match zone.services.binary_search_by(|(k, _)| (**k).cmp(key.bytes())) {
-            Ok(at) => *Arc::make_mut(&mut zone.services[at].1).slot(family) = answer,
-            Err(_) if answer.is_none() => {}
+        let at = match zone.services.binary_search_by(|(k, _)| (**k).cmp(key.bytes())) {
+            Ok(at) => at,
+            Err(_) if answer.is_none() => return,
             Err(at) => {
-                let mut services = ServicesAt::default();
-                *services.slot(family) = answer;
-                zone.services.insert(at, (key.bytes().into(), Arc::new(services)));
+                zone.services.insert(at, (key.bytes().into(), Arc::default()));
+                at
             }
-        }
+        };
+        *Arc::make_mut(&mut zone.services[at].1).slot(family) = answer;
+        zone.complete(at);
     }
 }
 
@@ -288,6 +316,26 @@ impl ZoneTable {
         self.negative.as_ref().map(WireSet::view)
     }
 
+    /// Makes the SVCB and HTTPS records at every service anew.
+    fn complete_all(&mut self) {
+        (0..self.services.len()).for_each(|at| self.complete(at));
+    }
+
+    /// Makes those at one service anew.
+    fn complete(&mut self, at: usize) {
+        let (key, services) = &self.services[at];
+        let svcb = match self.index.find(key) {
+            Some(node) => [rtype::SVCB, rtype::HTTPS]
+                .into_iter()
+                .filter_map(|t| svcb::complete(node.set(t)?, services.v4.as_deref(), services.v6.as_deref()))
+                .collect(),
+            None => Vec::new(),
+        };
+        if svcb != services.svcb {
+            Arc::make_mut(&mut self.services[at].1).svcb = svcb;
+        }
+    }
+
     fn services_at(&self, key: &[u8]) -> Option<&ServicesAt> {
         let at = self.services.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some(&self.services[at].1)
@@ -357,9 +405,15 @@ fn select<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>, qtype: u
     if qtype == rtype::ANY {
         return any(node, services);
     }
-    let Some(node) = node else { return Found::NoData };
+    if let Some(set) = services.and_then(|s| s.svcb(qtype)) {
+        return Found::Set(set);
+    }
+    let Some(node) = node.filter(|_| qtype != rtype::ALIAS) else { return Found::NoData };
     if let Some(set) = node.set(qtype) {
         return Found::Set(set);
+    }
+    if let Some(alias) = node.set(rtype::ALIAS).filter(|_| matches!(qtype, rtype::A | rtype::AAAA)) {
+        return Found::Alias(alias);
     }
     // RRSIG and NSEC stand beside a CNAME (RFC 4035 §2.5): where they are asked for and missing, that is the answer.
     let beside = matches!(qtype, rtype::RRSIG | rtype::NSEC);
@@ -374,6 +428,7 @@ fn any<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>) -> Found<'a
     if let Some(answer) = services.and_then(|s| s.v4.as_ref().or(s.v6.as_ref())) {
         return Found::Service(answer);
     }
-    let sets = node.into_iter().flat_map(|n| n.sets()).filter(|s| s.rtype() != rtype::RRSIG);
+    let sets =
+        node.into_iter().flat_map(|n| n.sets()).filter(|s| !matches!(s.rtype(), rtype::RRSIG | rtype::ALIAS));
     sets.min_by_key(|s| s.wire().len()).map_or(Found::NoData, Found::Any)
 }

@@ -188,6 +188,14 @@ impl Zone {
         }) {
             return Err(ZoneError::CnameNotAlone { name: set.name.clone(), rtype: set.rtype, other });
         }
+        let has = |t: u16| t != set.rtype && node.set(t).is_some();
+        if match set.rtype {
+            rtype::ALIAS => has(rtype::A) || has(rtype::AAAA),
+            rtype::A | rtype::AAAA => has(rtype::ALIAS),
+            _ => false,
+        } {
+            return Err(ZoneError::AliasNotAlone { name: set.name.clone() });
+        }
         Ok(())
     }
 

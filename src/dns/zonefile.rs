@@ -155,6 +155,8 @@ struct Loader {
     pending: Vec<Pending>,
     errors: Vec<ZoneFileError>,
     key: Key,
+    /// The apex has signatures.
+    signed: bool,
 }
 
 impl Loader {
@@ -168,6 +170,7 @@ impl Loader {
             pending: Vec::new(),
             errors: Vec::new(),
             key: Key::default(),
+            signed: false,
         }
     }
 
@@ -336,6 +339,7 @@ impl Loader {
                 None => sets.push(p),
             }
         }
+        self.signed = sets.iter().any(|p| p.key.is_empty() && p.set.rtype == rtype::RRSIG);
         for names in sets.chunk_by_mut(|a, b| a.key == b.key) {
             self.check_name(names);
         }
@@ -355,6 +359,7 @@ impl Loader {
     /// The rules for the RRsets of one name.
     fn check_name(&mut self, sets: &mut [Pending]) {
         let cname = sets.iter().any(|p| p.set.rtype == rtype::CNAME);
+        let alias = sets.iter().any(|p| p.set.rtype == rtype::ALIAS);
         for p in sets {
             p.set.rdata.sort_unstable();
             p.set.rdata.dedup();
@@ -368,6 +373,12 @@ impl Loader {
                         "{name} has {} beside a CNAME, which stands alone (RFC 1034 §3.6.2)",
                         type_name(p.set.rtype)
                     )
+                }
+                Ok(()) if alias && matches!(p.set.rtype, rtype::A | rtype::AAAA) => {
+                    format!("{name} has {} beside an ALIAS, which brings addresses", type_name(p.set.rtype))
+                }
+                Ok(()) if p.set.rtype == rtype::ALIAS && self.signed => {
+                    format!("{name} has an ALIAS in a signed zone; its answers would have no signature")
                 }
                 Ok(()) if p.set.rtype == rtype::SOA && *name != self.zone => {
                     format!("{name} has an SOA below the apex")

@@ -81,7 +81,7 @@ pub(super) fn collision(origin: &Name, records: &[RrSet], name: &Name) -> Option
              signature; give the service a zone of its own, delegated without DS"
         ));
     }
-    if let Some(t) = at(name, &[rtype::A, rtype::AAAA, rtype::CNAME]) {
+    if let Some(t) = at(name, &[rtype::A, rtype::AAAA, rtype::CNAME, rtype::ALIAS]) {
         let t = type_name(t);
         return Some(format!("has {t} records in zone {origin}; take them out, the service answers there"));
     }

@@ -74,6 +74,7 @@ fn records(found: &Found<'_>) -> String {
     match found {
         Found::Set(set) | Found::Any(set) => format!("{} static records with TTL {}", set.count(), set.ttl()),
         Found::Cname(_) => "an alias (CNAME) leads on".to_string(),
+        Found::Alias(_) => "an ALIAS gives the addresses of another name".to_string(),
         Found::Dname(..) => "an ancestor has a DNAME, which leads on (RFC 6672)".to_string(),
         Found::Referral(..) => "an ancestor is delegated: referral to its name servers".to_string(),
         Found::NoData => "the name exists, but not with this type: NODATA".to_string(),

@@ -10,7 +10,8 @@ use crate::{
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::net::IpAddr;
 
-/// While a site is under suspicion, answers live at most so many seconds: the next change is near.
+/// While a site is under suspicion, or the answer is a makeshift (drained sites, the last set), answers live at most so
+/// many seconds: the next change is near.
 pub const SUSPECT_TTL: u32 = 5;
 
 /// One family of one service.
@@ -99,7 +100,9 @@ pub(super) fn prepare(id: &ServiceId, s: &ServiceState, family: Family, slot: u3
     s.spec.endpoints.keys().find_map(|site| s.spec.endpoint(site, family))?;
     let sites: Vec<&SiteId> = s.assignment.get(&family).map_or(Vec::new(), |a| a.sites.iter().collect());
     let nothing = s.assignment.get(&family).is_none_or(|a| a.basis == Basis::Nothing);
-    let ttl = if s.suspects.is_empty() { s.spec.ttl } else { s.spec.ttl.min(SUSPECT_TTL) };
+    let makeshift =
+        s.assignment.get(&family).is_some_and(|a| matches!(a.basis, Basis::Drained | Basis::LastSet));
+    let ttl = if s.suspects.is_empty() && !makeshift { s.spec.ttl } else { s.spec.ttl.min(SUSPECT_TTL) };
     let prepared = match &s.spec.policy {
         _ if nothing => none(s),
         Policy::Weighted(weights) => {

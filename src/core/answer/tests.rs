@@ -98,6 +98,7 @@ fn ask(table: &DnsTable, qname: &str, qtype: u16) -> String {
         Found::Referral(..) => "referral".into(),
         Found::NoData => "nodata".into(),
         Found::NxDomain => "nxdomain".into(),
+        Found::Alias(_) => "alias".into(),
         other => alloc::format!("{other:?}"),
     }
 }
@@ -151,6 +152,53 @@ fn suspicion_shortens_the_ttl() {
 }
 
 #[test]
+fn a_makeshift_answer_is_short_too() {
+    for (basis, ttl) in [(Basis::Usable, 60), (Basis::Drained, 5), (Basis::LastSet, 5)] {
+        let mut s = failover(&["web.example."]);
+        s.assignment.get_mut(&Family::V4).unwrap().basis = basis;
+        let want = alloc::format!(".1 ttl {ttl}");
+        assert_eq!(ask(&DnsTable::build(&state(&[("web", s)])), "web.example.", rtype::A), want, "{basis:?}");
+    }
+}
+
+/// A state whose example. has an HTTPS template at www: port 8443 and a hint that nobody should see.
+fn with_template(services: &[(&str, ServiceState)]) -> State {
+    let mut state = state(services);
+    let template = [&[0, 1, 0, 0, 3, 0, 2, 0x20, 0xfb, 0, 4, 0, 4][..], &[9; 4]].concat();
+    let set = RrSet::new(name("www.example."), rtype::HTTPS, 300, vec![template.into()]).unwrap();
+    Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap()).put(set).unwrap();
+    state
+}
+
+fn https(table: &DnsTable) -> (u32, Vec<u8>) {
+    let mut key = Key::default();
+    let (zone, origin) = table.zone_of(name("www.example.").wire(), false).unwrap();
+    key.set(name("www.example.").wire(), origin);
+    let Found::Set(set) = zone.find(&mut key, rtype::HTTPS) else { panic!("a set") };
+    (set.ttl(), set.records().next().unwrap().rdata().to_vec())
+}
+
+#[test]
+fn an_https_record_at_a_service_has_the_hints_of_now() {
+    let mut state = with_template(&[("web", failover(&["www.example."]))]);
+    let table = DnsTable::build(&state);
+    let hinted = |last: u8| [&[0, 1, 0, 0, 3, 0, 2, 0x20, 0xfb, 0, 4, 0, 4, 192, 0, 2][..], &[last]].concat();
+    assert_eq!(https(&table), (60, hinted(1)));
+    let id: ServiceId = "web".parse().unwrap();
+    let web = Arc::make_mut(state.services.get_mut(&id).unwrap());
+    web.assignment.get_mut(&Family::V4).unwrap().sites = vec![site("b")];
+    let moved = table.update(&state, &Delta { services: vec![(id, Family::V4)], ..Delta::default() });
+    assert_eq!(https(&moved), (60, hinted(2)), "they move with the service");
+    Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap()).advance_serial();
+    let edited = moved.update(&state, &Delta { zones: vec![name("example.")], ..Delta::default() });
+    assert_eq!(https(&edited), (60, hinted(2)), "and stay when the zone changes");
+    let weights = [(site("a"), 1), (site("b"), 1)].into();
+    let turns = service(&["www.example."], &["a", "b"], Policy::Weighted(weights));
+    let table = DnsTable::build(&with_template(&[("web", turns)]));
+    assert_eq!(https(&table), (300, vec![0, 1, 0, 0, 3, 0, 2, 0x20, 0xfb]), "one site in turn has no hint");
+}
+
+#[test]
 fn all_answers_every_site_and_weighted_one() {
     let all = service(&["all.example."], &["a", "b", "c"], Policy::All);
     let weights = [("a", 3), ("b", 1)].map(|(s, w)| (site(s), w)).into();
@@ -188,6 +236,23 @@ fn an_update_touches_what_changed_and_equals_a_build() {
     state.zones.remove(&name("other.test."));
     let gone = new.update(&state, &Delta { zones: vec![name("other.test.")], ..Delta::default() });
     assert_eq!(ask(&gone, "two.other.test.", 1), "refused");
+}
+
+#[test]
+fn an_alias_stands_for_addresses_only() {
+    let mut state = state(&[]);
+    let zone = Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap());
+    let alias =
+        |owner: &str| RrSet::new(name(owner), rtype::ALIAS, 60, vec![Box::from(*b"\x01x\0")]).unwrap();
+    zone.put(alias("example.")).unwrap();
+    let refused = zone.put(alias("www.example.")).unwrap_err();
+    assert!(alloc::format!("{refused}").contains("beside an ALIAS"), "www has an AAAA");
+    let table = DnsTable::build(&state);
+    for (qtype, want) in [(rtype::A, "alias"), (rtype::AAAA, "alias"), (16, "set 16"), (rtype::MX, "nodata")]
+    {
+        assert_eq!(ask(&table, "example.", qtype), want);
+    }
+    assert_eq!(ask(&table, "example.", rtype::ALIAS), "nodata", "it is ours alone");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub mod rtype {
     pub const SVCB: u16 = 64;
     pub const HTTPS: u16 = 65;
     pub const ANY: u16 = 255;
+    /// Not for the wire: a name whose addresses are answered as the owner's (a number for private use, RFC 6895 §3.1).
+    pub const ALIAS: u16 = 65401;
 }
 
 /// Largest RRset on the wire: a message of 65535 bytes less the header, the longest question, and OPT with its options.
@@ -79,6 +81,8 @@ pub enum ZoneError {
     DsAtApex(Name),
     #[error("{name} cannot have type {rtype} beside type {other}: a CNAME stands alone (RFC 1034 §3.6.2)")]
     CnameNotAlone { name: Name, rtype: u16, other: u16 },
+    #[error("{name} cannot have addresses of its own beside an ALIAS, which brings those of another name")]
+    AliasNotAlone { name: Name },
     #[error("zone {origin} has no {what} at its apex; add one")]
     Apex { origin: Name, what: &'static str },
 }
@@ -102,7 +106,7 @@ impl RrSet {
             0 | rtype::OPT | 128..=255 => Err(ZoneError::Meta { name: name(), rtype }), // RFC 6895 §3.1
             _ if self.ttl > MAX_TTL => Err(ZoneError::Ttl { name: name(), rtype, ttl: self.ttl }),
             _ if bytes > MAX_WIRE => Err(ZoneError::Large { name: name(), rtype, bytes }),
-            rtype::SOA | rtype::CNAME | rtype::DNAME if self.rdata.len() > 1 => {
+            rtype::SOA | rtype::CNAME | rtype::DNAME | rtype::ALIAS if self.rdata.len() > 1 => {
                 Err(ZoneError::Single { name: name(), rtype, count: self.rdata.len() })
             }
             _ if self.rdata.windows(2).any(|w| w[0] >= w[1]) => Err(ZoneError::Order { name: name(), rtype }),
@@ -161,7 +165,7 @@ fn rdata_is_sound(rtype: u16, r: &[u8]) -> bool {
     match rtype {
         rtype::A => r.len() == 4,
         rtype::AAAA => r.len() == 16,
-        rtype::NS | rtype::CNAME | rtype::DNAME | rtype::PTR => is_name(r),
+        rtype::NS | rtype::CNAME | rtype::DNAME | rtype::PTR | rtype::ALIAS => is_name(r),
         rtype::MX => r.len() > 2 && is_name(&r[2..]),
         rtype::SRV => r.len() > 6 && is_name(&r[6..]),
         rtype::SVCB | rtype::HTTPS => r.len() > 2 && name_len(&r[2..]).is_some(),
@@ -171,10 +175,10 @@ fn rdata_is_sound(rtype: u16, r: &[u8]) -> bool {
 }
 
 /// The name in RDATA whose addresses belong in the additional section (NS, MX, SRV, SVCB, HTTPS), or to which an alias
-/// leads (CNAME, DNAME): its place in the RDATA and its length.
+/// leads (CNAME, DNAME, ALIAS): its place in the RDATA and its length.
 pub fn rdata_target(rtype: u16, rdata: &[u8]) -> Option<(usize, usize)> {
     let at = match rtype {
-        rtype::NS | rtype::CNAME | rtype::DNAME => 0,
+        rtype::NS | rtype::CNAME | rtype::DNAME | rtype::ALIAS => 0,
         rtype::MX | rtype::SVCB | rtype::HTTPS => 2,
         rtype::SRV => 6,
         _ => return None,

@@ -37,6 +37,11 @@ impl Message<'_> {
         self.put_records(section, Owner::At(owner), set.records().map(|r| (r, ttl(&r))))
     }
 
+    /// A set with another TTL.
+    pub(crate) fn put_with_ttl(&mut self, section: Section, owner: usize, set: RrView<'_>, ttl: u32) -> bool {
+        self.put_records(section, Owner::At(owner), set.records().map(|r| (r, ttl)))
+    }
+
     /// A set at a name that is not in the message, with its signatures. `labels` are those below the zone's apex, which
     /// stands at `apex`.
     pub(crate) fn put_named(

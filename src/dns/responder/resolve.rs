@@ -1,6 +1,7 @@
 //! From a question to the sections of its answer: aliases followed inside our zones, referrals, negative answers, and the
 //! addresses that belong with them.
 
+mod alias;
 mod signed;
 
 use super::{
@@ -12,11 +13,12 @@ use crate::{
     wire::{HEADER, rcode},
 };
 use zonekeeper_core::{
-    answer::{DnsTable, Found, Prepared, ServiceAnswer, ZoneTable},
+    answer::{DnsTable, Found, Prepared, SUSPECT_TTL, ServiceAnswer, ZoneTable},
     zone::{Node, RrView, rdata_target, rtype},
 };
 
-/// Most aliases that one answer follows; resolvers give up at about as many.
+/// Most aliases that one answer follows, CNAME and DNAME together and across our zones; resolvers give up at about as
+/// many. A name that came before ends the chain sooner.
 const MAX_CHAIN: usize = 16;
 
 pub(super) struct Resolver<'a, 'b> {
@@ -121,6 +123,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
             Found::Set(set) | Found::Any(set) => self.set(zone, owner, len, set),
             Found::Service(answer) => self.service(zone, step, apex, answer),
             Found::Cname(set) => self.cname(zone, owner, set),
+            Found::Alias(set) => self.alias(zone, step, apex, set),
             Found::Dname(labels, set) => self.dname(zone, step, labels, set),
             Found::Referral(labels, node) => self.referral(zone, step, labels, node),
             Found::NoData => {
@@ -156,7 +159,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
     fn service(&mut self, zone: &ZoneTable, step: usize, apex: usize, answer: &ServiceAnswer) -> Next {
         let owner = self.seen[step].owner;
         match answer.prepared() {
-            Prepared::NoData => self.negative(zone, step, apex, Claim::NoData),
+            Prepared::NoData => self.denied(zone, apex),
             Prepared::ServFail => {
                 self.verdict.rcode = rcode::SERVFAIL;
                 None
@@ -229,6 +232,14 @@ impl<'a, 'b> Resolver<'a, 'b> {
             let here = (cut, owner + len - cut);
             self.additional(zone, rtype::NS, here, Some(here));
         }
+        None
+    }
+
+    /// A service has nothing to answer for now: that is kept no longer than an uncertain answer.
+    fn denied(&mut self, zone: &ZoneTable, apex: usize) -> Next {
+        let soa = zone.negative()?;
+        let fits = self.message.put_with_ttl(Section::Authority, apex, soa, soa.ttl().min(SUSPECT_TTL));
+        self.verdict.truncated |= !fits;
         None
     }
 

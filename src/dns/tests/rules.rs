@@ -365,4 +365,37 @@ fn a_weighted_service_at_the_apex_answers_in_exact_shares() {
 fn a_service_that_fails_closed_is_a_negative_answer() {
     let got = Asker::of(&with_services()).ask("down.example", 1);
     assert_eq!((got.rcode, got.aa, got.answer.len(), got.authority[0].1), (0, true, 0, 6));
+    assert_eq!(got.authority[0].2, 5, "and is kept no longer than an uncertain answer");
+}
+
+#[test]
+fn an_alias_is_flattened_at_any_name() {
+    let far = "$TTL 60\n@ SOA ns.example. host 1 1 1 1 600\n@ NS ns.example.\n@ 300 ALIAS www.example.\n\
+        svc 10 ALIAS example.\nvia ALIAS c\nc CNAME www.example.\nround ALIAS about\nabout ALIAS round\nnx ALIAS absent.example.\n\
+        out ALIAS www.test.\ncut ALIAS x.sub.example.\n*.w ALIAS @\ndown ALIAS down.example.\n";
+    let mut state = with_services();
+    state.zones.insert(name("other."), Arc::new(common::zone("other.", far)));
+    let mut a = Asker::of(&state);
+    let mut ask = |qname: &str, rtype: u16| {
+        let got = a.ask(qname, rtype);
+        let first = got.answer.first().map(|r| (r.0.clone(), r.2, r.3.clone()));
+        (got.rcode, first, got.authority.first().map(|r| (r.0.clone(), r.2)))
+    };
+    let found =
+        |qname: &str, ttl: u32, addr: &str| (0, Some((format!("{qname}."), ttl, addr.to_string())), None);
+    assert_eq!(ask("other", 1), found("other", 300, "192.0.2.80"), "at the apex");
+    assert_eq!(ask("svc.other", 1), found("svc.other", 10, "198.51.100.1"), "a service, the smaller TTL");
+    assert_eq!(ask("via.other", 1), found("via.other", 60, "192.0.2.80"), "through a CNAME");
+    assert_eq!(
+        ask("q.w.other", 1),
+        found("q.w.other", 60, "192.0.2.80"),
+        "an alias of an alias, at a wildcard"
+    );
+    for absent in ["other", "nx.other", "via.other"] {
+        assert_eq!(ask(absent, 28), (0, None, Some(("other.".into(), 60))), "NODATA of its own zone");
+    }
+    for unknown in ["round.other", "out.other", "cut.other"] {
+        assert_eq!(ask(unknown, 1), (2, None, None), "SERVFAIL: {unknown}");
+    }
+    assert_eq!(ask("down.other", 1), (0, None, Some(("other.".into(), 5))), "a service that fails closed");
 }

@@ -77,6 +77,7 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ),
     ("SVCB", "0 alias", "0 alias.example."),
     ("HINFO", "CPU \"an OS\"", "\"CPU\" \"an OS\""),
+    ("ALIAS", "Target.test.", "target.test."),
     ("URI", "1 2 \"https://x/\"", ""),
     ("TYPE4711", "\\# 4 0a00 0001", "\\# 4 0A000001"),
     ("TYPE4711", "\\# 0", ""),
@@ -159,6 +160,10 @@ fn mistakes_of_the_whole_zone_are_found() {
             "z:7: c.example. has TXT beside a CNAME, which stands alone (RFC 1034 §3.6.2)",
             "z:10: sub.example. has an SOA below the apex",
         ]
+    );
+    assert_eq!(
+        errors(&format!("{HEAD}a ALIAS x\na A 192.0.2.1\n"))[0],
+        "z:6: a.example. has A beside an ALIAS, which brings addresses"
     );
     assert_eq!(errors("a A 192.0.2.1\n")[0], "z:1: no TTL is known here; begin the file with $TTL");
     assert_eq!(errors(" 60 A 192.0.2.1\n")[0], "z:1: the first record has no owner name");

@@ -8,7 +8,7 @@ use super::{
 };
 use data_encoding::{BASE32HEX_NOPAD, BASE64, HEXLOWER_PERMISSIVE, HEXUPPER};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use zonekeeper_core::name::Name;
+use zonekeeper_core::{name::Name, zone::rtype};
 
 /// One field of RDATA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,7 @@ const TYPES: &[(u16, &str, &[Field])] = &[
     (99, "SPF", &[Texts]),
     (256, "URI", &[U16, U16, Rest]),
     (257, "CAA", &[U8, Tag, Rest]),
+    (rtype::ALIAS, "ALIAS", &[Name]),
 ];
 
 /// The number of a type's name, `TYPE123` included (RFC 3597 §5).
@@ -344,6 +345,7 @@ impl Field {
             Seconds => out.extend(seconds(&t.text()).ok_or_else(wrong)?.to_be_bytes()),
             Type => out.extend(type_number(&t.text()).ok_or_else(wrong)?.to_be_bytes()),
             Time => out.extend(time(&t.text()).ok_or_else(wrong)?.to_be_bytes()),
+            Tag if t.raw.is_empty() || !t.raw.iter().all(u8::is_ascii_alphanumeric) => return Err(wrong()),
             Text | Tag => text(t, out)?,
             Rest => out.extend(unescape(t.raw)?),
             Salt if t.raw == b"-" => out.push(0),
@@ -369,7 +371,8 @@ impl Field {
             Seconds => "a time in seconds or with units like 1h30m",
             Type => "a record type",
             Time => "a time as YYYYMMDDHHmmSS",
-            Text | Texts | Tag | Rest => "a string",
+            Text | Texts | Rest => "a string",
+            Tag => "a tag of letters and digits (RFC 8659 §4.1)",
             Base64 => "base64",
             Hex | Salt => "hex",
             Base32 => "base32hex",
@@ -404,7 +407,7 @@ impl Field {
             }
             Tag => String::from_utf8(take_text(rdata)?.to_vec())
                 .ok()
-                .filter(|t| t.bytes().all(|b| b.is_ascii_alphanumeric()))?,
+                .filter(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric()))?,
             Rest => quoted(std::mem::take(rdata)),
             Base64 => BASE64.encode(std::mem::take(rdata)),
             Hex => HEXUPPER.encode(std::mem::take(rdata)),
