@@ -25,6 +25,7 @@
 //! | site | backends dead (it says so itself), endpoint refusing, silent or wrong, client path cut for one observer |
 
 pub mod bug;
+pub mod calm;
 pub mod check;
 pub mod client;
 pub mod cluster;
