@@ -13,7 +13,7 @@ use std::{
     process::ExitCode,
 };
 use tokio::{runtime::Runtime, signal::unix::SignalKind};
-use zonekeeper_cli::{ClientCommand, Global};
+use zonekeeper_cli::ClientArgs;
 use zonekeeper_config::NodeConfig;
 use zonekeeper_core::entry::Timing;
 
@@ -23,8 +23,6 @@ use zonekeeper_core::entry::Timing;
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
-    #[command(flatten)]
-    global: Global,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,7 +76,7 @@ enum Command {
     /// Three sites as three processes on this machine, to try or to script
     Demo(demo::Demo),
     #[command(flatten)]
-    Client(ClientCommand),
+    Client(ClientArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -100,7 +98,7 @@ impl Args {
             Command::Keys(keys) => keys.run().map_err(|e| e.to_string()),
             Command::Serve(serve) => serve.run(),
             Command::Demo(demo) => demo.run(),
-            Command::Client(command) => return client(command, self.global),
+            Command::Client(command) => return client(command),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -113,7 +111,7 @@ impl Args {
 }
 
 /// A command that speaks the admin API; it chooses its own exit status.
-fn client(command: ClientCommand, global: Global) -> ExitCode {
+fn client(command: ClientArgs) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -121,7 +119,7 @@ fn client(command: ClientCommand, global: Global) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(zonekeeper_cli::run(command, global, &mut io::stdout())) {
+    match runtime.block_on(zonekeeper_cli::run(command, &mut io::stdout())) {
         Ok(code) => code,
         Err(error) => {
             complain(&chain(&error));
@@ -259,5 +257,34 @@ mod tests {
     #[test]
     fn the_arguments_do_not_contradict_each_other() {
         <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn only_commands_that_ask_a_node_have_the_flags_for_it() {
+        let mut all = <Args as clap::CommandFactory>::command();
+        all.build();
+        let has = |path: &[&str]| {
+            let found = path.iter().try_fold(&all, |c, name| c.find_subcommand(name));
+            found.unwrap_or_else(|| panic!("{path:?}")).get_arguments().any(|a| a.get_id() == "admin")
+        };
+        for path in [&["run"][..], &["serve"], &["demo"], &["join"], &["keys"], &["keys", "new"], &["check"]]
+        {
+            assert!(!has(path), "{path:?}");
+        }
+        for path in [&["status"][..], &["plan"], &["site", "drain"], &["member", "token"], &["timing", "set"]]
+        {
+            assert!(has(path), "{path:?}");
+        }
+        let status = all.find_subcommand("status").and_then(|c| c.get_about()).map(ToString::to_string);
+        assert!(status.is_some_and(|about| about.starts_with("The cluster at a glance")));
+        let read = |line: &str| Args::try_parse_from(line.split(' ')).map(|a| a.command);
+        for line in [
+            "zonekeeper site --admin http://a:1 show --json",
+            "zonekeeper site show --json --admin http://a:1",
+        ] {
+            let Ok(Command::Client(ClientArgs::Node(_, flags))) = read(line) else { panic!("{line}") };
+            assert_eq!((flags.admin.as_str(), flags.json), ("http://a:1", true), "{line}");
+        }
+        assert!(read("zonekeeper run --config a --token b").is_err());
     }
 }

@@ -3,7 +3,10 @@
 use clap::{Args, ValueEnum};
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use zonekeeper_chaos::{
@@ -48,17 +51,17 @@ enum VictimArg {
     Standby,
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 impl Demo {
     /// Runs the demo; the exit status of a script says whether every run was good.
     pub(crate) fn run(self) -> Result<(), String> {
-        watch_signals()?;
         let exe = std::env::current_exe().map_err(|e| format!("this program does not find itself: {e}"))?;
+        let options = Options::new(exe);
+        let stop = options.stop.clone();
+        watch_signals(stop.clone())?;
         let mut progress = |step: &str| say(&format!("starting three sites: {step}"));
-        let mut lab = Lab::start(Options::new(exe), &mut progress).map_err(|e| e.to_string())?;
+        let mut lab = Lab::start(options, &mut progress).map_err(|e| e.to_string())?;
         match self.script {
-            None => try_it(&lab),
+            None => try_it(&lab, &stop),
             Some(Script::Failover) => self.failover(&mut lab),
         }
     }
@@ -71,9 +74,6 @@ impl Demo {
         };
         let mut runs = Vec::new();
         for number in 1..=usize::from(self.runs) {
-            if INTERRUPTED.load(Relaxed) {
-                return Err("interrupted".into());
-            }
             say(&format!(
                 "run {number} of {}: killing the {}",
                 self.runs,
@@ -94,15 +94,15 @@ impl Demo {
     }
 }
 
-/// Ctrl-C and SIGTERM end the demo in order; a second one ends it at once.
-fn watch_signals() -> Result<(), String> {
+/// Ctrl-C and SIGTERM end the demo in order, in the middle of a run too; a second one ends it at once.
+fn watch_signals(stop: Arc<AtomicBool>) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     std::thread::spawn(move || {
         runtime.block_on(async {
             for _ in 0..2 {
                 crate::command::any_signal().await;
-                if INTERRUPTED.swap(true, Relaxed) {
+                if stop.swap(true, Relaxed) {
                     std::process::exit(130);
                 }
             }
@@ -117,7 +117,7 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn try_it(lab: &Lab) -> Result<(), String> {
+fn try_it(lab: &Lab, stop: &AtomicBool) -> Result<(), String> {
     let (first, last) = (&lab.nodes[0], &lab.nodes[lab.nodes.len() - 1]);
     let mut out = io::stdout();
     let text = format!(
@@ -139,10 +139,10 @@ fn try_it(lab: &Lab) -> Result<(), String> {
     );
     writeln!(out, "{text}").map_err(|e| e.to_string())?;
     let terminal = out.is_terminal();
-    while !INTERRUPTED.load(Relaxed) {
+    while !stop.load(Relaxed) {
         live_view(lab, terminal).map_err(|e| e.to_string())?;
         for _ in 0..10 {
-            if !INTERRUPTED.load(Relaxed) {
+            if !stop.load(Relaxed) {
                 std::thread::sleep(Duration::from_millis(100));
             }
         }

@@ -1,9 +1,11 @@
 //! What can be typed.
 
+mod client;
 mod config;
 mod steer;
 mod things;
 
+pub use client::ClientArgs;
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
 pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
@@ -40,7 +42,7 @@ pub struct Global {
     pub linearizable: bool,
 }
 
-/// Commands that speak the admin API, or work on configuration files.
+/// Commands that speak the admin API.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// The cluster at a glance: leader, members, services, alarms.
@@ -74,9 +76,6 @@ pub enum ClientCommand {
     /// Tokens: show, create, remove.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Validates configuration files; needs no node.
-    #[command(after_help = "Examples:\n  zonekeeper check cluster-config")]
-    Check(CheckArgs),
     /// Shows the difference from what runs to what is declared.
     #[command(
         after_help = "Examples:\n  zonekeeper plan cluster-config\n\nExit status: 0 no difference, 2 there is one, 1 an error."

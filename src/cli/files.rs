@@ -10,18 +10,21 @@ use std::{
     io::{BufRead, IsTerminal, Write},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
-use zonekeeper_api::wire::{Config, ConfigChanges, DryRun, Written};
-use zonekeeper_config::{ClusterConfig, Plan, Problems, plan};
+use zonekeeper_api::wire::{Config, ConfigChanges, DryRun, Member, Written};
+use zonekeeper_config::{ClusterConfig, Place, Plan, Problem, Problems, Severity, plan};
 
 /// Exit status of `plan` when there is a difference.
 const DIFFERS: u8 = 2;
 
 /// `check`: offline.
-pub(crate) fn check(args: &CheckArgs, as_json: bool, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let (config, problems) = ClusterConfig::check(&args.folder);
+pub(crate) fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let (config, mut problems) = ClusterConfig::check(&args.folder);
+    problems.0.extend(config.iter().flat_map(|c| c.check_nodes(&args.folder).0));
+    let config = config.filter(|_| !problems.has_errors());
     let (errors, warnings) = problems.counts();
-    if as_json {
+    if args.json {
         let text = serde_json::to_string_pretty(&problems).map_err(|e| CliError::Usage(e.to_string()))?;
         writeln!(out, "{text}")?;
     } else {
@@ -60,6 +63,20 @@ fn declared(s: &mut Session<'_>, folder: &Path) -> Result<Option<ClusterConfig>,
     Ok(config)
 }
 
+/// Says which members stand at sites that are not declared: they vote all the same.
+async fn members(s: &mut Session<'_>, folder: &Path, desired: &ClusterConfig) -> Result<(), CliError> {
+    let members = s.client.get::<Vec<Member>>("/v1/members").await?.data;
+    let strays = members.iter().filter(|m| !desired.sites.contains_key(&m.site));
+    let problem = |m: &Member| Problem {
+        place: Some(Place { file: Arc::new(folder.into()), line: 0, column: 0 }),
+        field: format!("site.{}", m.site),
+        message: format!("is not declared, but node {} is a member there; add [site.{}]", m.id, m.site),
+        severity: Severity::Warning,
+    };
+    let problems = Problems(strays.map(problem).collect());
+    if s.json { Ok(()) } else { report(s.out, &problems) }
+}
+
 /// The way from what runs to what is declared, and the revision that it begins at.
 async fn difference(s: &mut Session<'_>, desired: &ClusterConfig) -> Result<(u64, Plan), CliError> {
     let current = s.client.get::<Config>("/v1/config").await?.data;
@@ -82,6 +99,7 @@ fn show(s: &mut Session<'_>, revision: u64, plan: &Plan) -> Result<(), CliError>
 /// `plan`.
 pub(crate) async fn plan_command(s: &mut Session<'_>, args: &PlanArgs) -> Result<ExitCode, CliError> {
     let Some(desired) = declared(s, &args.folder)? else { return Ok(ExitCode::FAILURE) };
+    members(s, &args.folder, &desired).await?;
     let (revision, plan) = difference(s, &desired).await?;
     show(s, revision, &plan)?;
     Ok(if plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
@@ -90,6 +108,7 @@ pub(crate) async fn plan_command(s: &mut Session<'_>, args: &PlanArgs) -> Result
 /// `apply`.
 pub(crate) async fn apply(s: &mut Session<'_>, args: &ApplyArgs) -> Result<ExitCode, CliError> {
     let Some(desired) = declared(s, &args.folder)? else { return Ok(ExitCode::FAILURE) };
+    members(s, &args.folder, &desired).await?;
     let (revision, plan) = difference(s, &desired).await?;
     if !s.json || plan.is_empty() {
         show(s, revision, &plan)?;

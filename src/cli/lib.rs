@@ -6,7 +6,7 @@
 //! run       one command against one node                           files    check, plan, apply, export
 //! ```
 //!
-//! The binary flattens [`ClientCommand`] and [`Global`] into its own commands and calls [`run()`].
+//! The binary flattens [`ClientArgs`] into its own commands and calls [`run()`].
 
 mod client;
 pub mod command;
@@ -15,6 +15,6 @@ mod files;
 mod run;
 mod show;
 
-pub use command::{ClientCommand, Global, duration};
+pub use command::{ClientArgs, duration};
 pub use error::CliError;
 pub use run::run;

@@ -8,7 +8,7 @@ mod zones;
 
 use crate::{
     client::Client,
-    command::{ClientCommand, Global},
+    command::{ClientArgs, ClientCommand},
     error::CliError,
     files,
     show::{Table, age, list, or_dash},
@@ -19,10 +19,11 @@ use zonekeeper_api::wire::{Cluster, Member, Service, Written};
 
 /// Runs one command and writes its output. The exit code says what the text says: 0 fine, 1 an error, 2 `plan` found
 /// differences.
-pub async fn run(command: ClientCommand, global: Global, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    if let ClientCommand::Check(args) = &command {
-        return files::check(args, global.json, out); // needs no node
-    }
+pub async fn run(client: ClientArgs, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let (command, global) = match client {
+        ClientArgs::Offline(args) => return files::check(&args, out),
+        ClientArgs::Node(command, global) => (command, global),
+    };
     let mut session = Session { client: Client::new(&global)?, json: global.json, out };
     let s = &mut session;
     match command {
@@ -38,7 +39,6 @@ pub async fn run(command: ClientCommand, global: Global, out: &mut dyn Write) ->
         ClientCommand::Webhook(c) => things::webhook(s, c).await?,
         ClientCommand::Timing(c) => things::timing(s, c).await?,
         ClientCommand::Automation(c) => things::automation(s, c).await?,
-        ClientCommand::Check(_) => {}
         ClientCommand::Plan(c) => return files::plan_command(s, &c).await,
         ClientCommand::Apply(c) => return files::apply(s, &c).await,
         ClientCommand::Export(c) => files::export(s, &c).await?,

@@ -22,6 +22,7 @@ mod ask;
 mod load;
 mod support;
 
+mod demo;
 mod disk;
 mod dns;
 mod docs;

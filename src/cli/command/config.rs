@@ -6,9 +6,12 @@ use std::path::PathBuf;
 /// `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Folder of `*.toml` files.
+    /// Folder of `*.toml` files; node files in its folder `nodes` are checked too.
     #[arg(default_value = "cluster-config")]
     pub folder: PathBuf,
+    /// JSON instead of lines.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `plan`.

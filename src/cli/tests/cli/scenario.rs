@@ -4,16 +4,14 @@
 use crate::{harness::Node, mask::mask};
 use clap::Parser;
 use std::{path::Path, process::ExitCode};
-use zonekeeper_cli::{ClientCommand, Global, run as run_command};
+use zonekeeper_cli::{ClientArgs, run as run_command};
 
 /// As the binary has it.
 #[derive(Debug, Parser)]
 #[command(name = "zonekeeper")]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) global: Global,
     #[command(subcommand)]
-    pub(crate) command: ClientCommand,
+    pub(crate) client: ClientArgs,
 }
 
 /// Splits as a shell does, with double quotes only.
@@ -42,21 +40,23 @@ pub(crate) fn words(line: &str) -> Vec<String> {
 
 /// What a person would see.
 pub(crate) async fn run(node: &Node, token: &str, args: &[&str]) -> String {
-    let mut all = vec!["zonekeeper", "--admin", &node.url];
-    if !token.is_empty() {
-        all.extend(["--token", token]);
+    let mut all = vec!["zonekeeper"];
+    all.extend(args.first());
+    if args.first().is_some_and(|command| *command != "check") {
+        if !args.contains(&"--admin") {
+            all.extend(["--admin", &node.url]); // else the arguments name another node
+        }
+        if !token.is_empty() {
+            all.extend(["--token", token]);
+        }
     }
-    if let Some(at) = args.iter().position(|a| *a == "--admin") {
-        all.splice(1..3, []); // the arguments name another node
-        assert!(at + 1 < args.len());
-    }
-    all.extend(args);
+    all.extend(args.iter().skip(1));
     let cli = match Cli::try_parse_from(all) {
         Ok(cli) => cli,
         Err(error) => return error.to_string(),
     };
     let mut out = Vec::new();
-    let end = run_command(cli.command, cli.global, &mut out).await;
+    let end = run_command(cli.client, &mut out).await;
     let mut text = String::from_utf8(out).unwrap();
     match end {
         Ok(code) if code == ExitCode::SUCCESS => {}
