@@ -19,6 +19,8 @@ pub(crate) const FIELDS: &[&str] = &[
     "header_timeout",
     "idle_timeout",
     "max_body",
+    "access_log",
+    "identify",
 ];
 pub(crate) const BIND_FIELDS: &[&str] = &["site", "addr"];
 pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key"];
@@ -38,6 +40,8 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Listener> {
         header_timeout_ms: table.or("header_timeout", 10_000, |v| millis(v, 100..=300_000)),
         idle_timeout_ms: table.or("idle_timeout", 60_000, |v| millis(v, 1000..=86_400_000)),
         max_body: table.or("max_body", 0, |v| v.integer(0..=1 << 50, "bytes")),
+        access_log: table.or("access_log", 0, |v| v.integer(0..=1_000_000, "")),
+        identify: table.or("identify", false, Value::boolean),
     })
 }
 
@@ -90,6 +94,8 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
     put("header_timeout", show(u64::from(listener.header_timeout_ms)).into());
     put("idle_timeout", show(u64::from(listener.idle_timeout_ms)).into());
     put("max_body", i64::try_from(listener.max_body).unwrap_or(i64::MAX).into());
+    put("access_log", i64::from(listener.access_log).into());
+    put("identify", listener.identify.into());
     table
 }
 

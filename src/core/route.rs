@@ -54,6 +54,10 @@ pub struct ListenerTable {
     pub idle_timeout_ms: u32,
     /// Largest request body in bytes; 0 for no limit.
     pub max_body: u64,
+    /// One of so many requests is written to the access log; 0 for none.
+    pub access_log: u32,
+    /// Requests are given an id and a trace where they come without.
+    pub identify: bool,
 }
 
 /// One route and the pools that it leads to.
@@ -222,6 +226,8 @@ impl ListenerTable {
             header_timeout_ms: listener.header_timeout_ms,
             idle_timeout_ms: listener.idle_timeout_ms,
             max_body: listener.max_body,
+            access_log: listener.access_log,
+            identify: listener.identify,
         })
     }
 

@@ -40,6 +40,7 @@ fn state(routes: Vec<Route>) -> State {
         header_timeout_ms: 1,
         idle_timeout_ms: 1,
         max_body: 0,
+        ..Listener::default()
     };
     let mut state = State::default();
     state.pools.insert("web".parse().unwrap(), Arc::new(pool));

@@ -4,6 +4,7 @@
 use crate::{health::now_us, live::LivePool, outlier};
 use std::{
     cell::Cell,
+    hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed},
 };
@@ -273,11 +274,11 @@ fn median(pool: &LivePool, may: &dyn Fn(usize) -> bool) -> f64 {
     values[..n].get(n.saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
-/// xorshift64: cheap, per thread, and good enough to pick two of many.
-fn random() -> u64 {
+/// xorshift64: cheap, per thread, begun anywhere; good enough to pick two of many and to name a request.
+pub(crate) fn random() -> u64 {
     thread_local!(static STATE: Cell<u64> = const { Cell::new(0) });
     STATE.with(|s| {
-        let mut x = if s.get() == 0 { now_us() | 1 } else { s.get() };
+        let mut x = if s.get() == 0 { RandomState::new().hash_one(now_us()) | 1 } else { s.get() };
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;

@@ -122,3 +122,162 @@ fn ejected_backends_are_a_last_resort_and_those_that_are_down_are_none() {
     assert_eq!(shares(&pool, 10), [10, 0]);
     assert_eq!(choose(&pool, 0, &[0], now_ms()), Choice::Nothing);
 }
+
+#[test]
+fn round_robin_shares_follow_any_weights() {
+    let mut x = 7u64;
+    for round in 0..200 {
+        let mut next = |below: u64| {
+            x = mix(x.wrapping_add(0x9e37_79b9_7f4a_7c15));
+            x % below
+        };
+        let weights: Vec<u8> = (0..2 + next(9)).map(|_| 1 + next(20) as u8).collect();
+        let total: usize = weights.iter().map(|w| usize::from(*w)).sum();
+        let (_health, pool) = pool(Balance::RoundRobin, &weights, 0);
+        let got = shares(&pool, 100 * total);
+        for (i, weight) in weights.iter().enumerate() {
+            let ideal = 100 * usize::from(*weight);
+            assert!(got[i].abs_diff(ideal) <= 2 + ideal / 50, "{round}: {weights:?} {got:?}");
+        }
+    }
+}
+
+fn chosen(pool: &LivePool, key: u64) -> usize {
+    match choose(pool, key, &[], now_ms()) {
+        Choice::Backend(i) => {
+            release(pool, i);
+            i
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_hash_keeps_its_backend_and_one_that_goes_moves_only_its_own() {
+    let (health, pool) = pool(Balance::Hash, &[1, 1, 2, 1], 0);
+    let keys: Vec<u64> = (0..10_000u64).map(|k| hash(&k.to_le_bytes())).collect();
+    let before: Vec<usize> = keys.iter().map(|k| chosen(&pool, *k)).collect();
+    let count = |i| before.iter().filter(|b| **b == i).count();
+    for (i, ideal) in [(0, 2000), (1, 2000), (2, 4000), (3, 2000)] {
+        assert!(count(i).abs_diff(ideal) < 200, "backend {i}: {}", count(i));
+    }
+    health.set(&pool.table.id, pool.backends[1].addr, false);
+    for (key, was) in keys.iter().zip(&before) {
+        let is = chosen(&pool, *key);
+        assert!(is == *was || *was == 1, "a key moved that had no reason to");
+        assert_ne!(is, 1);
+    }
+    health.set(&pool.table.id, pool.backends[1].addr, true);
+    assert!(keys.iter().zip(&before).all(|(k, was)| chosen(&pool, *k) == *was), "and they come back");
+}
+
+#[test]
+fn a_hash_is_made_of_what_the_pool_says_or_of_the_client() {
+    use zonekeeper_core::{model::HashKey, route::Sample};
+    let of = |hash: HashKey, cookie: &str, source: &str| {
+        let spec = Pool { balance: Balance::Hash, hash, ..Pool::default() };
+        let request = Sample {
+            target: "/a?b".into(),
+            source: source.parse().ok(),
+            headers: vec![("Cookie".into(), cookie.into()), ("X-User".into(), "7".into())],
+            ..Sample::default()
+        };
+        key(&PoolTable::empty(&"web".parse().unwrap(), &spec), &request)
+    };
+    let by_cookie = |cookie, source| of(HashKey::Cookie("sid".into()), cookie, source);
+    assert_eq!(by_cookie("a=b; sid=1", "::1"), by_cookie("sid=1", "::2"));
+    assert_ne!(by_cookie("sid=1", "::1"), by_cookie("sid=2", "::1"));
+    assert_ne!(by_cookie("xsid=1", "::1"), by_cookie("xsid=1", "::2"), "without the cookie it is the client");
+    assert_eq!(of(HashKey::Source, "", "192.0.2.1"), of(HashKey::Source, "", "::ffff:192.0.2.1"));
+    assert_eq!(of(HashKey::Path, "", "::1"), hash(b"/a"));
+    assert_eq!(of(HashKey::Header("x-user".into()), "", "::1"), hash(b"7"));
+    assert_eq!(of(HashKey::Source, "", "192.0.2.1"), 2_161_984_699_633_912_267, "every version hashes alike");
+}
+
+#[test]
+fn two_choices_keep_the_load_even() {
+    let (_health, pool) = pool(Balance::TwoChoices, &[1; 10], 0);
+    for _ in 0..1000 {
+        next(&pool);
+    }
+    let loads: Vec<u32> = pool.backends.iter().map(|b| b.inflight()).collect();
+    assert!(loads.iter().all(|n| (90..=110).contains(n)), "{loads:?}");
+}
+
+#[test]
+fn a_backend_that_returns_is_warmed_up() {
+    let (health, mut pool) = pool(Balance::RoundRobin, &[1, 1], 0);
+    let mut table = (*pool.table).clone();
+    table.slow_start_ms = 10_000;
+    pool.table = Arc::new(table);
+    assert_eq!(shares(&pool, 100), [50, 50], "at the start nobody is warmed up");
+    health.set(&pool.table.id, pool.backends[0].addr, false);
+    health.set(&pool.table.id, pool.backends[0].addr, true);
+    let at = |pool: &LivePool, ms: u64| {
+        let mut first = 0;
+        for _ in 0..1000 {
+            match choose(pool, 0, &[], now_ms() + ms) {
+                Choice::Backend(i) => {
+                    release(pool, i);
+                    first += usize::from(i == 0);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        first
+    };
+    let (cold, warm, hot) = (at(&pool, 0), at(&pool, 5000), at(&pool, 60_000));
+    assert!((70..=120).contains(&cold), "a tenth of its share: {cold}");
+    assert!((300..=370).contains(&warm), "half of it: {warm}");
+    assert!((480..=520).contains(&hot), "all of it: {hot}");
+}
+
+/// So many requests, of which each backend fails as often as `fails` says; how many each one got.
+fn with_failures(pool: &LivePool, n: usize, fails: impl Fn(usize) -> bool) -> Vec<usize> {
+    let mut count = vec![0; pool.backends.len()];
+    for _ in 0..n {
+        let i = next(pool);
+        count[i] += 1;
+        pool.backends[i].totals.requests.fetch_add(1, Relaxed);
+        pool.backends[i].answered(if fails(i) { 500 } else { 200 });
+        release(pool, i);
+    }
+    count
+}
+
+#[test]
+fn a_backend_that_fails_more_than_its_peers_is_left_out() {
+    let (_health, live) = pool(Balance::RoundRobin, &[1, 1, 1], 0);
+    let got = with_failures(&live, 300, |i| i == 1);
+    assert!(got[1] <= 6, "{got:?}");
+    assert!(live.backends[1].ejected(now_ms()));
+    let (_health, all) = pool(Balance::RoundRobin, &[1, 1, 1], 0);
+    let got = with_failures(&all, 300, |_| true);
+    assert_eq!(got, [100, 100, 100], "where all fail alike, it is not the backends");
+}
+
+#[test]
+fn errors_eject_no_more_than_the_cap_and_a_trial_lets_in_again() {
+    let (health, mut pool) = pool(Balance::RoundRobin, &[1, 1, 1, 1], 0);
+    let mut table = (*pool.table).clone();
+    table.max_ejected = 25;
+    pool.table = Arc::new(table);
+    let got = with_failures(&pool, 1000, |i| i == 1 || i == 2);
+    let ejected = pool.backends.iter().filter(|b| b.ejected(now_ms())).count();
+    assert_eq!(ejected, 1, "two fail, one of four may be left out: {got:?}");
+    let bad = pool.backends.iter().position(|b| b.ejected(now_ms())).unwrap();
+    health.set(&pool.table.id, pool.backends[bad].addr, true);
+    assert!(pool.backends[bad].ejected(now_ms()), "a check that connects says nothing of errors");
+    health.settle(now_ms() + 60_000);
+    let usable = |now| pool.backends[bad].usable(&pool.table.backends[bad], now);
+    assert!(usable(now_ms()) && pool.backends[bad].on_trial());
+    pool.backends[bad].inflight.fetch_add(1, AcqRel);
+    assert!(!usable(now_ms()), "one request is the trial");
+    pool.backends[bad].answered(500);
+    release(&pool, bad);
+    assert!(pool.backends[bad].ejected(now_ms() + 1500), "and its failure ejects at once, for longer");
+    health.settle(now_ms() + 60_000);
+    pool.backends[bad].answered(200);
+    pool.backends[bad].inflight.fetch_add(1, AcqRel);
+    assert!(usable(now_ms()) && !pool.backends[bad].on_trial());
+}

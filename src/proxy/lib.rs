@@ -18,6 +18,7 @@
 //! - A response that was cut short is never ended as if it were complete.
 //! - Only what the codec parsed is forwarded: framing and hop-by-hop fields are written anew.
 
+mod access;
 mod balance;
 mod counters;
 mod engine;

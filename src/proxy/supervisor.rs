@@ -130,6 +130,7 @@ impl Supervisor {
                 () = wait => {}
             }
             let _ = self.reconcile(); // what fails is a problem already
+            self.shared.access.write();
         }
     }
 
@@ -138,6 +139,7 @@ impl Supervisor {
         self.open.values_mut().for_each(|o| close(o, Listening::Drain, &self.workers));
         self.wake();
         while inbox.recv().await.is_some() {}
+        self.shared.access.write();
     }
 
     fn wake(&self) {

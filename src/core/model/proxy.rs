@@ -146,6 +146,10 @@ pub struct Listener {
     pub idle_timeout_ms: u32,
     /// Largest request body, in bytes; 0 for no limit.
     pub max_body: u64,
+    /// One of so many requests is written to the access log; 0 for none.
+    pub access_log: u32,
+    /// Requests are given `X-Request-Id` and `traceparent` where they come without.
+    pub identify: bool,
 }
 
 impl Default for Listener {
@@ -160,6 +164,8 @@ impl Default for Listener {
             header_timeout_ms: 10_000,
             idle_timeout_ms: 60_000,
             max_body: 0,
+            access_log: 0,
+            identify: false,
         }
     }
 }

@@ -236,6 +236,8 @@ fn declared() -> Vec<Change> {
         header_timeout_ms: 5_000,
         idle_timeout_ms: 60_000,
         max_body: 0,
+        access_log: 100,
+        identify: true,
     };
     changes.push(Change::PutListener("front".parse::<ListenerId>().unwrap(), Box::new(listener)));
     let put = |id: &str, spec: Service| Change::PutService(id.parse::<ServiceId>().unwrap(), Box::new(spec));

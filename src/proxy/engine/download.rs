@@ -11,7 +11,7 @@ use crate::{
     http1::{Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, Scan, Scanner, write_response},
     latency,
 };
-use std::mem::MaybeUninit;
+use std::{cell::Cell, mem::MaybeUninit};
 
 /// Interim responses before the final one: a client needs 100 and perhaps 103, a loop needs more.
 const MAX_INTERIM: usize = 16;
@@ -71,6 +71,8 @@ pub(crate) struct Download<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) wait: Wait<'a>,
     pub(crate) request: Asked,
+    /// The final response's status, once it is known.
+    pub(crate) status: &'a Cell<u16>,
     pub(crate) idle_ms: u32,
     pub(crate) body_ms: u32,
 }
@@ -201,6 +203,7 @@ impl Download<'_> {
             return Err(Lost::Invalid("it changes to a protocol that nobody asked for"));
         }
         self.wait.answered(response.status);
+        self.status.set(response.status);
         if response.status == 503 && self.request.elsewhere {
             return Err(Lost::Busy);
         }

@@ -20,7 +20,13 @@ use super::{
     upstream::Lease,
     wire::Wire,
 };
-use crate::{counters, health::now_us, http1::Answer, socket};
+use crate::{
+    access::{self, Entry},
+    counters,
+    health::now_us,
+    http1::Answer,
+    socket,
+};
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -63,8 +69,46 @@ impl Failure {
     }
 }
 
-/// Serves one request.
+/// Serves one request, and writes it to the access log when it is sampled.
 pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
+    let every = u64::from(plan.view.listener(plan.listener).table.access_log);
+    let count = || session.cell(&plan.view, plan.listener).requests.load(Relaxed);
+    // Boxed: few requests have one, and each would hold its room.
+    let began = (every > 0 && count() % every == 0).then(|| Box::new(Began::now(session)));
+    let end = serve(session, &mut plan).await;
+    if let Some(began) = began {
+        began.log(session, &plan);
+    }
+    end
+}
+
+/// A sampled request when it began.
+struct Began {
+    at_us: u64,
+    bytes: (u64, u64),
+}
+
+impl Began {
+    fn now(session: &Session) -> Began {
+        session.seen.0.set(0);
+        Began { at_us: now_us(), bytes: (session.wire.read(), session.wire.written()) }
+    }
+
+    fn log(self, session: &Session, plan: &Plan) {
+        session.client.worker.shared.access.push(Entry {
+            listener: (*session.client.listener).clone(),
+            client: session.client.peer,
+            asked: access::Asked::of(&plan.head),
+            status: session.seen.0.get(),
+            pool: plan.view.pool(plan.pool).table.id.clone(),
+            backend: session.seen.1,
+            bytes: (session.wire.read() - self.bytes.0, session.wire.written() - self.bytes.1),
+            took_us: now_us().saturating_sub(self.at_us),
+        });
+    }
+}
+
+async fn serve(session: &mut Session, plan: &mut Plan) -> End {
     let (view, pool) = (plan.view.clone(), plan.pool);
     let table = &view.pool(pool).table;
     // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile.
@@ -72,7 +116,7 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     let mut answer = Answer::Unavailable;
     while let Some(lease) = Lease::take(&view, pool, plan.key, &exclude, session.client.timer.now()) {
         plan.asked.elsewhere = plan.idempotent && retries > 0 && exclude.len() + 1 < table.backends.len();
-        let failure = match attempt(session, &mut plan, &lease, fresh).await {
+        let failure = match attempt(session, plan, &lease, fresh).await {
             Ok(end) => return end,
             Err(failure) => failure,
         };
@@ -134,6 +178,7 @@ impl Opened {
 async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: bool) -> Result<End, Failure> {
     let health = lease.health();
     health.totals.requests.fetch_add(1, Relaxed);
+    session.seen.1 = Some(health.addr);
     let Some(backend) = Opened::open(session, lease, fresh).await else {
         return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
     };
@@ -199,7 +244,7 @@ struct Exchanged {
 async fn respond(session: &mut Session, plan: &mut Plan, backend: &Wire, wait: Wait<'_>) -> Exchanged {
     let listener = &plan.view.listener(plan.listener).table;
     let (idle_ms, response_ms) = (listener.idle_timeout_ms, plan.response_ms);
-    let Session { client, wire, buffer: read, .. } = session;
+    let Session { client, wire, buffer: read, seen, .. } = session;
     let mut buffer = Buffer::default();
     let mut uploaded = plan.upload.done();
     let mut sending = !uploaded;
@@ -212,6 +257,7 @@ async fn respond(session: &mut Session, plan: &mut Plan, backend: &Wire, wait: W
             timer: &client.timer,
             wait,
             request: plan.asked,
+            status: &seen.0,
             idle_ms,
             body_ms: response_ms.max(idle_ms),
         };

@@ -11,12 +11,14 @@ use super::{
     wire::{Trouble, Wire},
 };
 use crate::{
-    balance,
-    counters::{self, Cell},
+    balance::{self, random},
+    counters::{self, Cell as Counters},
     fixed,
-    http1::{Answer, Edit, Forwarded, Framing, MAX_FIELDS, Offer, Request, Scan, Scanner, write_request},
+    http1::{
+        Answer, Edit, Forwarded, Framing, Identity, MAX_FIELDS, Offer, Request, Scan, Scanner, write_request,
+    },
 };
-use std::{mem::MaybeUninit, rc::Rc, sync::atomic::Ordering::Acquire};
+use std::{cell::Cell, mem::MaybeUninit, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Acquire};
 
 /// After a last answer the client may still be sending; so long it is read from, so that the answer is not lost in a
 /// reset (RFC 9112 §9.6).
@@ -30,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) wire: Wire,
     pub(crate) buffer: Buffer,
     at: Option<(u64, usize)>,
+    /// What the last request was answered, and the backend that was tried last.
+    pub(crate) seen: (Cell<u16>, Option<SocketAddr>),
 }
 
 /// What becomes of the connection after a request.
@@ -47,7 +51,7 @@ pub(crate) enum End {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(client: Client, wire: Wire) {
-    let mut session = Session { client, wire, buffer: Buffer::default(), at: None };
+    let mut session = Session { client, wire, buffer: Buffer::default(), at: None, seen: Default::default() };
     let mut first = true;
     let end = loop {
         match session.request(first).await {
@@ -120,7 +124,7 @@ impl Session {
     }
 
     /// Our counters.
-    pub(crate) fn cell<'v>(&self, view: &'v View, listener: usize) -> &'v Cell {
+    pub(crate) fn cell<'v>(&self, view: &'v View, listener: usize) -> &'v Counters {
         view.listener(listener).cells.of(self.client.worker.index)
     }
 
@@ -192,11 +196,12 @@ impl Session {
         };
         let table = &view.pool(pool).table;
         let path = route.rewritten(request.target);
+        let identity = live.table.identify.then(|| Identity([random(), random(), random()]));
         write_request(
             head,
             &request,
             from,
-            Edit { path: path.as_deref(), rewrite: &route.spec.rewrite },
+            Edit { path: path.as_deref(), rewrite: &route.spec.rewrite, identity },
             &mut out,
         );
         Ok(Planned::Forward(Plan {
@@ -226,6 +231,7 @@ impl Session {
     pub(crate) async fn answer(&mut self, answer: Answer, head_only: bool, keep_alive: bool) -> End {
         let mut out = Out::new();
         answer.write(&mut out, head_only, keep_alive);
+        self.seen.0.set(answer.status());
         self.send(&out, keep_alive).await
     }
 

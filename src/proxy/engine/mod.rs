@@ -22,6 +22,7 @@ mod upstream;
 mod wire;
 
 use crate::{
+    access::AccessLog,
     health::LocalHealth,
     live::{Live, LiveListener, LivePool},
 };
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     /// Listening sockets that still accept, over all workers.
     pub(crate) accepting: AtomicU64,
     pub(crate) health: Arc<LocalHealth>,
+    pub(crate) access: AccessLog,
 }
 
 impl Shared {
@@ -74,6 +76,7 @@ impl Shared {
             connections: AtomicU64::new(0),
             accepting: AtomicU64::new(0),
             health,
+            access: AccessLog::default(),
         }
     }
 

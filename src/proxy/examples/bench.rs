@@ -38,9 +38,7 @@ fn listener(port: u16, protocol: Protocol, tls: Option<TlsFiles>) -> Result<List
         tls,
         routes: vec![Route::to("web".parse()?)],
         max_connections: 0,
-        header_timeout_ms: 10_000,
-        idle_timeout_ms: 60_000,
-        max_body: 0,
+        ..Listener::default()
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod body;
+mod identity;
 mod request;
 mod response;
 mod rewrite;
@@ -12,6 +13,7 @@ mod scan;
 
 pub use answer::Answer;
 pub use body::{BodyError, Decoder, Encoder};
+pub use identity::Identity;
 pub use request::{Offer, Request};
 pub use response::Response;
 pub use rewrite::{Edit, Forwarded, write_request, write_response};

@@ -1,6 +1,6 @@
 //! The heads that are sent on: untouched fields are copied in runs, framing and hop-by-hop fields are written anew.
 
-use super::{Encoder, Framing, Request, Response, list};
+use super::{Encoder, Framing, Identity, Request, Response, list};
 use httparse::Header;
 use std::{io::Write, net::IpAddr};
 use zonekeeper_core::model::Rewrite;
@@ -21,12 +21,16 @@ pub struct Edit<'a> {
     pub path: Option<&'a str>,
     /// The rest; its own path is not looked at.
     pub rewrite: &'a Rewrite,
+    /// Who the request is, where it does not say so itself.
+    pub identity: Option<Identity>,
 }
 
 impl Edit<'_> {
     /// Whether a field is replaced or left out.
-    fn drops(&self, name: &str) -> bool {
-        self.rewrite.set.iter().any(|(n, _)| name.eq_ignore_ascii_case(n))
+    fn drops(&self, field: &Header<'_>) -> bool {
+        let name = field.name;
+        (self.identity.is_some() && Identity::replaces(field))
+            || self.rewrite.set.iter().any(|(n, _)| name.eq_ignore_ascii_case(n))
             || self.rewrite.remove.iter().any(|n| name.eq_ignore_ascii_case(n))
     }
 }
@@ -176,12 +180,15 @@ pub fn write_request(
         }
         16 if field.name.eq_ignore_ascii_case("x-forwarded-host") => true,
         17 if field.name.eq_ignore_ascii_case("x-forwarded-proto") => true,
-        _ => stripped(field, &nominated) || edit.drops(field.name),
+        _ => stripped(field, &nominated) || edit.drops(field),
     });
     for (name, value) in &edit.rewrite.set {
         for part in [name, ": ", value, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
+    }
+    if let Some(identity) = edit.identity {
+        identity.write(request.fields, out);
     }
     write_framing(request.framing, out);
     write_upgrade(request.upgrade, out);
@@ -247,7 +254,7 @@ mod tests {
             head.as_bytes(),
             &request,
             from,
-            Edit { path: None, rewrite: &Rewrite::default() },
+            Edit { path: None, rewrite: &Rewrite::default(), identity: None },
             &mut out,
         );
         String::from_utf8(out).unwrap()
@@ -270,7 +277,7 @@ mod tests {
             head.as_bytes(),
             &request,
             from,
-            Edit { path: Some("/n?b"), rewrite: &rewrite },
+            Edit { path: Some("/n?b"), rewrite: &rewrite, identity: None },
             &mut out,
         );
         assert_eq!(

@@ -90,6 +90,7 @@ pub(crate) fn small() -> ClusterConfig {
         header_timeout_ms: 10_000,
         idle_timeout_ms: 60_000,
         max_body: 0,
+        ..Listener::default()
     };
     ClusterConfig {
         sites: (0..3).map(|i| (site(i), Site::default())).collect(),
@@ -315,6 +316,8 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
                 header_timeout_ms,
                 idle_timeout_ms,
                 max_body,
+                access_log: max_connections / 7,
+                identify: max_connections % 2 == 1,
             }
         },
     )

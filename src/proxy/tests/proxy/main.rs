@@ -7,5 +7,7 @@ mod death;
 mod framing;
 mod http;
 mod l4;
+mod routes;
+mod seeing;
 mod share;
 mod support;

@@ -129,6 +129,7 @@ pub fn listener(protocol: Protocol) -> Listener {
         header_timeout_ms: 10_000,
         idle_timeout_ms: 10_000,
         max_body: 1 << 20,
+        ..Listener::default()
     }
 }
 

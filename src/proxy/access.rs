@@ -1,0 +1,152 @@
+//! The access log. A worker hands over what it knows of a request that is sampled; the supervisor's thread writes it, off
+//! the request path. What comes faster than it can be written is counted and left out.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use zonekeeper_core::id::{ListenerId, PoolId};
+
+/// Most entries that wait to be written: some hundred bytes each, for a quarter of a second.
+const WAITING: usize = 16_384;
+/// Longest method, path or host in an entry, in bytes.
+const TEXT: usize = 1024;
+
+/// What is known of a request when it is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) listener: ListenerId,
+    pub(crate) client: SocketAddr,
+    /// The head as the backend got it.
+    pub(crate) asked: Asked,
+    /// What the client was answered; 0: nothing.
+    pub(crate) status: u16,
+    pub(crate) pool: PoolId,
+    /// The last one that was tried.
+    pub(crate) backend: Option<SocketAddr>,
+    /// Bytes from the client without the head, and bytes to it.
+    pub(crate) bytes: (u64, u64),
+    pub(crate) took_us: u64,
+}
+
+/// The parts of a request's head that a log shows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Asked {
+    method: String,
+    path: String,
+    host: String,
+    request_id: String,
+    traceparent: String,
+}
+
+impl Asked {
+    /// Of a head that the codec wrote.
+    pub(crate) fn of(head: &[u8]) -> Asked {
+        let mut asked = Asked::default();
+        let mut lines = head.split(|b| *b == b'\n');
+        let mut words = lines.next().unwrap_or_default().split(|b| *b == b' ').map(text);
+        asked.method = words.next().unwrap_or_default();
+        asked.path = words.next().unwrap_or_default();
+        for line in lines {
+            let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+            let place = match &line[..colon] {
+                n if n.eq_ignore_ascii_case(b"host") => &mut asked.host,
+                n if n.eq_ignore_ascii_case(b"x-request-id") => &mut asked.request_id,
+                n if n.eq_ignore_ascii_case(b"traceparent") => &mut asked.traceparent,
+                _ => continue,
+            };
+            *place = text(line[colon + 1..].trim_ascii());
+        }
+        asked
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT)]).into_owned()
+}
+
+/// Entries on their way from the workers to the log.
+#[derive(Debug, Default)]
+pub(crate) struct AccessLog {
+    waiting: Mutex<Vec<Entry>>,
+    lost: AtomicU64,
+}
+
+impl AccessLog {
+    /// Hands an entry over.
+    pub(crate) fn push(&self, entry: Entry) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < WAITING {
+            waiting.push(entry);
+        } else {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Writes what waits.
+    pub(crate) fn write(&self) {
+        let entries = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        for e in entries {
+            let (backend, asked) = (e.backend.map(|b| b.to_string()).unwrap_or_default(), e.asked);
+            tracing::info!(
+                target: "access",
+                listener = %e.listener,
+                client = %e.client,
+                method = asked.method,
+                host = asked.host,
+                path = asked.path,
+                status = e.status,
+                pool = %e.pool,
+                backend,
+                bytes_in = e.bytes.0,
+                bytes_out = e.bytes.1,
+                took_us = e.took_us,
+                request_id = asked.request_id,
+                traceparent = asked.traceparent,
+                "request"
+            );
+        }
+        match self.lost.swap(0, Relaxed) {
+            0 => {}
+            lost => tracing::warn!(lost, "the access log cannot keep up; raise the listener's access_log"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            listener: "front".parse().unwrap(),
+            client: SocketAddr::from(([192, 0, 2, 1], 5)),
+            asked: Asked::of(b"GET /a?b HTTP/1.1\r\nHost: w:80\r\nx-request-ID: 7\r\nA: b\r\n\r\n"),
+            status: 200,
+            pool: "web".parse().unwrap(),
+            backend: None,
+            bytes: (0, 2),
+            took_us: 9,
+        }
+    }
+
+    #[test]
+    fn a_head_is_taken_apart() {
+        let asked = entry().asked;
+        let want = ("GET", "/a?b", "w:80", "7");
+        assert_eq!((&*asked.method, &*asked.path, &*asked.host, &*asked.request_id), want);
+        assert_eq!(Asked::of(b""), Asked::default());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_what_is_lost_is_counted() {
+        let log = AccessLog::default();
+        (0..WAITING + 3).for_each(|_| log.push(entry()));
+        assert_eq!((log.waiting.lock().unwrap().len(), log.lost.load(Relaxed)), (WAITING, 3));
+        log.write();
+        assert_eq!((log.waiting.lock().unwrap().len(), log.lost.load(Relaxed)), (0, 0));
+    }
+}
