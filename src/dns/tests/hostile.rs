@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use zonekeeper_dns::Transport;
 
-const ZONE: &str = include_str!("differential.zone");
+const ZONE: &str = include_str!("differential/rules.zone");
 
 thread_local! {
     static ASKER: RefCell<Asker> = RefCell::new(Asker::new(&[("example.", ZONE)]));
