@@ -51,6 +51,7 @@ fn interrupted_at(args: &[&str], nodes: usize) {
         demo.0.try_wait().unwrap().is_some()
     });
     eprintln!("{args:?} ended {:?} after Ctrl-C", at.elapsed());
+    assert!(seen.len() <= 3, "it went on and started the dead node again: {seen:?}");
     let alive: Vec<&u32> = seen.iter().filter(|p| ours(**p, folder.path())).collect();
     assert!(alive.is_empty(), "{alive:?} of {seen:?} outlived it");
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path()).collect();
