@@ -9,6 +9,7 @@ use std::{
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed},
 };
 use zonekeeper_core::{
+    entry::Force,
     model::{Balance, HashKey},
     route::{PoolTable, RequestHead},
 };
@@ -103,7 +104,9 @@ fn mix(x: u64) -> u64 {
 }
 
 fn usable(pool: &LivePool, exclude: &[usize], i: usize, now_ms: u64) -> bool {
-    !exclude.contains(&i) && pool.backends[i].usable(&pool.table.backends[i], now_ms)
+    let (backend, table) = (&pool.backends[i], &pool.table.backends[i]);
+    let waits = backend.tried_now() && table.force != Some(Force::Up);
+    !exclude.contains(&i) && backend.usable(table, now_ms) && !waits
 }
 
 /// A choice that is being made.

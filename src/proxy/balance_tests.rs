@@ -269,15 +269,16 @@ fn errors_eject_no_more_than_the_cap_and_a_trial_lets_in_again() {
     health.set(&pool.table.id, pool.backends[bad].addr, true);
     assert!(pool.backends[bad].ejected(now_ms()), "a check that connects says nothing of errors");
     health.settle(now_ms() + 60_000);
-    let usable = |now| pool.backends[bad].usable(&pool.table.backends[bad], now);
-    assert!(usable(now_ms()) && pool.backends[bad].on_trial());
+    let may = || usable(&pool, &[], bad, now_ms());
+    assert!(may() && pool.backends[bad].on_trial());
     pool.backends[bad].inflight.fetch_add(1, AcqRel);
-    assert!(!usable(now_ms()), "one request is the trial");
+    assert!(!may(), "one request is the trial");
+    assert_eq!(health.healthy_count(&pool.table).0, 4, "and its trial closes no listener");
     pool.backends[bad].answered(500);
     release(&pool, bad);
     assert!(pool.backends[bad].ejected(now_ms() + 1500), "and its failure ejects at once, for longer");
     health.settle(now_ms() + 60_000);
     pool.backends[bad].answered(200);
     pool.backends[bad].inflight.fetch_add(1, AcqRel);
-    assert!(usable(now_ms()) && !pool.backends[bad].on_trial());
+    assert!(!pool.backends[bad].on_trial() && may());
 }

@@ -179,10 +179,13 @@ impl BackendHealth {
     /// Takes new traffic at `now`: not closed by an operator, not down by checks, not ejected.
     pub fn usable(&self, table: &BackendTable, now: u64) -> bool {
         !table.closed()
-            && (table.force == Some(Force::Up)
-                || (self.checked() != Checked::Down
-                    && !self.ejected(now)
-                    && !(self.on_trial() && self.inflight() > 0)))
+            && (table.force == Some(Force::Up) || (self.checked() != Checked::Down && !self.ejected(now)))
+    }
+
+    /// Has the one request already that is its trial. It counts as usable nevertheless: it shows itself to a listener and
+    /// to the site's own report as what it is going to be.
+    pub(crate) fn tried_now(&self) -> bool {
+        self.on_trial() && self.inflight() > 0
     }
 
     /// May be tried when nothing better is left: ejected for a moment, but not known to be down.

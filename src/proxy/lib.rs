@@ -5,8 +5,8 @@
 //!               binds, retries, refuses                 one swap                             accept, relay, exchange
 //! ```
 //!
-//! - **Pure parts**: [`http1`] (the codec: heads, framing, rewriting; bytes in, bytes out) and `balance` (which backend).
-//!   They know no socket and no runtime.
+//! - **Pure parts**: [`http1`] (the codec: heads, framing, rewriting; bytes in, bytes out), `balance` (which backend),
+//!   `outlier` (which one is left out for its errors) and `fixed` (answers of a route). They know no socket and no runtime.
 //! - **The engine** (`engine/`) is one thread per worker, each with an epoll loop and listening sockets of its own
 //!   (`SO_REUSEPORT`). One future per client connection drives the client's and the backend's socket. Another engine
 //!   would replace that folder and nothing else; tokio is for the supervisor and the handle.

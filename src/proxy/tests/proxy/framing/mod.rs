@@ -82,7 +82,14 @@ async fn differences(name: &'static str, lane: usize) -> (Vec<(String, bool)>, O
     let Some(peer) = peers::start(name, &[stage.server.addr], limits).await else { return (vec![], None) };
     let mut lines = Vec::new();
     for case in cases().iter().skip(lane).step_by(LANES) {
-        let seen = stage.play(case, peer.addr, Duration::from_millis(2500)).await;
+        let mut seen = stage.play(case, peer.addr, Duration::from_millis(2500)).await;
+        for _ in 0..3 {
+            // What nobody expects is looked at again: a busy machine meets the peer's timeouts.
+            if (&seen.client, &seen.backend) == (&case.client, &case.backend) || !case.why.is_empty() {
+                break;
+            }
+            seen = stage.play(case, peer.addr, Duration::from_millis(2500)).await;
+        }
         if (&seen.client, &seen.backend) != (&case.client, &case.backend) {
             let ours = format!("ours {:.60} | {:.60}", case.client, case.backend);
             let theirs = format!("{name} {:.60} | {:.60}", seen.client, seen.backend);

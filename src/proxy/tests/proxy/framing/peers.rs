@@ -1,13 +1,13 @@
 //! HAProxy and nginx in front of the same backend. One that is not installed is `NOT RUN`, loudly, and fails where `CI`
 //! is set.
 
-use crate::support::{any, bind};
 use std::{
     env, fs,
     io::Write,
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::Duration,
 };
 use tokio::net::TcpStream;
@@ -51,17 +51,17 @@ fn installed(program: &str) -> Option<String> {
     found
 }
 
-fn haproxy(port: u16, servers: &str, limits: Limits, retry: &str) -> String {
+fn haproxy(addr: SocketAddr, servers: &str, limits: Limits, retry: &str) -> String {
     let Limits { max_body, response_ms } = limits;
     format!(
         "global\n  nbthread 1\n  maxconn 2000\ndefaults\n  mode http\n  timeout client 2s\n  timeout server {response_ms}ms\n  \
          timeout connect 300ms\n  timeout http-request 2s\n  timeout tunnel 2s\n  retries 2\n  option redispatch 1\n  retry-on {retry}\n\
-         frontend f\n  bind 127.0.0.1:{port}\n  http-request deny deny_status 413 if {{ req.body_size gt {max_body} }}\n  \
+         frontend f\n  bind {addr}\n  http-request deny deny_status 413 if {{ req.body_size gt {max_body} }}\n  \
          default_backend b\nbackend b\n{servers}"
     )
 }
 
-fn nginx(port: u16, servers: &str, limits: Limits, dir: &Path) -> String {
+fn nginx(addr: SocketAddr, servers: &str, limits: Limits, dir: &Path) -> String {
     let Limits { max_body, response_ms } = limits;
     let d = dir.display();
     format!(
@@ -72,25 +72,33 @@ fn nginx(port: u16, servers: &str, limits: Limits, dir: &Path) -> String {
          proxy_connect_timeout 300ms; large_client_header_buffers 4 32k; client_header_buffer_size 32k;\n\
          map $http_upgrade $up {{ default upgrade; '' ''; }}\n\
          upstream b {{ {servers} keepalive 16; }}\n\
-         server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://b; proxy_http_version 1.1;\n\
+         server {{ listen {addr}; location / {{ proxy_pass http://b; proxy_http_version 1.1;\n\
          proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $up;\n\
          proxy_buffering off; proxy_request_buffering off; }} }} }}\n"
     )
+}
+
+/// An address that nobody else takes meanwhile, as a free port of 127.0.0.1 might be: one of this process's own.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let (process, n) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+    let part = |shift: u32| (process >> shift) as u8;
+    SocketAddr::from(([127, 64 | (part(14) & 63), part(7) & 127 | 1, part(0) & 127 | 128], 20_000 + n))
 }
 
 async fn run(name: &'static str, program: &str, backends: &[SocketAddr], limits: Limits) -> Peer {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config");
     for _ in 0..20 {
-        let addr = bind(any()).local_addr().unwrap(); // free at this moment
+        let addr = own_address();
         let (text, args): (String, Vec<&str>) = if name != "nginx" {
             let line = |(i, b): (usize, &SocketAddr)| format!("  server s{i} {b}\n");
             let servers: String = backends.iter().enumerate().map(line).collect();
             let retry = if name == "haproxy-retry" { "all-retryable-errors" } else { "conn-failure" };
-            (haproxy(addr.port(), &servers, limits, retry), vec!["-db", "-f"])
+            (haproxy(addr, &servers, limits, retry), vec!["-db", "-f"])
         } else {
             let servers: String = backends.iter().map(|b| format!("server {b} max_fails=0;")).collect();
-            (nginx(addr.port(), &servers, limits, dir.path()), vec!["-c"])
+            (nginx(addr, &servers, limits, dir.path()), vec!["-c"])
         };
         fs::write(&config, text).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
@@ -103,7 +111,7 @@ async fn run(name: &'static str, program: &str, backends: &[SocketAddr], limits:
             .spawn()
             .unwrap();
         for _ in 0..400 {
-            if TcpStream::connect(addr).await.is_ok() {
+            if TcpStream::connect(addr).await.is_ok() && child.try_wait().unwrap().is_none() {
                 let version = version(program);
                 return Peer { version, addr, child, _dir: dir };
             }
