@@ -9,13 +9,7 @@ use crate::{
     name::Name,
     state::{Assignment, Basis, Decision, HISTORY, Health, ServiceState, State},
 };
-use alloc::{
-    collections::BTreeSet,
-    format,
-    string::String,
-    sync::Arc,
-    vec::Vec,
-};
+use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
 
 /// The cluster version that this program knows best.
 pub const VERSION: u32 = 1;

@@ -95,7 +95,10 @@ fn automation_is_not_taken_from_another_node() {
         let leader = cluster.leader().await;
         let proposal = Proposal { reads: Vec::new(), cause: Cause::Automation, command: Command::Tick };
         let forged = cluster.node(3 - leader).propose(proposal.clone()).await;
-        assert!(matches!(&forged, Err(ProposeError::Refused(why)) if why.contains("automation")), "{forged:?}");
+        assert!(
+            matches!(&forged, Err(ProposeError::Refused(why)) if why.contains("automation")),
+            "{forged:?}"
+        );
         cluster.node(leader).propose_as_leader(proposal, PATIENCE).await.unwrap();
     });
 }

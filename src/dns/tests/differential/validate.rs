@@ -42,7 +42,8 @@ pub(crate) fn secure(dir: &Path, rng: &mut Rng) {
     };
     let asked = questions(rng, &texts, QUESTIONS);
     // RFC 4035 §3.1.4.1: whether a zone has a DS the zone itself cannot prove, and no parent is there to tell.
-    let asked: Vec<&Question> = asked.iter().filter(|q| q.rtype != 43 && can_be_secure(&mut asker, q)).collect();
+    let asked: Vec<&Question> =
+        asked.iter().filter(|q| q.rtype != 43 && can_be_secure(&mut asker, q)).collect();
     let secure = judge(&peer, &asked, &mut asker, opts_out);
     println!("{} answers validated, {secure} of them secure", asked.len());
     assert!(
