@@ -8,12 +8,22 @@
 //! members    grow, replace, hand over, shrink, under load
 //! proxy      a backend is killed under wrk
 //! serve      one node from flags alone
+//! witness    two sites and a witness
+//! learner    a learner on duty: serves, forwards, neither votes nor judges
+//! sites      two nodes of one site, and a site without a node
+//! families   IPv4 and IPv6 of a site are judged apart (network namespaces)
+//! timing     another Raft timing while it runs
+//! renewal    certificates end: lived through, or told the way back
+//! strangers  other clusters, strangers and wrong keys
 //! restart    all nodes killed, one started alone
+//! disk       a whole disk is full
 //! flood      both cores saturated
+//! demo       interrupted, nothing stays behind
 //! docs       what the documents say can be typed
 //! ```
 //!
-//! One laboratory runs at a time (see [`support::turn`]): the bounds on time mean something, and two cores suffice.
+//! A test that measures has the machine to itself (see [`support::turn`]): its bounds on time mean something. The others
+//! share it (see [`support::share`]), and wait for levels with deadlines that bear a busy machine.
 //! `ZONEKEEPER_EXE` names another binary to test, as one built with `--release`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is their way to fail")]
