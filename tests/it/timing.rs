@@ -4,6 +4,7 @@ use crate::{
     load::{Askers, Writer, nothing_acknowledged_is_lost},
     support::{lab, options, share, wait},
 };
+use serde_json::json;
 use std::time::{Duration, Instant};
 use zonekeeper_chaos::lab::{ADMIN, Lab};
 
@@ -16,7 +17,9 @@ fn the_timing_changes_under_load_without_a_lost_write_or_a_move() {
     let askers = Askers::of(&lab, &[0, 1, 2]);
     let writer = Writer::start((0..3).map(|i| lab.nodes[i].at(ADMIN)).collect(), lab.token().to_owned());
     writer.goes_on(20);
-    for (timing, shown) in [("wan", "\"wan\""), ("320", "{\"heartbeat_ms\":320}"), ("lan", "\"lan\"")] {
+    for (timing, shown) in
+        [("wan", json!("wan")), ("320", json!({"heartbeat_ms": 320})), ("lan", json!("lan"))]
+    {
         let begun = Instant::now();
         let said = lab.cli(&["timing", "set", timing]).unwrap();
         assert!(!said.contains("unstable"), "loopback is near enough for any timing: {said}");
@@ -24,7 +27,7 @@ fn the_timing_changes_under_load_without_a_lost_write_or_a_move() {
             (0..3).all(|i| {
                 let cluster = lab.get(i, "/v1/cluster").unwrap_or_default();
                 let problems = cluster["data"]["problems"].as_array().is_some_and(Vec::is_empty);
-                cluster["data"]["timing"].to_string() == shown && problems
+                cluster["data"]["timing"] == shown && problems
             })
         });
         eprintln!("{timing} runs everywhere after {:?}", begun.elapsed());
