@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use zonekeeper_core::Published;
-use zonekeeper_dns::{BindError, DnsConfig, DnsFlags, DnsServer};
+use zonekeeper_dns::{BindError, DnsConfig, DnsFlags, DnsServer, RateConfig};
 
 const HEAD: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n";
 
@@ -206,6 +206,19 @@ async fn dig_kdig_and_drill_read_the_answers() {
         }
     }
     r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_is_sent_to_tcp_whichever_worker_gets_it() {
+    for bind in ["127.0.0.1:0", "[::1]:0"] {
+        let r = start(DnsConfig { rate: Some(RateConfig { rate: 1, slip: 1, size: 1024 }), ..on(bind) });
+        let addr = r.server.local_addrs()[0];
+        let whole = (0..40).filter(|_| !udp(addr, &query("www.example", 1)).tc).count();
+        let totals = r.server.counters();
+        assert!((1..20).contains(&whole), "{whole} whole answers from {bind}");
+        assert_eq!((totals.udp, totals.slipped, totals.withheld), (40, 40 - whole as u64, 0));
+        r.server.shutdown().await;
+    }
 }
 
 /// Both clients compare what comes back with what they sent, and say so.
