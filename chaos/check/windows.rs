@@ -21,21 +21,22 @@ pub fn must_answer(record: &Record, asked: &Asked) -> Vec<(u64, u64)> {
         if silent > from {
             out.push((from, silent));
         }
-        // a question that went out before the end may be one that the dead process was asked
-        let back = asked.changes.iter().filter(|s| s.asked_us >= ends && s.answer.is_some()).map(|s| s.at_us);
-        from = from.max(back.min().unwrap_or_else(|| unchanged(asked, ends)));
+        from = from.max(back(asked, ends));
     }
     out.push((from, record.phases.end_us));
     out.retain(|(a, b)| a < b);
     out
 }
 
-/// When the asker went on with the same answer over the whole silence, it is live from its end on.
-fn unchanged(asked: &Asked, ends: u64) -> u64 {
-    match asked.changes.iter().rev().find(|s| s.asked_us < ends) {
-        Some(s) if s.answer.is_some() => ends,
-        _ => u64::MAX,
+/// When an asker had an answer again after a silence that ended then: at once, when it went on with the same answer
+/// over the whole silence.
+fn back(asked: &Asked, ends: u64) -> u64 {
+    if asked.changes.iter().rev().find(|s| s.asked_us < ends).is_some_and(|s| s.answer.is_some()) {
+        return ends;
     }
+    // a question that went out before the end may be one that the dead process was asked
+    let again = asked.changes.iter().filter(|s| s.asked_us >= ends && s.answer.is_some()).map(|s| s.at_us);
+    again.min().unwrap_or(u64::MAX)
 }
 
 /// Whether a site may be left at a moment: it was hit itself, or a majority of the sites could not reach it, at the
@@ -65,6 +66,9 @@ mod tests {
         record.happened.push(samples::kill(0, 10 * SECOND, 20 * SECOND));
         let asked = samples::asked(0, &[(0, true), (10 * SECOND, false), (21 * SECOND, true)]);
         assert_eq!(must_answer(&record, &asked), [(0, 10 * SECOND), (21 * SECOND, record.phases.end_us)]);
+        let short = samples::asked(0, &[(0, true), (40 * SECOND, true)]);
+        let whole = [(0, 10 * SECOND), (20 * SECOND, record.phases.end_us)];
+        assert_eq!(must_answer(&record, &short), whole, "a silence too short to be seen");
         let other = samples::asked(1, &[(0, true)]);
         assert_eq!(must_answer(&record, &other), [(0, record.phases.end_us)]);
     }

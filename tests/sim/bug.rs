@@ -15,6 +15,8 @@ use zonekeeper_core::{
 pub enum Bug {
     /// A move keeps the epoch of the assignment before it: invariant 1.
     ReusedEpoch,
+    /// A program that starts answers from its snapshot at once, however old it is: invariant 2.
+    StalePublish,
     /// One node applies an entry in another way than the rest: invariant 3.
     DivergentApply,
     /// An acknowledged entry is left out when a node replays its log after a crash: invariant 4.
@@ -35,8 +37,9 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 9] = [
+    pub const ALL: [Bug; 10] = [
         Bug::ReusedEpoch,
+        Bug::StalePublish,
         Bug::DivergentApply,
         Bug::DroppedEntry,
         Bug::UncheckedEvidence,
@@ -51,6 +54,7 @@ impl Bug {
     pub fn breaks(self) -> u8 {
         match self {
             Bug::ReusedEpoch => 1,
+            Bug::StalePublish => 2,
             Bug::DivergentApply => 3,
             Bug::DroppedEntry => 4,
             Bug::UncheckedEvidence => 5,

@@ -5,7 +5,8 @@ use zonekeeper_core::{
     Command, Entry, Outcome, State,
     id::NodeId,
     invariant::{
-        self, Step, Violation, acknowledged::Acknowledged, agreement::Agreement, epoch::Epochs, raft,
+        self, Step, Violation, acknowledged::Acknowledged, agreement::Agreement, epoch::Epochs,
+        progress::Progress, raft,
     },
     model::Family,
 };
@@ -18,6 +19,8 @@ const ENOUGH: usize = 50;
 pub struct Checks {
     /// Invariant 1.
     pub epochs: Epochs,
+    /// Invariant 2.
+    pub progress: Progress,
     /// Invariant 3.
     pub agreement: Agreement,
     /// Invariant 4.

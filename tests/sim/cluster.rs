@@ -1,6 +1,7 @@
 //! Starting and killing programs, and what the cluster is configured with.
 
 use crate::{
+    bug::Bug,
     machine::Machine,
     network::Network,
     node::Node,
@@ -77,9 +78,13 @@ impl World {
         let boot = self.boot(id);
         let store = Store::open(self, id);
         let machine = Machine::open(self, store.clone(), id);
+        if self.setup.bug == Some(Bug::StalePublish) {
+            let seen = self.checks().progress.observe(id, &machine.state());
+            self.found(seen);
+        }
         let network = Network { world: self.clone(), node: id, boot };
         let raft = match config(self.timing).validate() {
-            Ok(config) => Raft::new(id, Arc::new(config), network, store, machine.clone()).await,
+            Ok(config) => Raft::new(id, Arc::new(config), network, store.clone(), machine.clone()).await,
             Err(error) => return self.found(Err(Violation::of(9, format!("configuration: {error}")))),
         };
         let raft = match raft {
@@ -93,6 +98,7 @@ impl World {
         self.started(node.clone());
         self.note(|| format!("n{id} started, boot {boot}"));
         drop(SimRuntime::spawn(watch::watch(node.clone())));
+        drop(SimRuntime::spawn(node.clone().publish(store)));
         drop(SimRuntime::spawn(node.run()));
     }
 

@@ -3,7 +3,7 @@
 //! Streams observe, verdicts go into the node's report, the report goes to every voter on change and as a refresh, and
 //! the leader decides on each report and every 100 ms, with one proposal of automation under way at a time.
 
-use crate::{bug::Bug, machine::Machine, types::Raft, world::World};
+use crate::{bug::Bug, machine::Machine, store::Store, types::Raft, world::World};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use std::{
@@ -21,6 +21,8 @@ use zonekeeper_core::{
 
 /// From one look at the evidence to the next.
 const TICK_MS: u64 = 100;
+/// From one look at what was applied to the next.
+const PUBLISH_MS: u64 = 20;
 /// Signs of sickness count for so long.
 const SICK_MS: u64 = 2_000;
 /// A proposal that is not through after this is decided anew.
@@ -88,6 +90,27 @@ impl Node {
             self.watch_raft();
             self.report_self();
             self.decide();
+        }
+    }
+
+    /// What DNS answers from: the state as it was applied, once the watermark of that is durable. After a start nothing
+    /// is published that is older than what was published before.
+    pub async fn publish(self: Arc<Self>, store: Store) {
+        let floor = self.world.disk(self.id).read(|d| d.published);
+        let mut last = 0;
+        while self.alive() {
+            self.world.gate(self.id).await;
+            let state = self.machine.state();
+            let index = state.generation.index;
+            if index >= floor && index > last {
+                if store.publish(index).await.is_err() || !self.alive() {
+                    return;
+                }
+                last = index;
+                let seen = self.world.checks().progress.observe(self.id, &state);
+                self.world.found(seen);
+            }
+            self.world.sleep(PUBLISH_MS).await;
         }
     }
 

@@ -119,6 +119,7 @@ macro_rules! planted {
 
 planted! {
     a_reused_epoch_is_caught: ReusedEpoch,
+    a_stale_publication_is_caught: StalePublish,
     a_divergent_apply_is_caught: DivergentApply,
     a_dropped_entry_is_caught: DroppedEntry,
     unchecked_evidence_is_caught: UncheckedEvidence,

@@ -55,6 +55,8 @@ pub enum Op {
     Committed(Option<LogId>),
     /// A snapshot in place of the one before.
     Image(Arc<Image>),
+    /// The published watermark.
+    Published(u64),
 }
 
 /// What a disk holds.
@@ -70,6 +72,8 @@ pub struct Content {
     pub committed: Option<LogId>,
     /// The newest snapshot.
     pub image: Option<Arc<Image>>,
+    /// Index up to which DNS answered.
+    pub published: u64,
 }
 
 impl Content {
@@ -84,6 +88,7 @@ impl Content {
             }
             Op::Committed(id) => self.committed = *id,
             Op::Image(image) => self.image = Some(image.clone()),
+            Op::Published(index) => self.published = *index,
         }
     }
 }
@@ -205,6 +210,11 @@ impl Store {
         self.durable(Op::Image(image)).await
     }
 
+    /// Keeps the published watermark; only then may DNS answer from that index.
+    pub async fn publish(&self, index: u64) -> io::Result<()> {
+        self.durable(Op::Published(index)).await
+    }
+
     /// One fsync at a time, for all that waits.
     async fn flush(&self, at: u64) -> io::Result<()> {
         let node = self.disk.node;
@@ -241,7 +251,7 @@ impl Store {
             Op::Truncate(first) => checks.raft.truncated(node, *first),
             Op::Purge(id) => checks.raft.purged(node, id.index),
             Op::Image(image) => checks.raft.snapshotted(node, image.index()),
-            Op::Committed(_) => Ok(()),
+            Op::Committed(_) | Op::Published(_) => Ok(()),
         };
         drop(checks);
         self.world.found(seen);

@@ -108,8 +108,8 @@ impl Trouble {
         let mut out = Vec::new();
         if self.weather_at <= now {
             self.weather_at = now + WEATHER_MS;
-            // bad times are from none to a twentieth of the time at 50 % on links and on uplinks: on a way through
-            // two uplinks and a link that is up to 7 % of packets at worst, 2.5 % at the mean, and 5 % at most hours
+            // A way goes through two uplinks and a link; each is bad up to a 31st of the time and loses half then:
+            // up to 4.8 % of packets.
             self.good_ms = rng.chance(800).then(|| self.setup.burst_ms * rng.range(30, 200));
         }
         for node in 0..SITES {
