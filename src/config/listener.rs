@@ -21,6 +21,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "max_body",
     "access_log",
     "identify",
+    "client_first",
 ];
 pub(crate) const BIND_FIELDS: &[&str] = &["site", "addr"];
 pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key"];
@@ -42,6 +43,7 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Listener> {
         max_body: table.or("max_body", 0, |v| v.integer(0..=1 << 50, "bytes")),
         access_log: table.or("access_log", 0, |v| v.integer(0..=1_000_000, "")),
         identify: table.or("identify", false, Value::boolean),
+        client_first: table.or("client_first", false, Value::boolean),
     })
 }
 
@@ -96,6 +98,7 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
     put("max_body", i64::try_from(listener.max_body).unwrap_or(i64::MAX).into());
     put("access_log", i64::from(listener.access_log).into());
     put("identify", listener.identify.into());
+    put("client_first", listener.client_first.into());
     table
 }
 

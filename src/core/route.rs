@@ -58,6 +58,8 @@ pub struct ListenerTable {
     pub access_log: u32,
     /// Requests are given an id and a trace where they come without.
     pub identify: bool,
+    /// Clients send first: connections are taken up with their first bytes.
+    pub client_first: bool,
 }
 
 /// One route and the pools that it leads to.
@@ -228,6 +230,10 @@ impl ListenerTable {
             max_body: listener.max_body,
             access_log: listener.access_log,
             identify: listener.identify,
+            // HTTP and TLS begin with the client by definition.
+            client_first: listener.client_first
+                || listener.protocol == Protocol::Http
+                || listener.tls.is_some(),
         })
     }
 

@@ -230,7 +230,7 @@ impl Supervisor {
 
     fn bind_one(&mut self, key: &Key, listener: &ListenerTable) -> io::Result<()> {
         let wanted = self.wanted(listener);
-        let spoken = listener.protocol == Protocol::Http || listener.tls.is_some(); // its client speaks first
+        let spoken = listener.client_first;
         let open = match self.open.entry(key.clone()) {
             std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
             std::collections::btree_map::Entry::Vacant(v) => {

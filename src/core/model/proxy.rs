@@ -150,6 +150,8 @@ pub struct Listener {
     pub access_log: u32,
     /// Requests are given `X-Request-Id` and `traceparent` where they come without.
     pub identify: bool,
+    /// TCP: clients send first, so that a connection need not be taken up before its first bytes.
+    pub client_first: bool,
 }
 
 impl Default for Listener {
@@ -166,6 +168,7 @@ impl Default for Listener {
             max_body: 0,
             access_log: 0,
             identify: false,
+            client_first: false,
         }
     }
 }

@@ -238,6 +238,7 @@ fn declared() -> Vec<Change> {
         max_body: 0,
         access_log: 100,
         identify: true,
+        client_first: true,
     };
     changes.push(Change::PutListener("front".parse::<ListenerId>().unwrap(), Box::new(listener)));
     let put = |id: &str, spec: Service| Change::PutService(id.parse::<ServiceId>().unwrap(), Box::new(spec));

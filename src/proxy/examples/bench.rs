@@ -1,5 +1,6 @@
-//! A proxy alone, for load generators: `bench HTTP TCP [TLS CERT KEY]` forwards to 127.0.0.1:9001, 9002 and 9003, least
-//! connections, one worker, until it is killed.
+//! A proxy alone, for load generators: `bench [client-first] HTTP TCP [TLS CERT KEY]` forwards to 127.0.0.1:9001, 9002 and
+//! 9003, least connections, one worker, until it is killed. With `client-first` the TCP listener takes a connection up with
+//! its first bytes.
 //!
 //! ```text
 //! cargo build --release -p zonekeeper-proxy --example bench
@@ -43,7 +44,9 @@ fn listener(port: u16, protocol: Protocol, tls: Option<TlsFiles>) -> Result<List
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let client_first = args.first().is_some_and(|a| a == "client-first");
+    args.drain(..usize::from(client_first));
     let mut state = State::default();
     state.pools.insert("web".parse()?, Arc::new(pool()));
     let mut add = |name: &str, listener| -> Result<(), Box<dyn Error>> {
@@ -53,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match args.as_slice() {
         [http, tcp, rest @ ..] => {
             add("http", listener(http.parse()?, Protocol::Http, None)?)?;
-            add("tcp", listener(tcp.parse()?, Protocol::Tcp, None)?)?;
+            add("tcp", Listener { client_first, ..listener(tcp.parse()?, Protocol::Tcp, None)? })?;
             if let [tls, cert, key] = rest {
                 let files = TlsFiles { cert: cert.clone(), key: key.clone() };
                 add("tls", listener(tls.parse()?, Protocol::Http, Some(files))?)?;

@@ -318,6 +318,7 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
                 max_body,
                 access_log: max_connections / 7,
                 identify: max_connections % 2 == 1,
+                client_first: max_connections % 3 == 1,
             }
         },
     )

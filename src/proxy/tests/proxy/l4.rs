@@ -48,6 +48,28 @@ async fn a_server_that_speaks_first_is_heard() {
 }
 
 #[tokio::test]
+async fn a_connection_is_taken_up_with_its_first_bytes_where_clients_send_first() {
+    let backend = echo_at_end();
+    for client_first in [true, false] {
+        let mut state = state(Protocol::Tcp, &[backend.addr]);
+        edit_listener(&mut state, |l| l.client_first = client_first);
+        let world = World::start(state);
+        let taken_up = || world.proxy.counters().listeners[0].1.connections;
+        let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+        if client_first {
+            assert_eq!(taken_up(), 0, "nothing was sent yet");
+        } else {
+            eventually("it is taken up", async || taken_up() == 1).await;
+        }
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!((text.as_str(), taken_up()), ("hello", 1));
+    }
+}
+
+#[tokio::test]
 async fn a_refused_backend_is_passed_over_and_a_reset_is_passed_on() {
     let backend = Server::with(any(), |mut stream, _| async move {
         let _ = stream.read(&mut [0; 1]).await;
