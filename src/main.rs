@@ -24,6 +24,7 @@ mod command;
 mod control;
 mod demo;
 mod keys;
+mod memory;
 mod node;
 mod priority;
 mod probe;

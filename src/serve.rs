@@ -144,6 +144,7 @@ impl Serve {
         let mut node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
         let index = self.declare(&node.consensus).await?;
         node.serving(index, SERVING).await?;
+        crate::memory::give_back();
         let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
         let ended = until_signal(&mut node).await;
         stop(node).await;
@@ -177,6 +178,10 @@ impl Serve {
                 listen: self.dns.clone(),
                 workers,
                 nsid: None,
+                version: None,
+                rate_limit: None,
+                query_log: None,
+                encrypted: None,
                 max_stale: None,
                 on_stale: OnStale::Keep,
             },
