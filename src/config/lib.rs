@@ -31,7 +31,10 @@ mod validate;
 mod zone;
 
 pub use cluster::ClusterConfig;
-pub use node::{AdminConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig};
+pub use node::{
+    AdminConfig, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig, QueryLog,
+    RateLimit,
+};
 pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
 pub use problem::{Place, Problem, Problems, Severity};
 
@@ -57,6 +60,7 @@ pub fn fields() -> Vec<(&'static str, &'static [&'static str])> {
         ("peer", node::PEER_FIELDS),
         ("admin", node::ADMIN_FIELDS),
         ("dns", node::DNS_FIELDS),
+        ("dns.encrypted", node::ENCRYPTED_FIELDS),
         ("proxy", node::PROXY_FIELDS),
     ]
 }

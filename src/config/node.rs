@@ -18,7 +18,20 @@ pub(crate) const FIELDS: &[&str] =
     &["id", "site", "duty", "data_dir", "keys_dir", "log_level", "peer", "admin", "dns", "proxy"];
 pub(crate) const PEER_FIELDS: &[&str] = &["listen", "advertise"];
 pub(crate) const ADMIN_FIELDS: &[&str] = &["listen", "advertise", "allow_remote"];
-pub(crate) const DNS_FIELDS: &[&str] = &["listen", "workers", "nsid", "max_stale", "on_stale"];
+pub(crate) const DNS_FIELDS: &[&str] = &[
+    "listen",
+    "workers",
+    "nsid",
+    "version",
+    "rate_limit",
+    "slip",
+    "query_log",
+    "query_log_sample",
+    "encrypted",
+    "max_stale",
+    "on_stale",
+];
+pub(crate) const ENCRYPTED_FIELDS: &[&str] = &["tls", "https", "quic", "path", "cert", "key"];
 pub(crate) const PROXY_FIELDS: &[&str] = &["workers"];
 
 /// A validated node file.
@@ -75,10 +88,55 @@ pub struct DnsConfig {
     pub workers: usize,
     /// Name Server Identifier (RFC 5001); none: the option is not answered.
     pub nsid: Option<String>,
+    /// What `version.bind` says (class CHAOS); none: it is refused.
+    pub version: Option<String>,
+    /// Response rate limiting of UDP; none: off.
+    pub rate_limit: Option<RateLimit>,
+    /// The query log (dnstap); none: off.
+    pub query_log: Option<QueryLog>,
+    /// DNS over TLS, HTTPS and QUIC; none: off.
+    pub encrypted: Option<EncryptedDns>,
     /// A node that heard no leader for longer follows `on_stale`; none: never.
     pub max_stale: Option<Duration>,
     /// What it does then.
     pub on_stale: OnStale,
+}
+
+/// Response rate limiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Answers a second to one network (/24, /56), of one kind.
+    pub rate: u32,
+    /// Every how many limited answers one goes out, cut to nothing with TC; 1: all of them, 0: none.
+    pub slip: u32,
+}
+
+/// A query log in dnstap's form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryLog {
+    /// A file, begun anew at each start; or a unix socket on which somebody listens, when `socket`.
+    pub path: PathBuf,
+    /// `path` is a socket.
+    pub socket: bool,
+    /// One answer of so many is logged.
+    pub sample: u32,
+}
+
+/// Encrypted DNS of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptedDns {
+    /// Addresses of DNS over TLS (RFC 7858).
+    pub tls: Vec<SocketAddr>,
+    /// Addresses of DNS over HTTPS (RFC 8484), POST.
+    pub https: Vec<SocketAddr>,
+    /// Addresses of DNS over QUIC (RFC 9250).
+    pub quic: Vec<SocketAddr>,
+    /// Path of DNS over HTTPS.
+    pub path: String,
+    /// PEM chain, read at the start. Relative paths count from the node file's folder.
+    pub cert: PathBuf,
+    /// PEM key.
+    pub key: PathBuf,
 }
 
 /// Proxy engine of this node.
@@ -169,7 +227,14 @@ impl NodeConfig {
     fn listens(&self) -> Vec<(String, SocketAddr)> {
         let mut all =
             vec![("peer.listen".to_string(), self.peer.listen), ("admin.listen".into(), self.admin.listen)];
-        all.extend(self.dns.listen.iter().enumerate().map(|(i, a)| (format!("dns.listen[{i}]"), *a)));
+        let mut put = |field: &str, addrs: &[SocketAddr]| {
+            all.extend(addrs.iter().enumerate().map(|(i, a)| (format!("{field}[{i}]"), *a)));
+        };
+        put("dns.listen", &self.dns.listen);
+        if let Some(encrypted) = &self.dns.encrypted {
+            put("dns.encrypted.tls", &encrypted.tls);
+            put("dns.encrypted.https", &encrypted.https);
+        }
         all
     }
 }

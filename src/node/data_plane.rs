@@ -3,15 +3,60 @@
 use super::NodeError;
 use crate::{control::Vitals, priority};
 use arc_swap::ArcSwap;
+use rustls::{
+    crypto::aws_lc_rs,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
+    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::runtime::Handle;
-use zonekeeper_config::NodeConfig;
+use zonekeeper_config::{EncryptedDns, NodeConfig};
 use zonekeeper_core::{Published, entry::Duty};
-use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer};
+use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer, EncryptedConfig, RateConfig, TapConfig, TapTarget};
 use zonekeeper_proxy::{LocalHealth, Proxy, ProxyConfig};
+
+/// The DNS server as the node file wants it.
+fn dns(config: &NodeConfig) -> Result<DnsConfig, NodeError> {
+    let dns = &config.dns;
+    let tap = dns.query_log.as_ref().map(|log| TapConfig {
+        target: match log.socket {
+            true => TapTarget::Socket(log.path.clone()),
+            false => TapTarget::File(log.path.clone()),
+        },
+        sample: log.sample,
+        identity: dns.nsid.clone().unwrap_or_else(|| format!("node {} of {}", config.id, config.site)),
+    });
+    let encrypted = dns.encrypted.as_ref().map(encrypted).transpose()?;
+    Ok(DnsConfig {
+        addrs: dns.listen.clone(),
+        workers: dns.workers,
+        nsid: dns.nsid.clone().unwrap_or_default().into_bytes(),
+        version: dns.version.clone().unwrap_or_default(),
+        rate: dns.rate_limit.map(|r| RateConfig { rate: r.rate, slip: r.slip, ..RateConfig::default() }),
+        tap,
+        encrypted,
+        ..DnsConfig::default()
+    })
+}
+
+fn encrypted(config: &EncryptedDns) -> Result<EncryptedConfig, NodeError> {
+    let bad = |file: &Path, why: &dyn std::fmt::Display| NodeError::Pem(file.to_owned(), why.to_string());
+    let chain = CertificateDer::pem_file_iter(&config.cert).and_then(Iterator::collect);
+    let chain: Vec<_> = chain.map_err(|e| bad(&config.cert, &e))?;
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|e| bad(&config.key, &e))?;
+    let pair = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
+    Ok(EncryptedConfig {
+        tls: config.tls.clone(),
+        https: config.https.clone(),
+        quic: config.quic.clone(),
+        path: config.path.clone(),
+        certificate: Arc::new(SingleCertAndKey::from(pair.map_err(|e| bad(&config.cert, &e))?)),
+    })
+}
 
 /// What a node answers clients with. A witness has neither server.
 pub(crate) struct DataPlane {
@@ -49,12 +94,7 @@ impl DataPlane {
             priority::data();
             let proxy = ProxyConfig { site: config.site.clone(), workers: config.proxy.workers };
             let proxy = Proxy::start(proxy, published.clone(), health_)?;
-            let dns = DnsConfig {
-                addrs: config.dns.listen.clone(),
-                workers: config.dns.workers,
-                nsid: config.dns.nsid.clone().unwrap_or_default().into_bytes(),
-                ..DnsConfig::default()
-            };
+            let dns = dns(&config)?;
             let dns = match dns.addrs.is_empty() {
                 true => None,
                 false => Some(Arc::new(DnsServer::start(dns, published, flags_)?)),

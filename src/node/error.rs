@@ -67,6 +67,9 @@ pub(crate) enum NodeError {
     /// DNS.
     #[error(transparent)]
     Dns(#[from] zonekeeper_dns::BindError),
+    /// Certificate or key of encrypted DNS.
+    #[error("{0} cannot be used for encrypted DNS: {1}; give a PEM chain as `cert` and its key as `key`")]
+    Pem(PathBuf, String),
     /// Proxy.
     #[error(transparent)]
     Proxy(#[from] zonekeeper_proxy::BindError),

@@ -36,6 +36,7 @@ mod demo;
 mod disk;
 mod dns;
 mod docs;
+mod encrypted;
 mod failover;
 mod families;
 mod flood;

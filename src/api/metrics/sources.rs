@@ -17,7 +17,15 @@ pub fn dns(out: &mut Exposition, totals: &Totals) {
     }
     out.counter("zonekeeper_dns_transport_total", "Answers by transport.")
         .sample(&[("transport", &"udp")], totals.udp)
-        .sample(&[("transport", &"tcp")], totals.tcp);
+        .sample(&[("transport", &"tcp")], totals.tcp)
+        .sample(&[("transport", &"tls")], totals.tls)
+        .sample(&[("transport", &"https")], totals.https)
+        .sample(&[("transport", &"quic")], totals.quic);
+    out.counter("zonekeeper_dns_rate_limited_total", "UDP answers over the rate, by what became of them.")
+        .sample(&[("outcome", &"withheld")], totals.withheld)
+        .sample(&[("outcome", &"slipped")], totals.slipped);
+    out.counter("zonekeeper_dns_unlogged_total", "Answers that the query log did not take in time.")
+        .sample(&[], totals.untapped);
     out.counter("zonekeeper_dns_dropped_total", "Messages that got no answer.").sample(&[], totals.dropped);
     out.counter("zonekeeper_dns_truncated_total", "Answers with the TC bit.").sample(&[], totals.truncated);
     out.counter("zonekeeper_dns_panics_total", "Batches lost to a bug; please report it.")

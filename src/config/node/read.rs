@@ -53,7 +53,7 @@ fn node(root: &Table<'_>, folder: &Path) -> Option<NodeConfig> {
     }
     let log_level = root.or("log_level", LogLevel::Info, |v| v.word(&LEVELS));
     let peer = root.need("peer", "the section [peer] with listen = \"ADDRESS:PORT\"", peer).flatten();
-    let (admin, dns, proxy) = (admin(root), dns(root, duty), proxy(root, duty));
+    let (admin, dns, proxy) = (admin(root), dns(root, duty, folder), proxy(root, duty));
     let (id, site, data_dir, keys_dir, peer) = (id?, site?, data_dir?, keys_dir?, peer?);
     Some(NodeConfig { id, site, duty, data_dir, keys_dir, log_level, peer, admin, dns, proxy })
 }
@@ -114,12 +114,16 @@ fn no_witness(value: &Value<'_>, duty: Duty, what: &str) -> Parsed<()> {
     }
 }
 
-fn dns(root: &Table<'_>, duty: Duty) -> DnsConfig {
+fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let default = DnsConfig {
         listen: if duty == Duty::Full { any.map(|ip| SocketAddr::new(ip, 53)).into() } else { Vec::new() },
         workers: cores(),
         nsid: None,
+        version: None,
+        rate_limit: None,
+        query_log: None,
+        encrypted: None,
         max_stale: None,
         on_stale: OnStale::Keep,
     };
@@ -136,11 +140,52 @@ fn dns(root: &Table<'_>, duty: Duty) -> DnsConfig {
             listen: table.or("listen", default.listen.clone(), |v| v.each(listen)),
             workers: workers(&table),
             nsid: table.opt("nsid", |v| v.text(128)),
+            version: table.opt("version", |v| v.text(255)),
+            rate_limit: rate_limit(&table),
+            query_log: query_log(&table, folder),
+            encrypted: table.opt("encrypted", |v| encrypted(v, folder)).flatten(),
             max_stale,
             on_stale: on_stale.unwrap_or(OnStale::Keep),
         })
     };
     root.opt("dns", read).unwrap_or(default)
+}
+
+fn rate_limit(table: &Table<'_>) -> Option<RateLimit> {
+    let rate = table.opt("rate_limit", |v| v.integer(1..=1_000_000, "answers a second"));
+    let slip = table.opt("slip", |v| match table.has("rate_limit") {
+        true => v.integer(0..=100, ""),
+        false => Err("does nothing without rate_limit; give that too, as 200".into()),
+    });
+    Some(RateLimit { rate: rate?, slip: slip.unwrap_or(2) })
+}
+
+fn query_log(table: &Table<'_>, folder: &Path) -> Option<QueryLog> {
+    let target = table.opt("query_log", |v| v.text(4096));
+    let sample = table.opt("query_log_sample", |v| match table.has("query_log") {
+        true => v.integer(1..=1_000_000, ""),
+        false => Err("does nothing without query_log; give that too, as \"queries.dnstap\"".into()),
+    });
+    let target = target?;
+    let (path, socket) = target.strip_prefix("unix:").map_or((&target[..], false), |path| (path, true));
+    Some(QueryLog { path: folder.join(path), socket, sample: sample.unwrap_or(1) })
+}
+
+fn encrypted(value: &Value<'_>, folder: &Path) -> Parsed<Option<EncryptedDns>> {
+    let table = value.table(ENCRYPTED_FIELDS)?;
+    let addrs = |field| table.or(field, Vec::new(), |v| v.each(listen));
+    let (tls, https, quic) = (addrs("tls"), addrs("https"), addrs("quic"));
+    let path = table.or("path", "/dns-query".to_owned(), |v| match v.text(255)? {
+        path if path.starts_with('/') => Ok(path),
+        path => Err(format!("\"{path}\" does not begin with /; give a path as \"/dns-query\"")),
+    });
+    let file = |field, give| table.need(field, give, |v| v.text(4096).map(|p| folder.join(p)));
+    let cert = file("cert", "a PEM file with the certificate and its intermediates");
+    let key = file("key", "the PEM file of the certificate's key");
+    if tls.is_empty() && https.is_empty() && quic.is_empty() {
+        return Err("listens nowhere; give tls, https or quic, as tls = [\"0.0.0.0:853\"]".into());
+    }
+    Ok(cert.zip(key).map(|(cert, key)| EncryptedDns { tls, https, quic, path, cert, key }))
 }
 
 fn proxy(root: &Table<'_>, duty: Duty) -> ProxyConfig {
