@@ -18,8 +18,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Certificates begin this much before they are made, for clocks that are behind.
-pub(super) const BACKDATE: Duration = Duration::from_secs(60);
+/// Certificates begin this much before they are made, for clocks that are behind: one that jumps back an hour, or has the
+/// wrong date by a zone, must not keep a node out of its own cluster.
+pub(super) const BACKDATE: Duration = Duration::from_secs(25 * 3600);
 /// A CA lives for 20 years; it is replaced by a procedure and not by a clock.
 const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86400);
 
