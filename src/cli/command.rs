@@ -9,8 +9,8 @@ pub use client::ClientArgs;
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
 pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
-    AutomationCommand, EventsArgs, ExplainArgs, MemberCommand, TimingCommand, TokenCommand, WebhookCommand,
-    ZoneCommand,
+    AutomationCommand, ClusterCommand, EventsArgs, ExplainArgs, MemberCommand, TimingCommand, TokenCommand,
+    WebhookCommand, ZoneCommand,
 };
 
 use clap::{Args, Subcommand};
@@ -63,6 +63,9 @@ pub enum ClientCommand {
     /// Members: show, join tokens, add, promote, demote, remove, hand over leadership.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// The cluster version, which every program in the cluster knows: raise it.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// The last decisions, or everything as it happens.
     #[command(
         after_help = "Examples:\n  zonekeeper events\n  zonekeeper events --follow\n  zonekeeper events --follow --json"

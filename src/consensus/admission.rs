@@ -8,6 +8,7 @@
 //! denied for good. Nothing of this is stored: whoever has a vote or an entry on disk has been admitted.
 
 use crate::{
+    status,
     transport::Transport,
     types::Raft,
     wire::{RaftCall, RaftReply},
@@ -70,6 +71,11 @@ impl Doorkeeper {
         Arc::new(Doorkeeper { transport, raft: OnceLock::new(), busy: Mutex::default() })
     }
 
+    /// Milliseconds since a quorum followed this node, if it leads.
+    pub(crate) fn quorum_age_ms(&self) -> Option<u64> {
+        status::quorum_age_ms(&self.raft.get()?.metrics().borrow_watched())
+    }
+
     /// Answers a node that has no data, in the background and one try at a time: openraft asks again.
     pub(crate) fn answer(self: &Arc<Doorkeeper>, node: NodeId) {
         let Some(raft) = self.raft.get().cloned() else { return };
@@ -128,7 +134,7 @@ fn standing(m: &RaftMetrics<crate::types::TypeConfig>, node: NodeId) -> Standing
 /// What a node answers while it waits to be let in: the question was Raft's, and it has no data.
 pub(crate) fn fresh(call: &RaftCall) -> Result<RaftReply, String> {
     match call {
-        RaftCall::Append(_) => Ok(RaftReply::Fresh),
+        RaftCall::Append(..) => Ok(RaftReply::Fresh),
         _ => Err("this node has no data and was not let in yet: it neither votes nor leads".into()),
     }
 }

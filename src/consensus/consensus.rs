@@ -7,7 +7,7 @@ use crate::{
     gate::Gate,
     machine::{Applied, Machine, Sink},
     rebuild,
-    status::{self, Status},
+    status::{self, Heard, Status},
     store::{Identity, Store},
     timing,
     transfer::Incoming,
@@ -80,7 +80,7 @@ impl Opened {
         let machine = self.machine.attach(Arc::new(tap));
         let raft =
             rebuild::raise(self.node, timing::config(timing), &self.store, &machine, &transport).await?;
-        let (status, _) = watch::channel(status::of(&raft, None, None)); // renewed at once by `follow_status`
+        let (status, _) = watch::channel(status::of(&raft, Heard::default(), None)); // renewed at once by `follow_status`
         let consensus = Consensus {
             inner: Arc::new(Inner {
                 node: self.node,
@@ -124,8 +124,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     /// The timing that `raft` runs; none after shutdown. Its lock serialises rebuilds.
     pub(crate) timing: tokio::sync::Mutex<Option<Timing>>,
-    /// When the leader was last heard.
-    heard: Mutex<Option<Instant>>,
+    /// The leader's last word.
+    heard: Mutex<Heard>,
     pub(crate) permits: Semaphore,
     /// The snapshot that is being received.
     pub(crate) incoming: tokio::sync::Mutex<Incoming>,
@@ -137,8 +137,9 @@ impl Inner {
         self.raft.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn hear(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// The leader speaks, and says how long ago a quorum followed it.
+    pub(crate) fn hear(&self, quorum_age_ms: Option<u64>) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).at(Instant::now(), quorum_age_ms);
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -27,7 +27,7 @@ impl Consensus {
         let raft = self.inner.raft();
         let call = wire::decode(request)?;
         match &call {
-            RaftCall::Append(rpc) => speaks_for_itself(from, &rpc.vote)?,
+            RaftCall::Append(rpc, _) => speaks_for_itself(from, &rpc.vote)?,
             RaftCall::Vote(rpc) | RaftCall::PreVote(rpc) => speaks_for_itself(from, &rpc.vote)?,
             RaftCall::Transfer(rpc) => speaks_for_itself(from, rpc.from_leader())?,
             RaftCall::Admit | RaftCall::Deny(_) => return Ok(codec::bytes(&self.let_in(from, call))),
@@ -36,10 +36,10 @@ impl Consensus {
             return admission::fresh(&call).map(|reply| codec::bytes(&reply));
         }
         let reply = match call {
-            RaftCall::Append(rpc) => {
+            RaftCall::Append(rpc, quorum_age_ms) => {
                 let reply = raft.append_entries(rpc).await.map_err(text)?;
                 if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
-                    self.inner.hear();
+                    self.inner.hear(quorum_age_ms);
                 }
                 RaftReply::Append(reply)
             }
@@ -106,7 +106,7 @@ impl Consensus {
         let installed = installed.await;
         transfer::remove(&path).await;
         let response = installed?;
-        self.inner.hear();
+        self.inner.hear(None);
         Ok(BulkReply::Installed(response))
     }
 

@@ -85,7 +85,7 @@ impl Client {
 /// Unreachable makes openraft back off; a network error is tried again at once.
 pub(crate) fn rpc_error(error: TransportError) -> RpcError {
     match error {
-        TransportError::Unreachable(_) | TransportError::Refused(_) => {
+        TransportError::Unreachable(_) | TransportError::Refused(_) | TransportError::Broken(_) => {
             RPCError::Unreachable(Unreachable::new(&error))
         }
         TransportError::Busy(_) | TransportError::Lost(_) => RPCError::Network(NetworkError::new(&error)),
@@ -104,7 +104,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        match self.call(RaftCall::Append(rpc), &option).await? {
+        match self.call(RaftCall::Append(rpc, self.door.quorum_age_ms()), &option).await? {
             RaftReply::Append(reply) => Ok(reply),
             _ => Err(unexpected("answer to another question")),
         }

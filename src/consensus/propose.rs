@@ -108,7 +108,9 @@ impl Consensus {
                 Ok(reply) => reply,
                 Err(error) => Err(ProposeError::Unknown(error)),
             },
-            Err(TransportError::Lost(text)) => Err(ProposeError::Unknown(text)),
+            Err(TransportError::Lost(text) | TransportError::Broken(text)) => {
+                Err(ProposeError::Unknown(text))
+            }
             Err(_) => Err(ProposeError::NoLeader),
         }
     }
@@ -131,6 +133,7 @@ impl Consensus {
     async fn write(&self, proposal: Proposal, within: Duration) -> ControlReply {
         let until = Instant::now() + within;
         let _pass = self.inner.gate.enter(until).await?;
+        known(proposal.command.since(), self.state().cluster_version)?;
         let entry = self.entry(proposal);
         check_size(&entry)?;
         let raft = self.inner.raft();
@@ -197,9 +200,34 @@ fn written(done: Done) -> Result<(u64, Outcome), ProposeError> {
     }
 }
 
+/// A command that a member may not know yet must not reach the log: an older program could not read the entry, and would
+/// stop following. The cluster version says what all of them know.
+fn known(since: u32, cluster_version: u32) -> Result<(), ProposeError> {
+    match since <= cluster_version.max(1) {
+        true => Ok(()),
+        false => Err(ProposeError::Refused(format!(
+            "cluster version {cluster_version} does not know this command, which came with version {since}; upgrade \
+             the program of every node, then run `zonekeeper cluster upgrade --yes`"
+        ))),
+    }
+}
+
 fn check_size(entry: &Entry) -> Result<(), ProposeError> {
     match codec::bytes(entry).len() {
         size if size > MAX_ENTRY => Err(ProposeError::TooLarge(size)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_older_members_cannot_read_does_not_reach_the_log() {
+        assert!(known(1, 0).is_ok(), "the first entry");
+        assert!(known(1, 1).is_ok() && known(2, 2).is_ok() && known(1, 2).is_ok());
+        let refused = known(2, 1);
+        assert!(matches!(refused, Err(ProposeError::Refused(why)) if why.contains("cluster upgrade")));
     }
 }

@@ -3,7 +3,10 @@
 use crate::types::{Raft, TypeConfig};
 use openraft::{Instant as _, RaftMetrics, ServerState, alias::InstantOf};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use zonekeeper_core::id::NodeId;
 
 /// What Raft has this node do.
@@ -57,7 +60,7 @@ pub struct Status {
     /// Learners.
     pub learners: BTreeMap<NodeId, Peer>,
     /// Milliseconds since a quorum is known to have followed the leader: on the leader from its own
-    /// acknowledgements, elsewhere from the leader's last word. None: never since start.
+    /// acknowledgements, elsewhere from what the leader says of them. None: never since start.
     pub quorum_age_ms: Option<u64>,
     /// Milliseconds since this node last heard its leader; 0 on the leader itself. None: never since start.
     pub leader_heard_ms: Option<u64>,
@@ -87,14 +90,45 @@ impl Status {
     }
 }
 
-pub(crate) fn of(raft: &Raft, heard: Option<Instant>, failed: Option<String>) -> Status {
+/// What a follower knows from its leader.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Heard {
+    /// When it last spoke.
+    leader: Option<Instant>,
+    /// When a quorum last followed it. A leader that was cut off goes on speaking to those on its side of the cut, and
+    /// this grows old.
+    quorum: Option<Instant>,
+}
+
+impl Heard {
+    /// The leader spoke at `now`.
+    pub(crate) fn at(&mut self, now: Instant, quorum_age_ms: Option<u64>) {
+        self.leader = Some(now);
+        let quorum = quorum_age_ms.and_then(|ms| now.checked_sub(Duration::from_millis(ms)));
+        self.quorum = self.quorum.max(quorum);
+    }
+}
+
+/// Milliseconds since a quorum is known to have followed this leader; none on any other node.
+pub(crate) fn quorum_age_ms(m: &RaftMetrics<TypeConfig>) -> Option<u64> {
+    if m.state != ServerState::Leader {
+        return None;
+    }
+    // openraft notes an acknowledgement when a follower answers; alone, a leader is its own quorum
+    match m.membership_config.membership().voter_ids().all(|id| id == m.id) {
+        true => Some(0),
+        false => m.last_quorum_acked.as_ref().map(|at| at.elapsed().as_millis() as u64),
+    }
+}
+
+pub(crate) fn of(raft: &Raft, heard: Heard, failed: Option<String>) -> Status {
     use openraft::async_runtime::watch::WatchReceiver;
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     build(&metrics, heard, failed)
 }
 
-fn build(m: &RaftMetrics<TypeConfig>, heard: Option<Instant>, failed: Option<String>) -> Status {
+fn build(m: &RaftMetrics<TypeConfig>, heard: Heard, failed: Option<String>) -> Status {
     let now = Instant::now();
     let age = |at: Instant| now.saturating_duration_since(at).as_millis() as u64;
     let raft_age = |at: InstantOf<TypeConfig>| at.elapsed().as_millis() as u64;
@@ -123,13 +157,8 @@ fn build(m: &RaftMetrics<TypeConfig>, heard: Option<Instant>, failed: Option<Str
         snapshot: m.snapshot.map_or(0, |l| l.index),
         voters: peers(&mut membership.voter_ids()),
         learners: peers(&mut membership.learner_ids()),
-        quorum_age_ms: match leads {
-            // openraft notes an acknowledgement when a follower answers; alone, a leader is its own quorum
-            true if membership.voter_ids().all(|id| id == m.id) => Some(0),
-            true => m.last_quorum_acked.as_ref().map(|i| raft_age(**i)),
-            false => heard.map(age),
-        },
-        leader_heard_ms: if leads { Some(0) } else { heard.map(age) },
+        quorum_age_ms: if leads { quorum_age_ms(m) } else { heard.quorum.map(age) },
+        leader_heard_ms: if leads { Some(0) } else { heard.leader.map(age) },
         stopped,
     }
 }

@@ -22,6 +22,9 @@ pub enum TransportError {
     /// The peer's handler answered that it could not serve the request at all.
     #[error("{0}")]
     Refused(String),
+    /// The peer's handler broke down over the request, and may have acted on it.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// Calls to other nodes.
@@ -51,6 +54,7 @@ impl Transport for Peers {
                     PeerError::Lost { .. } | PeerError::Timeout { .. } => TransportError::Lost(text),
                     PeerError::Busy(_) => TransportError::Busy(text),
                     PeerError::Remote { .. } => TransportError::Refused(text),
+                    PeerError::Broken { .. } => TransportError::Broken(text),
                     _ => TransportError::Unreachable(text),
                 }
             })

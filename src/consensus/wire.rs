@@ -22,7 +22,8 @@ pub const RAFT_TAGS: std::ops::Range<u8> = 0..32;
 /// On the lanes Raft and Heartbeat.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum RaftCall {
-    Append(AppendEntriesRequest<TypeConfig>),
+    /// With the milliseconds since a quorum is known to have followed the leader; none: not yet in its term.
+    Append(AppendEntriesRequest<TypeConfig>, Option<u64>),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),

@@ -165,7 +165,8 @@ impl State {
         self.check_answerable(step)
     }
 
-    /// An operator's word must not leave a service without any site, and with that its names without an answer.
+    /// An operator's word must not leave a service without any site, and with that its names without an answer; neither
+    /// now nor when another word expires.
     pub(crate) fn check_answerable(&self, step: &Step<'_>) -> Result<(), Refusal> {
         let touched = step.settle.iter().filter_map(|id| self.services.get_key_value(id));
         match touched.filter(|(id, s)| self.all_forbidden(id, s)).map(|(id, _)| id).next() {
@@ -180,7 +181,7 @@ impl State {
         Family::ALL.iter().any(|&family| {
             let lane = Lane::new(self, id, service, family, self.time);
             let sites = service.spec.sites(family);
-            !sites.is_empty() && sites.iter().all(|s| lane.class(s) == Class::Forbidden)
+            !sites.is_empty() && sites.iter().all(|s| lane.forbidden(s))
         })
     }
 
@@ -378,7 +379,13 @@ impl State {
         }
         for origin in &zones {
             if let Some(zone) = self.zones.get_mut(origin) {
-                Arc::make_mut(zone).advance_serial();
+                let zone = Arc::make_mut(zone);
+                if let Some(at) = self.removed_zones.iter().position(|(removed, _)| removed == origin)
+                    && let Some((_, serial)) = self.removed_zones.remove(at)
+                {
+                    zone.resume(serial);
+                }
+                zone.advance_serial();
             }
         }
         delta.zones = zones.into_iter().collect();

@@ -107,6 +107,17 @@ impl<'a> Lane<'a> {
         self.state.overrides.get(&own).or_else(|| self.state.overrides.get(&all)).map(|o| &**o)
     }
 
+    /// Whether an operator's word forbids a site, now or as soon as another word that hides this one expires.
+    pub(crate) fn forbidden(&self, site: &SiteId) -> bool {
+        let own = self.state.overrides.get(&Scope::ServiceSite(self.id.clone(), site.clone()));
+        let all =
+            self.state.overrides.get(&Scope::Site(site.clone())).is_some_and(|o| o.force == Force::Down);
+        match own {
+            Some(own) => own.force == Force::Down || all && own.expires.is_some(),
+            None => all,
+        }
+    }
+
     fn health(&self, site: &SiteId) -> Option<&'a Health> {
         self.service.health.get(&(site.clone(), self.family))
     }

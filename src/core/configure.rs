@@ -5,7 +5,7 @@ use crate::{
     id::{ServiceId, SiteId},
     model::{Change, Family, Route, Service},
     name::Name,
-    state::{ServiceState, State},
+    state::{REMOVED_ZONES, ServiceState, State},
     zone::{RrSet, Zone},
 };
 use alloc::{
@@ -109,7 +109,12 @@ impl State {
             Change::RemoveZone(origin) => {
                 self.zone_changed(step, origin);
                 self.zone_versions.remove(origin);
-                gone(self.zones.remove(origin).is_some(), "zone", origin)
+                let removed = self.zones.remove(origin);
+                if let Some(zone) = &removed {
+                    self.removed_zones.push_back((origin.clone(), zone.serial()));
+                    self.removed_zones.drain(..self.removed_zones.len().saturating_sub(REMOVED_ZONES));
+                }
+                gone(removed.is_some(), "zone", origin)
             }
             Change::PutRecords(origin, rrsets) => self.put_records(step, origin, rrsets),
             Change::RemoveRecords(origin, keys) => self.remove_records(step, origin, keys),

@@ -223,6 +223,8 @@ pub struct Member {
     pub peer: SocketAddr,
     /// Where its admin API is reached; none: loopback only.
     pub admin: Option<SocketAddr>,
+    /// The newest cluster version that its program knows; 0 until the node has said so itself.
+    pub version: u32,
 }
 
 /// What an override covers.

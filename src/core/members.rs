@@ -6,7 +6,7 @@ use crate::{
     id::NodeId,
     state::State,
 };
-use alloc::{format, string::String, sync::Arc};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 /// Members of one cluster, learners included.
 pub(crate) const MAX_MEMBERS: usize = 512;
@@ -113,6 +113,13 @@ impl State {
             return Err(format!(
                 "cluster version is {}, this program knows up to {VERSION}; upgrades go one step at a time",
                 self.cluster_version
+            ));
+        }
+        let old: Vec<_> = self.members.iter().filter(|(_, m)| m.version < to).map(|(id, _)| *id).collect();
+        if !old.is_empty() {
+            return Err(format!(
+                "nodes {old:?} run a program that does not know cluster version {to} (or have not started yet); \
+                 upgrade or remove them first"
             ));
         }
         self.cluster_version = to;

@@ -33,6 +33,9 @@ pub type Epoch = Generation;
 /// Decisions kept in the state.
 pub const HISTORY: usize = 256;
 
+/// Removed zones whose serial is remembered.
+pub const REMOVED_ZONES: usize = 1024;
+
 /// What the cluster remembers of one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -153,6 +156,8 @@ pub struct State {
     pub zone_versions: BTreeMap<Name, u64>,
     /// Zones by origin.
     pub zones: BTreeMap<Name, Arc<Zone>>,
+    /// Zones that were removed, with the serial that they were served with, the oldest first; at most [`REMOVED_ZONES`].
+    pub removed_zones: VecDeque<(Name, u32)>,
     /// Automation for all services.
     pub automation: bool,
     /// Overrides in force.
@@ -189,6 +194,7 @@ impl Default for State {
             listeners: BTreeMap::new(),
             zone_versions: BTreeMap::new(),
             zones: BTreeMap::new(),
+            removed_zones: VecDeque::new(),
             automation: true,
             overrides: BTreeMap::new(),
             stages: BTreeMap::new(),

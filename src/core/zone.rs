@@ -125,6 +125,11 @@ impl Zone {
         self.set_serial(if ahead { self.declared } else { next });
     }
 
+    /// Goes on behind the serial that a zone of this name was served with before it was removed: its secondaries remember.
+    pub(crate) fn resume(&mut self, serial: u32) {
+        self.set_serial(serial);
+    }
+
     /// Advances the serial by [`INCARNATION_STEP`]: after a restore nothing that was served before is served again. That of
     /// a signed zone stays as it was signed.
     pub fn advance_serial_by_incarnation(&mut self) {

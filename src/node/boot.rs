@@ -31,7 +31,8 @@ pub(crate) enum Start {
 }
 
 impl Start {
-    fn founds(self) -> Option<Timing> {
+    /// Whether this start may found a cluster, and under which timing.
+    pub(super) fn founds(self) -> Option<Timing> {
         match self {
             Start::Bootstrap(timing) => Some(timing),
             Start::Alone => Some(Timing::Lan),
@@ -148,6 +149,7 @@ pub(crate) fn member(config: &NodeConfig) -> Member {
         duty: config.duty,
         peer: config.peer.advertise,
         admin: config.admin.advertise,
+        version: VERSION,
     }
 }
 

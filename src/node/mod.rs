@@ -34,6 +34,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use data_plane::DataPlane;
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -88,7 +89,10 @@ impl Node {
 
         let listener = TcpListener::bind(config.peer.listen)
             .map_err(|e| NodeError::Bind("peer.listen", config.peer.listen, e))?;
-        let peers = Peers::start(PeerConfig::new(credentials.clone(), Some(listener)))?;
+        // Who founds a cluster is called by nobody until it has: another cluster may know its certificate from before.
+        let allowed = start.founds().map(|_| BTreeSet::from([config.id]));
+        let peer_config = PeerConfig { allowed, ..PeerConfig::new(credentials.clone(), Some(listener)) };
+        let peers = Peers::start(peer_config)?;
         let intake = Arc::new(Intake::default());
         let timing = opened.state().timing;
         let transport = Arc::new(peers.clone());
@@ -136,8 +140,15 @@ impl Node {
             consensus: consensus.clone(),
             published: published.clone(),
             news: news.subscribe(),
+            founds: start.founds().is_some(),
         };
         tasks.spawn(follower.run(streams, reports, plane.refresher()));
+        tasks.spawn(watch::own_member(
+            consensus.clone(),
+            published.clone(),
+            news.subscribe(),
+            boot::member(&config),
+        ));
         tasks.spawn(watch::timing_alarm(consensus.clone(), peers.clone()));
         tasks.spawn(watch::staleness(consensus.clone(), config.dns.clone(), plane.flags.clone()));
         let renewal = renew::Renewal {
@@ -216,9 +227,9 @@ impl Node {
                     Some(why) => return why,
                     None => return std::future::pending().await,
                 },
-                Some(Err(error)) = self.tasks.join_next() => if error.is_panic() {
+                () = panicked(&mut self.tasks) => {
                     self.consensus.give_up("a part of this node has panicked; report it with the log").await;
-                },
+                }
             }
         }
     }
@@ -266,6 +277,16 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Waits until a task panics. Those that end in order are passed over: some have nothing to do under some configurations.
+async fn panicked(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Whether a service that other sites may take over is answered from this one as if nothing had been said. A site that is
@@ -329,6 +350,17 @@ mod tests {
             pinned: None,
             automation: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_noticed_after_other_parts_have_ended_in_order() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, panicked(&mut tasks)).await.is_err(), "nothing has panicked");
+        tasks.spawn(async {});
+        tasks.spawn(async { panic!("a part of a node") });
+        assert!(tokio::time::timeout(Duration::from_secs(30), panicked(&mut tasks)).await.is_ok());
     }
 
     #[test]

@@ -14,8 +14,8 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 use zonekeeper_config::{DnsConfig, OnStale};
 use zonekeeper_consensus::{Consensus, Role, Status, timing_warning};
 use zonekeeper_core::{
-    Published, State,
-    entry::Timing,
+    Command, Published, State,
+    entry::{Member, Timing},
     evidence::Report,
     id::{NodeId, SiteId},
     state::Generation,
@@ -37,6 +37,34 @@ pub(super) async fn local_health(health: Arc<LocalHealth>, board: Arc<Board>) {
     let mut changes = health.subscribe();
     while changes.changed().await.is_ok() {
         board.touch();
+    }
+}
+
+/// From one try to say what this node is to the next.
+const SAY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Keeps what the cluster knows of this node (addresses, site, version of its program) as the node file has it: the
+/// others reach it by that, also after it has moved.
+pub(super) async fn own_member(
+    consensus: Consensus,
+    published: Arc<ArcSwap<Published>>,
+    mut news: watch::Receiver<Generation>,
+    member: Member,
+) {
+    let node = consensus.node();
+    loop {
+        news.borrow_and_update();
+        let known = published.load().state.members.get(&node).cloned();
+        if known.is_some_and(|known| *known != member) {
+            let command = Command::PutMember(node, member.clone());
+            match super::propose(&consensus, &format!("node {node}"), Vec::new(), command).await {
+                Ok(_) => tracing::info!(peer = %member.peer, "the cluster knows this node anew"),
+                Err(why) => tracing::warn!(why, "the cluster could not be told what this node is"),
+            }
+            tokio::time::sleep(SAY_AGAIN).await;
+        } else if news.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -99,6 +127,8 @@ pub(super) struct Follower {
     pub(super) consensus: Consensus,
     pub(super) published: Arc<ArcSwap<Published>>,
     pub(super) news: watch::Receiver<Generation>,
+    /// This start founds a cluster.
+    pub(super) founds: bool,
 }
 
 impl Follower {
@@ -118,7 +148,7 @@ impl Follower {
             if followed.replace(inputs(&state)) != Some(inputs(&state)) {
                 self.follow(&state, &mut streams, &mut heartbeats);
             }
-            let now = Some(callers(&state, self.node, self.consensus.status().quorum_age_ms));
+            let now = Some(callers(&state, self.node, self.consensus.status().quorum_age_ms, self.founds));
             if allowed != now {
                 self.peers.set_allowed(now.clone().flatten());
                 allowed = now;
@@ -166,7 +196,15 @@ fn inputs(state: &State) -> (u32, u64, u64, Timing) {
 
 /// Who may connect; none: whoever has a certificate of the cluster and was not removed (the lanes look at that). A node
 /// that is no member yet, or that was away, may be brought the log by a leader that it does not know.
-fn callers(state: &State, node: NodeId, quorum_age_ms: Option<u64>) -> Option<BTreeSet<NodeId>> {
+fn callers(
+    state: &State,
+    node: NodeId,
+    quorum_age_ms: Option<u64>,
+    founds: bool,
+) -> Option<BTreeSet<NodeId>> {
+    if founds && !state.members.contains_key(&node) {
+        return Some([node].into()); // nobody yet
+    }
     let behind = quorum_age_ms.is_none_or(|ms| u128::from(ms) > BEHIND.as_millis());
     let alone = state.voters.len() == 1 && state.voters.contains(&node);
     let known = state.members.contains_key(&node) && (alone || !behind);
@@ -176,7 +214,7 @@ fn callers(state: &State, node: NodeId, quorum_age_ms: Option<u64>) -> Option<BT
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zonekeeper_core::entry::{Duty, Member};
+    use zonekeeper_core::entry::Duty;
 
     fn status(role: Role, voters: u64, quorum_age_ms: Option<u64>) -> Status {
         let peer = || zonekeeper_consensus::Peer { addr: String::new(), matched: None, acked_ms: None };
@@ -211,14 +249,16 @@ mod tests {
     fn a_node_that_was_away_may_be_called_by_a_leader_that_it_does_not_know() {
         let member = |id: u64| {
             let peer = ([127, 0, 0, id as u8], 1).into();
-            Arc::new(Member { site: "fra".parse().unwrap(), duty: Duty::Full, peer, admin: None })
+            Arc::new(Member { site: "fra".parse().unwrap(), duty: Duty::Full, peer, admin: None, version: 1 })
         };
         let members = (1..=3).map(|id| (id, member(id))).collect();
         let mut state = State { members, voters: [1, 2, 3].into(), ..State::default() };
+        let callers = |state: &State, node, age| super::callers(state, node, age, false);
         assert_eq!(callers(&state, 1, Some(100)), Some([1, 2, 3].into()));
         assert_eq!(callers(&state, 1, None), None, "nothing heard yet: its list may be old");
         assert_eq!(callers(&state, 1, Some(60_000)), None, "cut off for a minute");
         assert_eq!(callers(&state, 9, Some(100)), None, "not a member yet");
+        assert_eq!(super::callers(&state, 9, None, true), Some([9].into()), "it founds a cluster");
         state.voters = [1].into();
         assert_eq!(callers(&state, 1, None), Some([1, 2, 3].into()), "alone it decides who is a member");
     }

@@ -45,6 +45,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 enum Answer {
     Response(Vec<u8>),
     Failure(String),
+    Broken(String),
     Busy,
     Lost(Loss),
 }
@@ -93,6 +94,7 @@ impl Conn {
         Some(match told.await.unwrap_or(Answer::Lost(Loss::Closed)) {
             Answer::Response(body) => Ok(body),
             Answer::Failure(text) => Err(PeerError::Remote { node, text }),
+            Answer::Broken(text) => Err(PeerError::Broken { node, text }),
             Answer::Busy => Err(PeerError::Busy(node)),
             Answer::Lost(why) => Err(PeerError::Lost { node, why }),
         })
@@ -211,10 +213,8 @@ impl Driver {
     fn take(&mut self, frame: Frame) -> Result<(), Loss> {
         match frame.kind {
             Type::Response => self.conn.answer(frame.id, Answer::Response(frame.body)),
-            Type::Failure => {
-                self.conn
-                    .answer(frame.id, Answer::Failure(String::from_utf8_lossy(&frame.body).into_owned()));
-            }
+            Type::Failure => self.conn.answer(frame.id, Answer::Failure(text(&frame))),
+            Type::Broken => self.conn.answer(frame.id, Answer::Broken(text(&frame))),
             Type::Busy => self.conn.answer(frame.id, Answer::Busy),
             Type::Pong => self.pong(&frame),
             Type::Goodbye => return Err(Loss::Denied(hello::goodbye_reason(&frame))),
@@ -266,6 +266,10 @@ impl Driver {
             }
         }
     }
+}
+
+fn text(frame: &Frame) -> String {
+    String::from_utf8_lossy(&frame.body).into_owned()
 }
 
 /// Whether a certificate has ended; its last second belongs to it (RFC 5280 §4.1.2.5).

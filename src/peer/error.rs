@@ -54,6 +54,14 @@ pub enum PeerError {
     /// The peer handles as many calls of this connection as it may; it has not acted on this one.
     #[error("node {0} is busy; try again")]
     Busy(NodeId),
+    /// The peer's handler panicked, or its answer is too large to be sent: whether it has acted is unknown.
+    #[error("node {node} has no answer: {text}; the outcome is unknown")]
+    Broken {
+        /// The peer.
+        node: NodeId,
+        /// Why.
+        text: String,
+    },
     /// The peer's handler answered with an error.
     #[error("node {node} answered: {text}")]
     Remote {

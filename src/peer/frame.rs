@@ -43,12 +43,14 @@ pub(crate) enum Type {
     Join = 10,
     /// Its answer.
     Grant = 11,
+    /// The answer to a call whose handler may have acted, but has no answer that could be sent: UTF-8 text.
+    Broken = 12,
 }
 
 impl Type {
     fn of(byte: u8) -> Option<Type> {
         use Type::*;
-        [Hello, Welcome, Goodbye, Request, Response, Failure, Busy, Ping, Pong, Join, Grant]
+        [Hello, Welcome, Goodbye, Request, Response, Failure, Busy, Ping, Pong, Join, Grant, Broken]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

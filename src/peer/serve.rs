@@ -129,7 +129,7 @@ impl Reply {
             Ok(body) if body.len() > limit => {
                 let text =
                     format!("the answer of {} bytes is larger than the lane's limit of {limit}", body.len());
-                frame::encode(Type::Failure, self.id, text.as_bytes())
+                frame::encode(Type::Broken, self.id, text.as_bytes())
             }
             Ok(body) => frame::encode(Type::Response, self.id, &body),
             Err(text) => frame::encode(Type::Failure, self.id, &text.as_bytes()[..text.len().min(limit)]),
@@ -142,11 +142,8 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.done {
-            let _ = self.out.try_send(frame::encode(
-                Type::Failure,
-                self.id,
-                b"the handler panicked; see its log",
-            ));
+            let _ =
+                self.out.try_send(frame::encode(Type::Broken, self.id, b"the handler panicked; see its log"));
         }
         let _ = &self.slot; // given back with this
     }

@@ -127,7 +127,9 @@ fn message(report: &Report) -> Vec<u8> {
 fn observe(answer: Result<Vec<u8>, PeerError>) -> Observation {
     match answer {
         // whatever the peer says, it is there
-        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Busy(_)) => Observation::Answer,
+        Ok(_) | Err(PeerError::Remote { .. } | PeerError::Broken { .. } | PeerError::Busy(_)) => {
+            Observation::Answer
+        }
         Err(PeerError::Unreachable { why, .. } | PeerError::Lost { why, .. }) => match why {
             Loss::Refused | Loss::Reset | Loss::Closed => Observation::Refused,
             _ => Observation::Silence,

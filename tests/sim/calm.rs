@@ -372,7 +372,10 @@ fn state(preset: Preset) -> State {
     let mut commands = vec![Command::Init(Init { cluster: 7, version: 1, timing: Timing::Lan })];
     for id in nodes.clone() {
         let peer = std::net::SocketAddr::from(([10, 0, 0, id as u8], 7000));
-        commands.push(Command::PutMember(id, Member { site: site(id), duty: Duty::Full, peer, admin: None }));
+        commands.push(Command::PutMember(
+            id,
+            Member { site: site(id), duty: Duty::Full, peer, admin: None, version: 1 },
+        ));
     }
     let soa = [&[2, b'n', b's', 0, 0][..], &[0; 20]].concat();
     let records = vec![record(zone(), rtype::SOA, &soa), record(zone(), rtype::NS, &[2, b'n', b's', 0])];

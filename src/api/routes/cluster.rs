@@ -5,7 +5,7 @@ use crate::{
     api::Api,
     auth::{Caller, ToAdmin, ToOperate},
     error::ApiError,
-    extract::{Body, View},
+    extract::{Body, View, linearize},
     handles::Handles,
     wire::{self, Cluster, Seen, Switch, TimingSetting, TimingWritten, Written},
 };
@@ -14,7 +14,10 @@ use zonekeeper_consensus::{Role, timing_warning};
 use zonekeeper_core::{Command, Published, decide::Alarm, entry::Timing};
 
 pub(super) fn routes(r: Routes) -> Routes {
-    r.add(__path_show, show).add(__path_set_timing, set_timing).add(__path_set_automation, set_automation)
+    r.add(__path_show, show)
+        .add(__path_set_timing, set_timing)
+        .add(__path_set_automation, set_automation)
+        .add(__path_upgrade, upgrade)
 }
 
 /// The cluster as this node sees it. Role: read.
@@ -92,6 +95,15 @@ async fn set_timing(
     let warning = timing_warning(timing, slowest.div_ceil(1000));
     let written = caller.write(&api, Command::SetTiming(timing)).await?;
     Ok(Json(TimingWritten { written, warning }))
+}
+
+/// Raises the cluster version by one, once the program of every member knows the next. There is no way back. Role: admin.
+#[utoipa::path(post, path = "/v1/cluster/upgrade", tag = "cluster",
+    responses((status = 200, body = Written), (status = 422, body = wire::ErrorBody)))]
+async fn upgrade(caller: Caller<ToAdmin>, State(api): State<Api>) -> Result<Json<Written>, ApiError> {
+    linearize(&api).await?;
+    let next = api.handles.published.load().state.cluster_version + 1;
+    Ok(Json(caller.write(&api, Command::Upgrade(next)).await?))
 }
 
 /// Switches automation for all services. Role: operate.

@@ -52,6 +52,7 @@ fn members(handles: &Handles, published: &Published) -> Vec<Member> {
             duty: member.duty,
             peer: member.peer,
             admin: member.admin,
+            version: member.version,
             role: raft_role(&status, *id).into(),
             leader: status.leader == Some(*id),
             lag: peer.and_then(|p| p.matched).map(|m| status.last_log.saturating_sub(m)),
@@ -83,7 +84,8 @@ async fn add(
     if new.id == 0 {
         return Err(ApiError::refused("node ids count from 1; take another one"));
     }
-    let member = entry::Member { site: new.site, duty: new.duty, peer: new.peer, admin: new.admin };
+    let member =
+        entry::Member { site: new.site, duty: new.duty, peer: new.peer, admin: new.admin, version: 0 };
     caller.write(&api, Command::PutMember(new.id, member)).await?;
     let index = api.handles.consensus.add_learner(new.id, new.peer, CHANGE_WITHIN).await?;
     Ok(Json(written(&api, index).await))

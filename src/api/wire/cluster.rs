@@ -93,6 +93,8 @@ pub struct Member {
     /// Where its admin API is reached; absent: on its own loopback only.
     #[schema(value_type = Option<String>)]
     pub admin: Option<SocketAddr>,
+    /// The newest cluster version that its program knows; 0: it has not started yet.
+    pub version: u32,
     /// `voter`, `learner`, or `outside` (described, not yet in Raft).
     pub role: String,
     /// Whether it leads, as far as the answering node knows.

@@ -273,6 +273,18 @@ pub enum TimingCommand {
     },
 }
 
+/// `cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Raises the cluster version by one, after the program of every node was upgraded. There is no way back.
+    #[command(after_help = "Examples:\n  zonekeeper cluster upgrade --yes")]
+    Upgrade {
+        /// Nodes with an older program cannot join any more.
+        #[arg(long, required = true)]
+        yes: bool,
+    },
+}
+
 /// `automation`.
 #[derive(Debug, Subcommand)]
 pub enum AutomationCommand {

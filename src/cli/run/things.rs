@@ -3,7 +3,7 @@
 use super::{Session, pairs};
 use crate::{
     client::escape,
-    command::{AutomationCommand, ExplainArgs, TimingCommand, TokenCommand, WebhookCommand},
+    command::{AutomationCommand, ClusterCommand, ExplainArgs, TimingCommand, TokenCommand, WebhookCommand},
     error::CliError,
     show::{Table, or_dash},
 };
@@ -148,6 +148,12 @@ pub(super) async fn timing(s: &mut Session<'_>, command: TimingCommand) -> Resul
         }
     }
     Ok(())
+}
+
+pub(super) async fn cluster(s: &mut Session<'_>, command: ClusterCommand) -> Result<(), CliError> {
+    let ClusterCommand::Upgrade { yes: _ } = command;
+    let written: Written = s.client.post("/v1/cluster/upgrade", &serde_json::json!({})).await?;
+    s.wrote(&written, "the cluster version is raised")
 }
 
 fn setting(text: &str) -> Result<TimingSetting, CliError> {

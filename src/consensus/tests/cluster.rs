@@ -80,8 +80,13 @@ impl Cluster {
             cluster.start_on(node, listener).await;
         }
         let first = cluster.node(1);
-        let member =
-            Member { site: "a".parse().unwrap(), duty: Duty::Full, peer: cluster.addrs[&1], admin: None };
+        let member = Member {
+            site: "a".parse().unwrap(),
+            duty: Duty::Full,
+            peer: cluster.addrs[&1],
+            admin: None,
+            version: 1,
+        };
         first.bootstrap(&member, PATIENCE).await.unwrap();
         let (_, outcome) = first.propose(init(timing)).await.unwrap();
         assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
@@ -106,7 +111,7 @@ impl Cluster {
         let before = (opened.state().hash(), opened.index());
         let timing = if opened.is_empty() { self.timing } else { opened.state().timing };
         let heard = Arc::new(Heard::default());
-        let line = Arc::new(Line { peers: peers.clone(), traffic: self.traffic.clone() });
+        let line = Arc::new(Line { node, peers: peers.clone(), traffic: self.traffic.clone() });
         let consensus = opened.start(line, timing, heard.clone()).await.unwrap();
         for lane in [Lane::Heartbeat, Lane::Raft, Lane::Bulk, Lane::Control] {
             peers.set_handler(lane, consensus.handler());
@@ -214,6 +219,31 @@ fn without_a_quorum_nothing_is_claimed_and_the_state_is_still_there() {
         let mut status = cluster.node(1).watch_status();
         let nobody = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.leader.is_none())).await;
         assert!(nobody.is_ok(), "a node that nobody follows is not shown as the leader");
+    });
+}
+
+/// Without a quorum openraft's leader goes on speaking now and then to those on its side of the cut.
+#[test]
+fn a_minority_with_the_leader_in_it_knows_its_age() {
+    run(async {
+        let cluster = Cluster::of(5).await;
+        let leader = cluster.leader().await;
+        let follower = if leader == 1 { 2 } else { 1 };
+        cluster.traffic.0.lock().unwrap().cut = [leader, follower].into();
+        for node in [leader, follower] {
+            let mut status = cluster.node(node).watch_status();
+            let old = status.wait_for(|s| s.quorum_age_ms.is_some_and(|ms| ms > 3000) && s.leader.is_none());
+            let seen = tokio::time::timeout(PATIENCE, old).await.map(drop);
+            assert!(seen.is_ok(), "node {node} takes itself for fresh: {:?}", cluster.node(node).status());
+        }
+        cluster.traffic.0.lock().unwrap().cut.clear();
+        let fresh = |s: &crate::Status| s.quorum_age_ms.is_some_and(|ms| ms < 1000) && s.leader.is_some();
+        let mut status = cluster.node(follower).watch_status();
+        assert!(
+            tokio::time::timeout(PATIENCE, status.wait_for(fresh)).await.is_ok(),
+            "{:?}",
+            *status.borrow()
+        );
     });
 }
 

@@ -5,6 +5,7 @@ use crate::{
     wire::{self, BulkCall, BulkReply},
 };
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -27,10 +28,13 @@ pub(super) struct Seen {
     pub(super) unanswered: Vec<usize>,
     /// Numbers of chunks that never arrive.
     pub(super) undelivered: Vec<usize>,
+    /// Nodes that are cut off from all others, and not from each other.
+    pub(super) cut: BTreeSet<NodeId>,
 }
 
 /// The real transport, with an eye on it and a finger on the lane of snapshots.
 pub(super) struct Line {
+    pub(super) node: NodeId,
     pub(super) peers: Arc<Peers>,
     pub(super) traffic: Arc<Traffic>,
 }
@@ -43,7 +47,14 @@ impl Transport for Line {
         request: Vec<u8>,
         deadline: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-        self.traffic.0.lock().unwrap().control += u64::from(lane == Lane::Control);
+        {
+            let mut seen = self.traffic.0.lock().unwrap();
+            if seen.cut.contains(&self.node) != seen.cut.contains(&to) {
+                let why = TransportError::Unreachable("the test has cut the line".into());
+                return Box::pin(std::future::ready(Err(why)));
+            }
+            seen.control += u64::from(lane == Lane::Control);
+        }
         if lane != Lane::Bulk {
             return Transport::call(&*self.peers, to, lane, request, deadline);
         }

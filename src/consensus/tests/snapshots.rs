@@ -42,6 +42,7 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
                 duty: Duty::Witness,
                 peer: SocketAddr::from(([127, 0, 0, 2], 1000 + number)),
                 admin: None,
+                version: 1,
             };
             let put = Proposal::by("test", Command::PutMember(100 + u64::from(number), member));
             cluster.node(leader).propose(put).await.unwrap();

@@ -59,7 +59,7 @@ pub(super) fn state() -> State {
     let mut state = State { cluster: 1, cluster_version: 1, time: LogTime(1_000_000), ..State::default() };
     for (node, name) in (1..).zip(SITES) {
         let peer = format!("10.0.0.{node}:7000").parse().unwrap();
-        let member = Member { site: site(name), duty: Duty::Full, peer, admin: None };
+        let member = Member { site: site(name), duty: Duty::Full, peer, admin: None, version: 1 };
         state.members.insert(node, Arc::new(member));
         state.sites.insert(site(name), Arc::new(Site::default()));
     }

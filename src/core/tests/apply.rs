@@ -311,6 +311,7 @@ fn a_node_id_is_never_used_again() {
         duty: Duty::Full,
         peer: ([10, 0, 1, peer], 7000).into(),
         admin: None,
+        version: 1,
     };
     log.ok(Command::PutMember(9, member(9)));
     log.refused(Command::PutMember(10, member(9)), "has the peer address");
@@ -404,4 +405,33 @@ fn a_site_that_a_pool_or_a_listener_names_must_be_declared() {
     };
     let why = refused(Change::PutPool("web".parse().unwrap(), Box::new(pool)));
     assert_eq!(why, "pool web: site muc is not declared");
+}
+
+#[test]
+fn a_zone_that_is_removed_and_made_again_goes_on_with_its_serial() {
+    let mut log = Log::empty();
+    log.ok(Command::Configure(zone()));
+    log.configure(txt(1));
+    log.configure(txt(2));
+    let served = log.state.zones[&name("example.com.")].serial();
+    log.configure(Change::RemoveZone(name("example.com.")));
+    log.ok(Command::Configure(zone()));
+    assert_eq!(log.state.zones[&name("example.com.")].serial(), served + 1);
+    let mut again = vec![Change::RemoveZone(name("example.com."))];
+    again.extend(zone());
+    log.ok(Command::Configure(again));
+    assert_eq!(log.state.zones[&name("example.com.")].serial(), served + 2, "in one entry too");
+    assert!(log.state.removed_zones.is_empty());
+}
+
+#[test]
+fn an_override_that_expires_leaves_no_service_without_a_site() {
+    let mut log = log();
+    let soon = Some(log.now + 5_000);
+    log.ok(over(Scope::Site(site("a")), Force::Down, None));
+    log.ok(over(Scope::ServiceSite(web(), site("a")), Force::Up, soon));
+    log.ok(over(Scope::Site(site("b")), Force::Down, None));
+    log.refused(over(Scope::Site(site("c")), Force::Down, None), "release one first");
+    log.after(6_000);
+    assert_eq!(log.answered(), "c");
 }

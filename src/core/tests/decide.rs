@@ -190,6 +190,7 @@ fn a_site_with_two_nodes_has_one_vote_and_green_wins_in_it() {
         duty: zonekeeper_core::entry::Duty::Full,
         peer,
         admin: None,
+        version: 1,
     };
     leader.log.ok(Command::PutMember(4, member));
     let next = leader.log.state.generation.index + 1;

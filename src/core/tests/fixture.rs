@@ -149,7 +149,7 @@ fn script() -> Vec<Item> {
 fn member(n: u8, at: &str, duty: Duty) -> Command {
     Command::PutMember(
         n.into(),
-        Member { site: site(at), duty, peer: ([10, 0, 0, n], 7000).into(), admin: None },
+        Member { site: site(at), duty, peer: ([10, 0, 0, n], 7000).into(), admin: None, version: 1 },
     )
 }
 

@@ -87,12 +87,12 @@ async fn each_way_to_fail_has_its_own_error() {
 
     b.set_handler(Lane::Raft, Arc::new(|_: NodeId, _, _| async { Ok(vec![0; Lane::Raft.limit() + 1]) }));
     assert!(
-        matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { text, .. }) if text.contains("limit"))
+        matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Broken { text, .. }) if text.contains("limit"))
     );
 
     b.set_handler(Lane::Raft, Arc::new(|_: NodeId, _, _| async { panic!("on purpose") }));
     assert!(
-        matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Remote { text, .. }) if text.contains("panicked"))
+        matches!(call(Lane::Raft, vec![], 30_000).await, Err(PeerError::Broken { text, .. }) if text.contains("panicked"))
     );
 
     let nobody = addr(&node(&ca, 4)); // gone at once

@@ -146,6 +146,7 @@ impl Node {
             duty: Duty::Full,
             peer: ([127, 0, 0, 1], 7300).into(),
             admin: None,
+            version: 1,
         };
         consensus.bootstrap(&member, WITHIN).await.unwrap();
         let local = LocalView { ready: true, log_now: LogTime(0), ..LocalView::default() };

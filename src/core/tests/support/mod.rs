@@ -106,7 +106,7 @@ impl Log {
             let peer = ([10, 0, 0, i], 7000).into();
             log.ok(Command::PutMember(
                 i.into(),
-                Member { site: site(s), duty: Duty::Full, peer, admin: None },
+                Member { site: site(s), duty: Duty::Full, peer, admin: None, version: 1 },
             ));
         }
         let next = log.state.generation.index + 1;
