@@ -8,10 +8,11 @@ use crate::Consensus;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+use tokio::task::JoinHandle;
 use zonekeeper_core::{Command, Outcome, Proposal, entry::Timing};
 
 async fn set(cluster: &Cluster, timing: Timing) -> u64 {
@@ -39,17 +40,43 @@ fn a_new_timing_rebuilds_raft_under_a_running_cluster() {
     });
 }
 
-/// Writes one entry after another until told to stop, each within [`PATIENCE`]; how many, and the last index.
-async fn write_on(consensus: Consensus, stop: Arc<AtomicBool>) -> (u64, u64) {
-    let (mut count, mut last) = (0, 0);
-    while !stop.load(Ordering::Relaxed) {
-        match consensus.propose_within(write("all the time"), PATIENCE).await {
-            Ok((index, _)) => last = index,
-            Err(error) => panic!("write {count} of node {}: {error}", consensus.node()),
-        }
-        count += 1;
+/// A client that writes one entry after another until told to stop, each within [`PATIENCE`].
+struct Writer {
+    written: Arc<AtomicU64>,
+    /// Ends with the last index.
+    task: JoinHandle<u64>,
+}
+
+impl Writer {
+    fn on(consensus: Consensus, stop: Arc<AtomicBool>) -> Writer {
+        let written = Arc::new(AtomicU64::new(0));
+        let count = written.clone();
+        let task = tokio::spawn(async move {
+            let mut last = 0;
+            while !stop.load(Relaxed) {
+                match consensus.propose_within(write("all the time"), PATIENCE).await {
+                    Ok((index, _)) => last = index,
+                    Err(error) => {
+                        panic!("write {} of node {}: {error}", count.load(Relaxed), consensus.node())
+                    }
+                }
+                count.fetch_add(1, Relaxed);
+            }
+            last
+        });
+        Writer { written, task }
     }
-    (count, last)
+
+    /// Waits until it has written twice more: the second of them began after this call.
+    async fn goes_on(&self) {
+        let want = self.written.load(Relaxed) + 2;
+        let reached = async {
+            while self.written.load(Relaxed) < want && !self.task.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("a client is stuck");
+    }
 }
 
 #[test]
@@ -57,18 +84,17 @@ fn clients_that_write_all_the_time_see_no_error_over_changes_of_the_timing() {
     run(async {
         let cluster = Cluster::of(3).await;
         let stop = Arc::new(AtomicBool::new(false));
-        let client = |node| tokio::spawn(write_on(cluster.node(node).clone(), stop.clone()));
-        let clients = [1, 1, 2, 3].map(client);
+        let clients = [1, 1, 2, 3].map(|node| Writer::on(cluster.node(node).clone(), stop.clone()));
         for timing in [Timing::Wan, Timing::Lan].repeat(3) {
             set(&cluster, timing).await;
-            for _ in 0..10 {
-                cluster.node(3).propose(write("under the new timing")).await.unwrap();
+            cluster.node(3).propose(write("under the new timing")).await.unwrap();
+            for client in &clients {
+                client.goes_on().await;
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        stop.store(true, Relaxed);
         for client in clients {
-            let (count, last) = client.await.expect("a client saw an error");
-            assert!(count > 6, "{count} writes are too few to mean anything");
+            let last = client.task.await.expect("a client saw an error");
             cluster.agree(last).await;
         }
     });
