@@ -125,3 +125,40 @@ fn a_wiped_disk_under_a_known_id_is_refused_with_the_remedy() {
     let text = String::from_utf8_lossy(&refused.body).into_owned();
     assert!(refused.status == 422 && text.contains("take a new one"), "{} {text}", refused.status);
 }
+
+/// The operator repeats the line that founded the cluster. Raft of the others must not take the empty node for one of theirs.
+#[test]
+fn a_wiped_founder_that_bootstraps_again_is_a_cluster_of_its_own() {
+    let _turn = turn();
+    let mut lab = lab(options());
+    lab.kill(0).unwrap();
+    std::fs::remove_dir_all(lab.data(0)).unwrap();
+    lab.spawn(0, &["--bootstrap"]).unwrap();
+    let token = lab.data(0).join("admin.token");
+    wait(&lab, "it founds a cluster", Duration::from_secs(30), |lab| token.exists() && lab.ready(0));
+    let put = |lab: &Lab, name: &str| {
+        let path = format!("/v1/zones/example.com/records/{name}/A");
+        lab.put(1, &path, &json!({"ttl": 60, "records": ["198.18.0.9"]}))
+    };
+    for name in ["one", "two", "three"] {
+        put(&lab, name).unwrap();
+        std::thread::sleep(Duration::from_secs(1)); // the others call it again and again
+    }
+    for i in [1, 2] {
+        let cluster = lab.get(i, "/v1/cluster").unwrap();
+        assert_eq!(cluster["data"]["voters"], json!([1, 2, 3]), "the others are who they were");
+        assert_ne!(cluster["data"]["role"], "stopped", "{cluster}");
+    }
+    let secret = std::fs::read_to_string(token).unwrap();
+    let own = zonekeeper_chaos::http::request(
+        lab.nodes[0].at(zonekeeper_chaos::lab::ADMIN),
+        "GET",
+        "/v1/cluster",
+        Some(secret.trim()),
+        None,
+        Duration::from_secs(5),
+    );
+    let own = own.unwrap().json().unwrap();
+    assert_eq!(own["data"]["voters"], json!([1]), "it is alone");
+    assert_eq!(own["data"]["role"], "leader");
+}

@@ -39,6 +39,7 @@ fn wrk(url: &str, seconds: u32, meanwhile: impl FnOnce()) -> String {
     let load =
         std::thread::spawn(move || output("wrk", &["-t1", "-c24", &for_so_long, "--timeout", "5s", &url]));
     meanwhile();
+    assert!(!load.is_finished(), "the load ended before what was to happen under it");
     let done = load.join().unwrap();
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success() && text.contains("requests in"), "{text}");
@@ -69,7 +70,7 @@ fn no_get_fails_while_backends_are_killed() {
         let listen = SocketAddr::new(ip, 8080);
         let mut serve =
             Serve::start(&["--http", &format!("{listen}={list}"), "--balance", balance, "--workers", "1"]);
-        let report = wrk(&format!("http://{listen}/"), 8, || {
+        let report = wrk(&format!("http://{listen}/"), 15, || {
             for victim in [0, 1, 2] {
                 std::thread::sleep(Duration::from_millis(1200));
                 backends[victim].0.kill().unwrap(); // SIGKILL

@@ -2,14 +2,14 @@
 
 use crate::{
     ask::{TOOLS, ask, records},
-    support::{Process, address, exe, output, tools, turn, until},
+    support::{Process, address, exe, output, share, tools, turn, until},
 };
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::{ChildStdout, Command, Stdio},
     time::Duration,
@@ -105,6 +105,78 @@ fn a_zone_file_is_answered_at_once_and_its_edits_outlive_a_restart() {
     let _serve = Serve::start(&args);
     assert_eq!(ask(dns, "new.example.com", "A").answer, edited, "an edit outlives SIGKILL");
     assert!(serial(dns) >= killed);
+}
+
+/// The node file of a node at an address, with the state that `serve` keeps in a folder.
+fn node_file(ip: IpAddr, id: u64, site: &str) -> String {
+    format!(
+        "id = {id}\nsite = {site:?}\ndata_dir = \"state/data\"\nkeys_dir = \"state/keys\"\n\n[peer]\n\
+         listen = \"{ip}:8054\"\n\n[admin]\nlisten = \"{ip}:8053\"\n\n[dns]\nlisten = [\"{ip}:5300\"]\n"
+    )
+}
+
+#[test]
+fn what_serve_began_grows_into_a_cluster() {
+    let _turn = share();
+    let folders = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    let path = |node: usize, name: &str| folders[node].path().join(name).to_string_lossy().into_owned();
+    let at = [(), ()].map(|()| address());
+    fs::write(path(0, "example.com.zone"), ZONE).unwrap();
+    let (dns, zone) =
+        (SocketAddr::new(at[0], 5300).to_string(), format!("example.com={}", path(0, "example.com.zone")));
+    let args = ["--dir", &path(0, "state"), "--dns", &dns, "--zone", &zone, "--workers", "1"];
+    let mut serve = Serve::start(&args);
+    let token = serve.token.clone();
+    serve.stop();
+
+    for (node, site) in [(0, "local"), (1, "ams")] {
+        fs::write(path(node, "node.toml"), node_file(at[node], 1 + node as u64, site)).unwrap();
+    }
+    let run = |node: usize| {
+        let mut command = Command::new(exe());
+        Process::start(command.args(["run", "--config", &path(node, "node.toml")]).stderr(Stdio::null()))
+    };
+    let call = |method: &str, path: &str, body: Option<&Value>| {
+        let admin = SocketAddr::new(at[0], 8053);
+        http::request(admin, method, path, Some(&token), body, Duration::from_secs(5))
+            .and_then(|answer| answer.json())
+            .unwrap_or_default()
+    };
+    let _first = run(0);
+    until("the first node says where it is now", Duration::from_secs(60), || {
+        let member = &call("GET", "/v1/members", None)["data"][0];
+        member["peer"] == format!("{}:8054", at[0]) && member["version"] == 1
+    });
+    let join = call("POST", "/v1/members/joins", Some(&json!({"expires_in_s": 600})));
+    let via = format!("{}:8054", at[0]);
+    let joined = output(
+        &exe().to_string_lossy(),
+        &[
+            "join",
+            "--config",
+            &path(1, "node.toml"),
+            "--via",
+            &via,
+            "--token",
+            join["token"].as_str().unwrap(),
+        ],
+    );
+    assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+    let _second = run(1);
+    until("both vote", Duration::from_secs(60), || {
+        call("GET", "/v1/cluster", None)["data"]["voters"] == json!([1, 2])
+    });
+    let mail =
+        || asker::ask(SocketAddr::new(at[1], 5300), "mail.example.com", asker::A, Duration::from_secs(5));
+    until("the second node answers for the zone", Duration::from_secs(60), || {
+        mail().is_ok_and(|a| a.addrs == ["192.0.2.25".parse().unwrap()].into())
+    });
+    let members = call("GET", "/v1/members", None);
+    let link = |m: &Value| m["id"] == 1 || m["link"]["up"] == true;
+    assert!(members["data"].as_array().unwrap().iter().all(link), "{members}");
+    // every program in it knows no newer version than this one
+    let refused = call("POST", "/v1/cluster/upgrade", Some(&json!({})));
+    assert!(refused.to_string().contains("knows up to 1"), "{refused}");
 }
 
 /// Who answers, of 60 requests.
