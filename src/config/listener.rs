@@ -7,7 +7,7 @@ use crate::{
     service::socket,
 };
 use std::path::Path;
-use zonekeeper_core::model::{Bind, Listener, Protocol, Route, TlsFiles};
+use zonekeeper_core::model::{Bind, Http2, Listener, Protocol, Route, TlsFiles};
 
 pub(crate) const FIELDS: &[&str] = &[
     "bind",
@@ -22,11 +22,15 @@ pub(crate) const FIELDS: &[&str] = &[
     "access_log",
     "identify",
     "client_first",
+    "http2",
 ];
 pub(crate) const BIND_FIELDS: &[&str] = &["site", "addr"];
 pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key"];
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("http", Protocol::Http), ("tcp", Protocol::Tcp)];
+
+const HTTP2: [(&str, Http2); 3] =
+    [("off", Http2::Off), ("tls", Http2::Tls), ("prior-knowledge", Http2::PriorKnowledge)];
 
 pub(crate) fn read(value: &Value<'_>) -> Parsed<Listener> {
     let table = value.table(FIELDS)?;
@@ -44,6 +48,7 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Listener> {
         access_log: table.or("access_log", 0, |v| v.integer(0..=1_000_000, "")),
         identify: table.or("identify", false, Value::boolean),
         client_first: table.or("client_first", false, Value::boolean),
+        http2: table.or("http2", Http2::default(), |v| v.word(&HTTP2)),
     })
 }
 
@@ -99,6 +104,7 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
     put("access_log", i64::from(listener.access_log).into());
     put("identify", listener.identify.into());
     put("client_first", listener.client_first.into());
+    put("http2", HTTP2.iter().find(|(_, h)| *h == listener.http2).map_or("", |(w, _)| w).into());
     table
 }
 

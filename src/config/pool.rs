@@ -22,6 +22,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "slow_start",
     "eject_errors",
     "max_ejected",
+    "http2",
 ];
 pub(crate) const BACKEND_FIELDS: &[&str] = &["site", "addr", "weight"];
 
@@ -50,6 +51,7 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Pool> {
         slow_start_ms: table.or("slow_start", 0, |v| millis(v, 0..=3_600_000)),
         eject_errors: table.or("eject_errors", 50, |v| v.integer(0..=100, "percentage points")),
         max_ejected: table.or("max_ejected", 50, |v| v.integer(0..=100, "percent")),
+        http2: table.or("http2", false, Value::boolean),
     })
 }
 
@@ -105,6 +107,7 @@ pub(crate) fn write(pool: &Pool) -> toml::Table {
     put("slow_start", show(u64::from(pool.slow_start_ms)).into());
     put("eject_errors", i64::from(pool.eject_errors).into());
     put("max_ejected", i64::from(pool.max_ejected).into());
+    put("http2", pool.http2.into());
     table
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 mod proxy;
 pub use proxy::{
-    Backend, Balance, Bind, HashKey, Listener, Network, PathMatch, Pool, Protocol, Redirect, Respond,
+    Backend, Balance, Bind, HashKey, Http2, Listener, Network, PathMatch, Pool, Protocol, Redirect, Respond,
     Rewrite, Route, RouteLimits, Target, TlsFiles,
 };
 

@@ -6,7 +6,7 @@
 use crate::{
     entry::{Force, Scope},
     id::{ListenerId, PoolId, SiteId},
-    model::{Balance, Check, HashKey, Listener, PathMatch, Pool, Protocol, Route, Target, TlsFiles},
+    model::{Balance, Check, HashKey, Http2, Listener, PathMatch, Pool, Protocol, Route, Target, TlsFiles},
     state::State,
 };
 use alloc::{
@@ -60,6 +60,8 @@ pub struct ListenerTable {
     pub identify: bool,
     /// Clients send first: connections are taken up with their first bytes.
     pub client_first: bool,
+    /// Who may speak HTTP/2.
+    pub http2: Http2,
 }
 
 /// One route and the pools that it leads to.
@@ -108,6 +110,8 @@ pub struct PoolTable {
     pub eject_errors: u8,
     /// At most so many percent are ejected for errors at once, but one at least.
     pub max_ejected: u8,
+    /// Backends are spoken to in HTTP/2.
+    pub http2: bool,
 }
 
 /// One backend of a pool, with the operator's word on it.
@@ -174,6 +178,7 @@ impl PoolTable {
             slow_start_ms: pool.slow_start_ms,
             eject_errors: pool.eject_errors,
             max_ejected: pool.max_ejected,
+            http2: pool.http2,
         }
     }
 }
@@ -234,6 +239,7 @@ impl ListenerTable {
             client_first: listener.client_first
                 || listener.protocol == Protocol::Http
                 || listener.tls.is_some(),
+            http2: listener.http2,
         })
     }
 

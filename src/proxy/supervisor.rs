@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use zonekeeper_core::{
     Published,
     id::ListenerId,
-    model::Protocol,
+    model::{Http2, Protocol},
     route::{ListenerTable, ProxyTable},
 };
 
@@ -185,11 +185,12 @@ impl Supervisor {
         self.certificates.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         for (id, listener) in &table.listeners {
             let Some(files) = &listener.tls else { continue };
-            if self.certificates.get(id).is_some_and(|c| c.current(files)) {
+            let http2 = listener.protocol == Protocol::Http && listener.http2 != Http2::Off;
+            if self.certificates.get(id).is_some_and(|c| c.current(files, http2)) {
                 self.tls_problems.remove(id);
                 continue;
             }
-            match Loaded::read(files) {
+            match Loaded::read(files, http2) {
                 Ok(loaded) => {
                     self.certificates.insert(id.clone(), loaded);
                     self.tls_problems.remove(id);

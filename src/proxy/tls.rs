@@ -9,6 +9,7 @@ use zonekeeper_core::model::TlsFiles;
 #[derive(Debug)]
 pub(crate) struct Loaded {
     files: TlsFiles,
+    http2: bool,
     written: [Option<SystemTime>; 2],
     pub(crate) config: Arc<ServerConfig>,
 }
@@ -19,12 +20,12 @@ fn written(files: &TlsFiles) -> [Option<SystemTime>; 2] {
 
 impl Loaded {
     /// The files are the same and were not written since.
-    pub(crate) fn current(&self, files: &TlsFiles) -> bool {
-        self.files == *files && self.written == written(files)
+    pub(crate) fn current(&self, files: &TlsFiles, http2: bool) -> bool {
+        self.files == *files && self.http2 == http2 && self.written == written(files)
     }
 
     /// Reads certificate chain and key. The error names the file and the remedy.
-    pub(crate) fn read(files: &TlsFiles) -> Result<Loaded, String> {
+    pub(crate) fn read(files: &TlsFiles, http2: bool) -> Result<Loaded, String> {
         let written = written(files);
         let chain = read_chain(&files.cert)?;
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| {
@@ -45,8 +46,9 @@ impl Loaded {
                     files.cert, files.key
                 )
             })?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Loaded { files: files.clone(), written, config: Arc::new(config) })
+        config.alpn_protocols = if http2 { vec![b"h2".to_vec()] } else { Vec::new() };
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        Ok(Loaded { files: files.clone(), http2, written, config: Arc::new(config) })
     }
 }
 

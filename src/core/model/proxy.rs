@@ -77,6 +77,8 @@ pub struct Pool {
     pub eject_errors: u8,
     /// At most so many percent of the backends, but one at least, are ejected for their errors at the same time.
     pub max_ejected: u8,
+    /// Backends are spoken to in HTTP/2 (L7).
+    pub http2: bool,
 }
 
 impl Default for Pool {
@@ -95,6 +97,7 @@ impl Default for Pool {
             slow_start_ms: 0,
             eject_errors: 50,
             max_ejected: 50,
+            http2: false,
         }
     }
 }
@@ -105,8 +108,21 @@ impl Default for Pool {
 pub enum Protocol {
     /// L4: bytes both ways.
     Tcp,
-    /// L7: HTTP/1.1.
+    /// L7: HTTP/1.1 and HTTP/2.
     Http,
+}
+
+/// Which clients of an HTTP listener may speak HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Http2 {
+    /// None.
+    Off,
+    /// Those that ask for it in the TLS handshake (RFC 7301).
+    #[default]
+    Tls,
+    /// Those, and the ones that begin with it without TLS (RFC 9113 §3.3).
+    PriorKnowledge,
 }
 
 /// Certificate and key on the node's disk.
@@ -152,6 +168,8 @@ pub struct Listener {
     pub identify: bool,
     /// TCP: clients send first, so that a connection need not be taken up before its first bytes.
     pub client_first: bool,
+    /// HTTP: who may speak HTTP/2.
+    pub http2: Http2,
 }
 
 impl Default for Listener {
@@ -169,6 +187,7 @@ impl Default for Listener {
             access_log: 0,
             identify: false,
             client_first: false,
+            http2: Http2::default(),
         }
     }
 }

@@ -21,9 +21,9 @@ use zonekeeper_core::{
     },
     id::{ListenerId, PoolId, ServiceId},
     model::{
-        Backend, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Listener, Network, PathMatch,
-        Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site,
-        Target, WhenAllDown, ZoneOwner,
+        Backend, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Http2, Listener, Network,
+        PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service,
+        Site, Target, WhenAllDown, ZoneOwner,
     },
     time::LogTime,
 };
@@ -203,6 +203,7 @@ fn declared() -> Vec<Change> {
         slow_start_ms: 20_000,
         eject_errors: 40,
         max_ejected: 34,
+        http2: true,
     };
     changes.push(Change::PutPool(pool.clone(), Box::new(pool_spec)));
     let route = Route {
@@ -239,6 +240,7 @@ fn declared() -> Vec<Change> {
         access_log: 100,
         identify: true,
         client_first: true,
+        http2: Http2::PriorKnowledge,
     };
     changes.push(Change::PutListener("front".parse::<ListenerId>().unwrap(), Box::new(listener)));
     let put = |id: &str, spec: Service| Change::PutService(id.parse::<ServiceId>().unwrap(), Box::new(spec));

@@ -1,7 +1,9 @@
 //! From a listening socket to a served connection.
 
 use super::{
-    Worker, http, relay,
+    Worker,
+    buffer::Buffer,
+    http, http2, relay,
     stream::Stream,
     timer::{Side, Timer},
     tls::Tls,
@@ -78,7 +80,16 @@ pub(crate) struct Client {
     pub(crate) listener: Arc<ListenerId>,
     pub(crate) peer: SocketAddr,
     pub(crate) timer: Timer,
-    _place: Place,
+    /// None for a stream of a connection that has it.
+    _place: Option<Place>,
+}
+
+impl Client {
+    /// The same client on a stream of its connection.
+    pub(crate) fn of_stream(&self, timer: Timer) -> Client {
+        let (worker, listener) = (self.worker.clone(), self.listener.clone());
+        Client { worker, listener, peer: self.peer, timer, _place: None }
+    }
 }
 
 /// A connection's place among the connections of its listener.
@@ -195,7 +206,7 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, fd: OwnedFd, peer: SocketAddr) {
     };
     let protocol = listener.table.protocol;
     let (worker, id) = (worker.clone(), door.id.clone());
-    let client = move |timer| Client { worker, listener: id, peer, timer, _place: place };
+    let client = move |timer| Client { worker, listener: id, peer, timer, _place: Some(place) };
     let reactor = &stream.reactor().clone();
     match (tls, protocol) {
         (None, Protocol::Http) => reactor.spawn(|timer| http::serve(client(timer), Wire::plain(stream))),
@@ -219,6 +230,10 @@ async fn handshake(client: Client, wire: Wire, protocol: Protocol) {
     }
     client.timer.disarm(Side::Client);
     match protocol {
+        Protocol::Http if wire.speaks_http2() => {
+            drop(view);
+            Box::pin(http2::serve(client, wire, Buffer::default())).await;
+        }
         Protocol::Http => Box::pin(http::serve(client, wire)).await,
         Protocol::Tcp => Box::pin(relay::serve(client, wire, view, index)).await,
     }

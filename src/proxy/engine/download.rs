@@ -2,6 +2,7 @@
 
 use super::{
     buffer::{Buffer, Out},
+    http2,
     splice::{Broke, Splice},
     timer::{Side, Timer},
     wire::{Trouble, Wire},
@@ -11,7 +12,7 @@ use crate::{
     http1::{Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, Scan, Scanner, write_response},
     latency,
 };
-use std::{cell::Cell, mem::MaybeUninit};
+use std::{cell::Cell, future::poll_fn, mem::MaybeUninit};
 
 /// Interim responses before the final one: a client needs 100 and perhaps 103, a loop needs more.
 const MAX_INTERIM: usize = 16;
@@ -161,7 +162,10 @@ impl Download<'_> {
             return Ok(None);
         }
         let mut out = Out::new();
-        if self.request.minor == 1 {
+        if let Some(stream) = self.client.stream2() {
+            let interim = http2::response_head(head, &response);
+            interim.map(|head| stream.inform(head)); // a client that is gone is noticed elsewhere
+        } else if self.request.minor == 1 {
             write_response(head, &response, 1, true, &mut out);
         }
         Ok(Some(out))
@@ -175,6 +179,8 @@ impl Download<'_> {
             Err(why) => return Downloaded::Nothing(why),
         };
         let Begun { mut decoder, encoder, reuse, tunnel, keep_alive, intact } = begun;
+        self.client.set_last(intact && decoder.done());
+        let whole = decoder == Decoder::Close; // all of the backend's stream is read
         if let Err(end) = self.write(&out).await {
             return end;
         }
@@ -188,6 +194,15 @@ impl Download<'_> {
             && let Err(end) = self.forward_body(&mut decoder, encoder, &mut out).await
         {
             return end;
+        }
+        if let Some(stream) = self.client.stream2() {
+            let trailers = match self.backend.upstream2() {
+                Some(backend) if whole => poll_fn(|_| backend.poll_trailers()).await,
+                _ => None,
+            };
+            if stream.end(trailers).is_err() {
+                return Downloaded::ClientGone;
+            }
         }
         Downloaded::Done { reuse: reuse && self.buffer.is_empty(), keep_alive }
     }
@@ -208,7 +223,14 @@ impl Download<'_> {
             return Err(Lost::Busy);
         }
         let asked = self.request;
-        let (encoder, keep_alive) = write_response(head, &response, asked.minor, asked.keep_alive, out);
+        let stream = self.client.stream2();
+        let (mut bare, encoder, keep_alive) = match stream {
+            None => {
+                let (encoder, keep) = write_response(head, &response, asked.minor, asked.keep_alive, out);
+                (None, encoder, keep)
+            }
+            Some(_) => (http2::response_head(head, &response), Encoder::Raw, true),
+        };
         let (mut decoder, reuse) = (Decoder::new(response.framing), response.keep_alive);
         self.buffer.consume(len);
         let first = decoder.transfer(encoder, self.buffer.bytes(), out);
@@ -216,6 +238,9 @@ impl Download<'_> {
             && !tunnel
         {
             self.buffer.consume(used);
+        }
+        if let (Some(stream), Some(head)) = (stream, bare.take()) {
+            let _ = stream.respond(head, decoder.done() && out.is_empty()); // as above
         }
         Ok(Begun { decoder, encoder, reuse, tunnel, keep_alive, intact: first.is_ok() })
     }
@@ -250,6 +275,7 @@ impl Download<'_> {
                 let piece = decoder.next(self.buffer.bytes()).map_err(|_| Downloaded::Cut)?;
                 self.timer.arm(Side::Client, self.idle_ms);
                 let data = &self.buffer.bytes()[piece.data];
+                self.client.set_last(decoder.done());
                 let wrote = self.client.write_all(data, self.timer, Side::Client).await;
                 self.timer.disarm(Side::Client);
                 wrote.map_err(|_| Downloaded::ClientGone)?;
@@ -257,6 +283,7 @@ impl Download<'_> {
                 continue;
             }
             let moved = decoder.transfer(encoder, self.buffer.bytes(), out);
+            self.client.set_last(moved.is_ok() && decoder.done());
             self.write(out).await?;
             self.buffer.consume(moved.map_err(|_| Downloaded::Cut)?.0);
         }

@@ -14,6 +14,7 @@ use super::{
     buffer::{Buffer, Out},
     download::{Asked, Download, Downloaded, Lost, Wait},
     http::{End, Session},
+    http2::{Refused, Upstream2},
     relay,
     timer::Side,
     upload::{Upload, Uploaded},
@@ -158,13 +159,28 @@ struct Opened {
 
 impl Opened {
     async fn open(session: &Session, lease: &Lease, fresh: bool) -> Option<Opened> {
-        let kept = if fresh { None } else { lease.kept().take() };
+        let timer = &session.client.timer;
+        let kept = if fresh { None } else { lease.take_kept(timer) };
         let reused = kept.is_some();
         let wire = match kept {
             Some(wire) => wire,
-            None => lease.connect(&session.client.timer).await?,
+            None => lease.open(timer).await?,
         };
         Some(Opened { reused, before: (wire.written(), wire.read()), wire })
+    }
+
+    /// Why nothing came on a stream of HTTP/2.
+    fn failure2(&self, lost: Lost) -> Failure {
+        let stream = self.wire.upstream2();
+        if lost == Lost::Late {
+            stream.inspect(|s| s.retire());
+        }
+        let gone = matches!(lost, Lost::Closed | Lost::Broken);
+        match stream.and_then(Upstream2::refused) {
+            Some(Refused::Stream) => Failure { lost: Lost::Busy, unread: true, stale: false },
+            Some(Refused::Connection) => Failure { lost, unread: true, stale: self.reused },
+            None => Failure { lost, unread: false, stale: self.reused && gone },
+        }
     }
 
     /// Adds this request's bytes to the backend's totals.
@@ -217,13 +233,26 @@ async fn send(session: &mut Session, plan: &mut Plan, backend: &Wire) -> Result<
     let timer = &session.client.timer;
     let response_ms = plan.response_ms;
     timer.arm(Side::Backend, response_ms);
-    let wrote = if plan.upload.done() && plan.upload.sent().is_empty() {
+    let whole = plan.upload.done() && plan.upload.sent().is_empty();
+    if !whole {
+        plan.upload.stage(&mut session.buffer).map_err(Sending::Refused)?;
+    }
+    let body = plan.upload.sent();
+    let wrote = if let Some(stream) = backend.upstream2() {
+        let how = (session.wire.stream2().is_some(), false, whole);
+        match backend.begin(stream, &plan.head, how, timer).await {
+            Ok(()) => {
+                backend.set_last(plan.upload.done());
+                backend.write_all(body, timer, Side::Backend).await
+            }
+            Err(e) => Err(e),
+        }
+    } else if body.is_empty() {
         backend.write_all(&plan.head, timer, Side::Backend).await
     } else {
-        plan.upload.stage(&mut session.buffer).map_err(Sending::Refused)?;
         let mut first = Out::new();
         first.extend_from_slice(&plan.head);
-        first.extend_from_slice(plan.upload.sent());
+        first.extend_from_slice(body);
         backend.write_all(&first, timer, Side::Backend).await
     };
     if !plan.upload.done() {
@@ -300,6 +329,9 @@ async fn settle(
             Some(answer) => session.refuse(answer, plan.asked.head).await,
             None => End::Close,
         },
+        Some(Downloaded::Nothing(lost)) if backend.wire.upstream2().is_some() => {
+            return Err(backend.failure2(lost));
+        }
         Some(Downloaded::Nothing(lost)) => {
             // It had ended before our bytes came: the end was read, and its TCP has not acknowledged one of them.
             let acked = || socket::bytes_acked(&backend.wire);

@@ -6,6 +6,7 @@ use super::{
     buffer::{Buffer, Out},
     download::Asked,
     exchange::{self, Plan},
+    http2,
     timer::Side,
     upload::Upload,
     wire::{Trouble, Wire},
@@ -15,10 +16,12 @@ use crate::{
     counters::{self, Cell as Counters},
     fixed,
     http1::{
-        Answer, Edit, Forwarded, Framing, Identity, MAX_FIELDS, Offer, Request, Scan, Scanner, write_request,
+        Answer, Edit, Forwarded, Framing, Identity, MAX_FIELDS, MAX_HEAD, Offer, Request, Scan, Scanner,
+        write_request,
     },
 };
 use std::{cell::Cell, mem::MaybeUninit, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Acquire};
+use zonekeeper_core::model::Http2;
 
 /// After a last answer the client may still be sending; so long it is read from, so that the answer is not lost in a
 /// reset (RFC 9112 §9.6).
@@ -47,11 +50,13 @@ pub(crate) enum End {
     Linger,
     /// It is reset, so that nothing looks complete.
     Reset,
+    /// It goes on as HTTP/2, from its first byte.
+    Http2,
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(client: Client, wire: Wire) {
-    let mut session = Session { client, wire, buffer: Buffer::default(), at: None, seen: Default::default() };
+    let mut session = Session::new(client, wire, Buffer::default());
     let mut first = true;
     let end = loop {
         match session.request(first).await {
@@ -62,8 +67,20 @@ pub(crate) async fn serve(client: Client, wire: Wire) {
     match end {
         End::Reset => session.wire.reset_on_close(),
         End::Linger => session.linger().await,
+        End::Http2 => Box::pin(http2::serve(session.client, session.wire, session.buffer)).await,
         End::Again | End::Close => session.close().await,
     }
+}
+
+/// Serves one request whose head is this text.
+pub(crate) async fn serve_text(session: &mut Session, head: &[u8]) -> End {
+    if head.len() > MAX_HEAD
+        || session.buffer.room().len() < head.len()
+        || session.buffer.append(head).is_err()
+    {
+        return session.refuse(Answer::HeadTooLarge, false).await;
+    }
+    session.serve_request(head.len()).await
 }
 
 /// What becomes of a request.
@@ -74,6 +91,10 @@ enum Planned {
 }
 
 impl Session {
+    pub(crate) fn new(client: Client, wire: Wire, buffer: Buffer) -> Session {
+        Session { client, wire, buffer, at: None, seen: Default::default() }
+    }
+
     /// Serves the next request.
     async fn request(&mut self, first: bool) -> End {
         let view = self.client.worker.view();
@@ -81,12 +102,19 @@ impl Session {
         let before = (self.wire.read(), self.wire.written());
         let end = match self.read_head(&view, listener, first).await {
             Err(end) => end,
+            Ok(len) if first && self.is_preface(len, &view, listener) => return End::Http2,
             Ok(len) => self.serve_request(len).await,
         };
         let cell = self.cell(&view, listener);
         counters::add(&cell.bytes_in, self.wire.read() - before.0);
         counters::add(&cell.bytes_out, self.wire.written() - before.1);
         end
+    }
+
+    /// The client begins with HTTP/2 without having asked, and may.
+    fn is_preface(&self, len: usize, view: &View, listener: usize) -> bool {
+        view.listener(listener).table.http2 == Http2::PriorKnowledge
+            && &self.buffer.bytes()[..len] == http2::PREFACE_HEAD
     }
 
     async fn serve_request(&mut self, len: usize) -> End {
@@ -209,7 +237,7 @@ impl Session {
             listener,
             pool,
             head: out,
-            upload: Upload::new(request.framing, max),
+            upload: Upload::new(request.framing, max, (self.wire.stream2().is_some(), table.http2)),
             asked,
             idempotent: request.idempotent(),
             retries: route.spec.limits.retries.unwrap_or(table.retries),
@@ -239,7 +267,14 @@ impl Session {
     async fn send(&mut self, out: &[u8], keep_alive: bool) -> End {
         self.client.timer.disarm(Side::Backend);
         self.client.timer.arm(Side::Client, LINGER_MS);
-        let wrote = self.wire.write_all(out, &self.client.timer, Side::Client).await;
+        let rest = match self.wire.stream2() {
+            Some(stream) => stream.answer(out),
+            None => Ok(0),
+        };
+        let wrote = match rest {
+            Ok(at) => self.wire.write_all(&out[at..], &self.client.timer, Side::Client).await,
+            Err(_) => Err(Trouble::Io),
+        };
         self.client.timer.disarm(Side::Client);
         match wrote {
             Ok(()) if keep_alive => End::Again,

@@ -1,10 +1,14 @@
 //! The event loop of one worker: epoll, the readiness of sockets, and the tasks that wait for it.
 //!
-//! A task is one future per client connection; it drives both of its sockets. There are no wakers and no queues between
-//! threads: a socket remembers the task that waited for it last, an event marks the socket and polls that task, once
-//! per round whatever happened to it. Readiness is cached (edge-triggered epoll), so that nothing is asked twice.
+//! A task is one future per client connection; it drives both of its sockets. There are no queues between threads: a
+//! socket remembers the task that waited for it last, an event marks the socket and polls that task, once per round
+//! whatever happened to it. Readiness is cached (edge-triggered epoll), so that nothing is asked twice. Only tasks that
+//! wait for one another, the streams of HTTP/2 and their connection, have wakers ([`Reactor::waker`]).
 
-use super::timer::{Deadlines, TICK_MS, Timer};
+use super::{
+    bell::{Bell, Rung},
+    timer::{Deadlines, TICK_MS, Timer},
+};
 use crate::health::now_ms;
 use rustix::{
     event::{
@@ -22,6 +26,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -44,6 +49,8 @@ const IDLE_MS: u64 = 1000;
 const SPECIAL: u64 = 1 << 63;
 /// The clock's event data, with [`SPECIAL`].
 const CLOCK: u64 = 1 << 32;
+/// How often the tasks of a round may wake one another before the sockets are looked at again.
+const ECHOES: usize = 4;
 /// No task.
 const NOBODY: u32 = u32::MAX;
 
@@ -61,6 +68,7 @@ type Work = Pin<Box<dyn Future<Output = ()>>>;
 struct Slot {
     work: Option<Work>,
     queued: bool,
+    bell: Option<Arc<Bell>>,
 }
 
 #[derive(Default)]
@@ -92,6 +100,7 @@ pub(crate) struct Reactor {
     sockets: RefCell<Sockets>,
     tasks: RefCell<Tasks>,
     current: Cell<u32>,
+    rung: Arc<Rung>,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -123,6 +132,7 @@ impl Reactor {
             sockets: RefCell::default(),
             tasks: RefCell::default(),
             current: Cell::new(NOBODY),
+            rung: Arc::default(),
             deadlines: Deadlines::default(),
         })
     }
@@ -207,6 +217,25 @@ impl Reactor {
         self.tasks.borrow_mut().queue(self.current.get());
     }
 
+    /// What polls the running task again when another task of this loop has something for it.
+    pub(crate) fn waker(&self) -> Waker {
+        let id = self.current.get();
+        let mut tasks = self.tasks.borrow_mut();
+        match tasks.slots.get_mut(id as usize) {
+            Some(slot) => slot.bell.get_or_insert_with(|| Bell::new(id, &self.rung)).clone().into(),
+            None => Waker::noop().clone(),
+        }
+    }
+
+    /// Queues the tasks that were woken.
+    fn answer_bells(&self) {
+        if self.rung.silent() {
+            return;
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        self.rung.take(|id| tasks.queue(id));
+    }
+
     /// Polls every task, to look at what changed.
     pub(crate) fn wake_all(&self) {
         let mut tasks = self.tasks.borrow_mut();
@@ -216,6 +245,7 @@ impl Reactor {
     /// One round: waits for events, tells the notices, polls the tasks that they concern.
     pub(crate) fn turn(&self, notice: &mut dyn FnMut(Notice)) -> io::Result<()> {
         self.keep_time(false)?;
+        self.answer_bells();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = if self.tasks.borrow().run.is_empty() { None } else { Some(&now) };
         let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
@@ -283,13 +313,22 @@ impl Reactor {
     }
 
     fn run(&self) {
-        let mut batch = std::mem::take(&mut self.tasks.borrow_mut().run);
-        for id in batch.drain(..) {
-            self.poll(id);
-        }
-        let mut tasks = self.tasks.borrow_mut();
-        if tasks.run.is_empty() {
-            tasks.run = batch; // its memory
+        for _ in 0..ECHOES {
+            self.answer_bells();
+            let mut batch = std::mem::take(&mut self.tasks.borrow_mut().run);
+            if batch.is_empty() {
+                return;
+            }
+            for id in batch.drain(..) {
+                self.poll(id);
+            }
+            let mut tasks = self.tasks.borrow_mut();
+            if tasks.run.is_empty() {
+                tasks.run = batch; // its memory
+            }
+            if self.rung.silent() {
+                return;
+            }
         }
     }
 
@@ -313,7 +352,9 @@ impl Reactor {
             Ok(Poll::Ready(())) | Err(_) => {
                 drop(work);
                 self.deadlines.reset(id);
-                self.tasks.borrow_mut().free.push(id);
+                let mut tasks = self.tasks.borrow_mut();
+                tasks.slots[id as usize].bell = None;
+                tasks.free.push(id);
             }
         }
         self.current.set(NOBODY);

@@ -65,6 +65,11 @@ impl Tls {
         &self.stream
     }
 
+    /// The handshake agreed on HTTP/2.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.connection.alpn_protocol() == Some(b"h2")
+    }
+
     /// Takes the records that came and encrypts what is wished; an error leaves an alert in `outgoing`.
     fn drive(&mut self, wish: Wish<'_>) -> io::Result<()> {
         let mut failure = None;

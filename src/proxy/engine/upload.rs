@@ -29,6 +29,8 @@ pub(crate) enum Uploaded {
 pub(crate) struct Upload {
     decoder: Decoder,
     encoder: Encoder,
+    /// Its end comes as the end of a stream.
+    bare: bool,
     max: u64,
     received: u64,
     /// As sent so far; when `remembered` is off, only the last piece.
@@ -37,10 +39,24 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(framing: Framing, max: u64) -> Upload {
-        let encoder = if framing == Framing::Chunked { Encoder::Chunked } else { Encoder::Raw };
-        let decoder = Decoder::new(framing);
-        Upload { decoder, encoder, max, received: 0, framed: Vec::new(), remembered: true }
+    /// A stream of HTTP/2 frames the data by itself, so that what comes in chunks elsewhere comes bare.
+    /// The same holds for what goes to a backend.
+    pub(crate) fn new(framing: Framing, max: u64, (bare, bare_out): (bool, bool)) -> Upload {
+        let chunked = framing == Framing::Chunked && !bare_out;
+        let encoder = if chunked { Encoder::Chunked } else { Encoder::Raw };
+        let decoder = match framing {
+            Framing::Chunked if bare => Decoder::Close,
+            framing => Decoder::new(framing),
+        };
+        Upload {
+            decoder,
+            encoder,
+            bare: decoder == Decoder::Close,
+            max,
+            received: 0,
+            framed: Vec::new(),
+            remembered: true,
+        }
     }
 
     /// The client sent all of it.
@@ -110,6 +126,7 @@ impl Upload {
                 Ok(n) if !self.remembered => splice.observe(n, from, to),
                 Ok(_) => {}
                 Err(Trouble::Timeout) => return Uploaded::Refused(Answer::Slow),
+                Err(Trouble::Closed) if self.decoder == Decoder::Close => self.decoder = Decoder::Done,
                 Err(Trouble::Closed | Trouble::Io) => return Uploaded::ClientGone,
             }
             timer.disarm(Side::Client);
@@ -117,11 +134,18 @@ impl Upload {
                 Ok(place) => place,
                 Err(answer) => return Uploaded::Refused(answer),
             };
+            if self.bare && self.done() {
+                self.encoder.end(&mut self.framed); // the stream's end, which is no byte of it
+            }
             timer.arm(Side::Backend, response_ms);
+            to.set_last(self.done());
             if to.write_all(&self.framed[place..], timer, Side::Backend).await.is_err() {
                 return Uploaded::BackendGone;
             }
             timer.disarm(Side::Backend);
+        }
+        if to.upstream2().is_some_and(|s| s.end().is_err()) {
+            return Uploaded::BackendGone;
         }
         timer.arm(Side::Backend, response_ms);
         Uploaded::Done

@@ -2,6 +2,7 @@
 
 use super::{
     View,
+    http2::Connections,
     stream::Stream,
     timer::{Side, Timer},
     wire::Wire,
@@ -22,6 +23,7 @@ const KEEP_MS: u64 = 30_000;
 pub(crate) struct Kept {
     health: Arc<BackendHealth>,
     idle: RefCell<Vec<(Wire, u64)>>,
+    http2: Connections,
 }
 
 impl Kept {
@@ -29,11 +31,13 @@ impl Kept {
     pub(crate) fn take_over(health: &Arc<BackendHealth>, before: Option<&View>) -> Rc<Kept> {
         let same = |k: &&Rc<Kept>| Arc::ptr_eq(&k.health, health);
         let found = before.and_then(|v| v.kept.iter().flatten().find(same).cloned());
-        found.unwrap_or_else(|| Rc::new(Kept { health: health.clone(), idle: RefCell::default() }))
+        found.unwrap_or_else(|| {
+            Rc::new(Kept { health: health.clone(), idle: RefCell::default(), http2: Connections::default() })
+        })
     }
 
     /// The one that was used last, if it is still open and quiet.
-    pub(crate) fn take(&self) -> Option<Wire> {
+    fn take(&self) -> Option<Wire> {
         let mut idle = self.idle.borrow_mut();
         std::iter::from_fn(|| idle.pop()).map(|(wire, _)| wire).find(Wire::quiet)
     }
@@ -41,13 +45,14 @@ impl Kept {
     /// Keeps a connection for the next request.
     pub(crate) fn give(&self, wire: Wire, now_ms: u64) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < KEEP {
+        if idle.len() < KEEP && wire.upstream2().is_none() {
             idle.push((wire, now_ms));
         }
     }
 
     fn sweep(&self, now: u64) {
         self.idle.borrow_mut().retain(|(wire, since)| now.saturating_sub(*since) < KEEP_MS && wire.quiet());
+        self.http2.sweep(now, KEEP_MS);
     }
 }
 
@@ -92,6 +97,24 @@ impl Lease {
 
     pub(crate) fn kept(&self) -> &Kept {
         &self.view.kept[self.pool][self.backend]
+    }
+
+    /// A place on a connection that stands.
+    pub(crate) fn take_kept(&self, timer: &Timer) -> Option<Wire> {
+        match self.pool().table.http2 {
+            true => self.kept().http2.take(timer).map(Wire::upstream),
+            false => self.kept().take(),
+        }
+    }
+
+    /// A place on a connection that is opened for it.
+    pub(crate) async fn open(&self, timer: &Timer) -> Option<Wire> {
+        let wire = self.connect(timer).await?;
+        let table = &self.pool().table;
+        if !table.http2 {
+            return Some(wire);
+        }
+        self.kept().http2.add(wire, timer, table.connect_timeout_ms).await.map(Wire::upstream)
     }
 
     /// Opens a connection; none when it is refused or takes too long.

@@ -2,6 +2,7 @@
 
 use super::{
     buffer::Buffer,
+    http2::{Stream2, Upstream2},
     stream::Stream,
     timer::{Side, Timer},
     tls::Tls,
@@ -12,6 +13,7 @@ use std::{
     future::poll_fn,
     io,
     os::fd::{AsRawFd, RawFd},
+    rc::Rc,
     task::{Poll, ready},
 };
 
@@ -29,6 +31,10 @@ pub(crate) enum Trouble {
 enum Kind {
     Plain(Stream),
     Tls(Box<RefCell<Tls>>),
+    /// A stream of a connection with others: the bytes of its bodies.
+    Http2(Rc<Stream2>),
+    /// The same, of a connection to a backend.
+    Upstream2(Box<Upstream2>),
 }
 
 /// A connection. Its methods take `&self`: a borrow never outlives one poll.
@@ -43,6 +49,7 @@ impl AsRawFd for Wire {
         match &self.kind {
             Kind::Plain(s) => s.as_raw_fd(),
             Kind::Tls(t) => t.borrow().stream().as_raw_fd(),
+            Kind::Http2(_) | Kind::Upstream2(_) => -1, // the connection has others' bytes, too
         }
     }
 }
@@ -60,15 +67,78 @@ impl Wire {
         Wire { kind: Kind::Tls(Box::new(RefCell::new(tls))), written: Cell::new(0), read: Cell::new(0) }
     }
 
+    pub(crate) fn http2(stream: Rc<Stream2>) -> Wire {
+        Wire { kind: Kind::Http2(stream), written: Cell::new(0), read: Cell::new(0) }
+    }
+
+    pub(crate) fn upstream(stream: Upstream2) -> Wire {
+        let kind = Kind::Upstream2(Box::new(stream));
+        Wire { kind, written: Cell::new(0), read: Cell::new(0) }
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
-        matches!(self.kind, Kind::Tls(_))
+        match &self.kind {
+            Kind::Plain(_) | Kind::Upstream2(_) => false,
+            Kind::Tls(_) => true,
+            Kind::Http2(s) => s.is_tls(),
+        }
+    }
+
+    /// The handshake agreed on HTTP/2 (RFC 7301).
+    pub(crate) fn speaks_http2(&self) -> bool {
+        matches!(&self.kind, Kind::Tls(t) if t.borrow().speaks_http2())
+    }
+
+    /// The stream, when it is one of HTTP/2: heads go by it, and only bodies through here.
+    pub(crate) fn stream2(&self) -> Option<&Stream2> {
+        match &self.kind {
+            Kind::Http2(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// Whether what is written next is the last; a stream then ends with it.
+    pub(crate) fn set_last(&self, last: bool) {
+        match &self.kind {
+            Kind::Http2(s) => s.set_last(last),
+            Kind::Upstream2(s) => s.set_last(last),
+            Kind::Plain(_) | Kind::Tls(_) => {}
+        }
+    }
+
+    /// The stream, when it is one of HTTP/2 to a backend.
+    pub(crate) fn upstream2(&self) -> Option<&Upstream2> {
+        match &self.kind {
+            Kind::Upstream2(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// Sends a request's head on a stream to a backend.
+    pub(crate) async fn begin(
+        &self,
+        stream: &Upstream2,
+        head: &[u8],
+        (trailers, tls, end): (bool, bool, bool),
+        timer: &Timer,
+    ) -> Result<(), Trouble> {
+        poll_fn(|_| match stream.poll_begin(head, trailers, tls, end) {
+            Poll::Ready(Ok(())) => {
+                add(&self.written, head.len());
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Trouble::Io)),
+            Poll::Pending if timer.expired(Side::Backend) => Poll::Ready(Err(Trouble::Timeout)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 
     /// The connection itself, when its bytes are the ones that it carries.
     pub(crate) fn stream(&self) -> Option<&Stream> {
         match &self.kind {
             Kind::Plain(s) => Some(s),
-            Kind::Tls(_) => None,
+            Kind::Tls(_) | Kind::Http2(_) | Kind::Upstream2(_) => None,
         }
     }
 
@@ -93,6 +163,8 @@ impl Wire {
         match &self.kind {
             Kind::Plain(s) => socket::reset_on_close(s),
             Kind::Tls(t) => socket::reset_on_close(t.borrow().stream()),
+            Kind::Http2(s) => s.reset(h2::Reason::INTERNAL_ERROR),
+            Kind::Upstream2(_) => {} // dropped before its end, it resets itself
         }
     }
 
@@ -130,6 +202,8 @@ impl Wire {
                 polled
             }
             Kind::Tls(tls) => tls.borrow_mut().poll_read(buffer),
+            Kind::Http2(s) => s.poll_read(buffer),
+            Kind::Upstream2(s) => s.poll_read(buffer),
         };
         if let Poll::Ready(Ok(n)) = &polled {
             add(&self.read, *n);
@@ -142,6 +216,8 @@ impl Wire {
         let polled = match &self.kind {
             Kind::Plain(s) => s.poll_write(data),
             Kind::Tls(t) => t.borrow_mut().poll_write(data),
+            Kind::Http2(s) => s.poll_write(data),
+            Kind::Upstream2(s) => s.poll_write(data),
         };
         match polled {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -156,7 +232,7 @@ impl Wire {
     /// Sends what was written and is still here.
     pub(crate) fn poll_flush(&self) -> Poll<io::Result<()>> {
         match &self.kind {
-            Kind::Plain(_) => Poll::Ready(Ok(())),
+            Kind::Plain(_) | Kind::Http2(_) | Kind::Upstream2(_) => Poll::Ready(Ok(())),
             Kind::Tls(t) => t.borrow_mut().poll_flush(),
         }
     }
@@ -166,6 +242,8 @@ impl Wire {
         match &self.kind {
             Kind::Plain(s) => Poll::Ready(s.shutdown()),
             Kind::Tls(t) => t.borrow_mut().poll_shutdown(),
+            Kind::Http2(s) => Poll::Ready(s.end(None)),
+            Kind::Upstream2(s) => Poll::Ready(s.end()),
         }
     }
 

@@ -16,7 +16,7 @@ pub use body::{BodyError, Decoder, Encoder};
 pub use identity::Identity;
 pub use request::{Offer, Request};
 pub use response::Response;
-pub use rewrite::{Edit, Forwarded, write_request, write_response};
+pub use rewrite::{Edit, Forwarded, end_to_end, write_request, write_response};
 pub use scan::{Scan, Scanner};
 
 /// Largest head, in bytes: what browsers, HAProxy and nginx agree on, doubled.

@@ -85,6 +85,12 @@ impl<'a> Nominated<'a> {
     }
 }
 
+/// The fields that travel on. `Content-Length` is not among them: framing is written anew.
+pub fn end_to_end<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = &'a Header<'a>> {
+    let nominated = Nominated::of(fields);
+    fields.iter().filter(move |f| !stripped(f, &nominated))
+}
+
 /// Copies the lines of a head in runs, leaving out those that `drop` names.
 fn copy_fields(
     head: &[u8],

@@ -10,9 +10,9 @@ use zonekeeper_config::ClusterConfig;
 use zonekeeper_core::{
     id::SiteId,
     model::{
-        Backend, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Listener, Network, PathMatch,
-        Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site,
-        Target, TlsFiles, WhenAllDown, ZoneOwner,
+        Backend, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2, Listener, Network,
+        PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service,
+        Site, Target, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -232,6 +232,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     slow_start_ms: eject_ms,
                     eject_errors: 10 * retries,
                     max_ejected: 100 - 10 * retries,
+                    http2: retries % 2 == 1,
                 }
             },
         )
@@ -319,6 +320,7 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
                 access_log: max_connections / 7,
                 identify: max_connections % 2 == 1,
                 client_first: max_connections % 3 == 1,
+                http2: [Http2::Off, Http2::Tls, Http2::PriorKnowledge][max_connections as usize % 3],
             }
         },
     )

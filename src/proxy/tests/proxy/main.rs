@@ -6,6 +6,7 @@ mod config;
 mod death;
 mod framing;
 mod http;
+mod http2;
 mod l4;
 mod routes;
 mod seeing;

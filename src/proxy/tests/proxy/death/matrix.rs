@@ -4,6 +4,7 @@
 use super::backends::{Death, Executed, healthy, victim};
 use crate::{
     framing::peers::{self, Limits},
+    http2::Client2,
     support::*,
 };
 use std::{any::Any, collections::BTreeMap, net::SocketAddr, time::Duration};
@@ -11,7 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
-use zonekeeper_core::model::Protocol;
+use zonekeeper_core::model::{Http2, Protocol};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -19,9 +20,12 @@ enum Kind {
     Post,
     Large,
     WebSocket,
+    Http2Get,
+    Http2Post,
 }
 
-const KINDS: [Kind; 4] = [Kind::Get, Kind::Post, Kind::Large, Kind::WebSocket];
+const KINDS: [Kind; 6] =
+    [Kind::Get, Kind::Post, Kind::Large, Kind::WebSocket, Kind::Http2Get, Kind::Http2Post];
 /// Requests of each kind, so that the dying one has its turn.
 const TURNS: usize = 6;
 /// Longest wait for a connection, in milliseconds.
@@ -40,10 +44,11 @@ type Cells = BTreeMap<(Death, Kind), Cell>;
 
 /// What ours may show, by the issue: no error where the request cannot have been read or is idempotent.
 fn allowed(death: Death, kind: Kind, outcome: &str) -> bool {
-    let idempotent = matches!(kind, Kind::Get | Kind::WebSocket);
+    let idempotent = matches!(kind, Kind::Get | Kind::WebSocket | Kind::Http2Get);
     match (outcome, death) {
         ("ok", _) => true,
         ("cut", Death::DiesInBody) => true,
+        ("closed", Death::DiesInBody) => matches!(kind, Kind::Http2Get | Kind::Http2Post), // before its head was sent
         (_, Death::Refuses | Death::Blackholes | Death::DiesInBody | Death::ClosesAsReused) => false,
         ("503", Death::Answers503) => !idempotent,
         ("502" | "504", _) => !idempotent,
@@ -59,6 +64,9 @@ async fn ask(addr: SocketAddr, kind: Kind, path: &str) -> String {
 }
 
 async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
+    if matches!(kind, Kind::Http2Get | Kind::Http2Post) {
+        return ask_http2(addr, kind, path).await;
+    }
     let mut client = Client::connect(addr).await;
     let head = match kind {
         Kind::Get => format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -68,6 +76,7 @@ async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
             "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         ),
+        Kind::Http2Get | Kind::Http2Post => return String::new(),
     };
     client.send(head).await;
     if kind == Kind::Large {
@@ -80,6 +89,15 @@ async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
         return if client.stream.read_exact(&mut echo).await.is_ok() { "ok".into() } else { "cut".into() };
     }
     in_a_word(&answer)
+}
+
+async fn ask_http2(addr: SocketAddr, kind: Kind, path: &str) -> String {
+    let method = if kind == Kind::Http2Get { "GET" } else { "POST" };
+    let request = http::Request::builder().method(method).uri(format!("http://a{path}")).body(()).unwrap();
+    let body: &[&[u8]] = if kind == Kind::Http2Get { &[] } else { &[b"hello"] };
+    let got = Client2::connect(addr).await.ask(request, body).await;
+    let complete = got.reset.is_none();
+    in_a_word(&Answer { status: got.status, head: String::new(), body: got.body, complete })
 }
 
 /// Sends a large body while the answer is waited for.
@@ -141,7 +159,7 @@ async fn start(
         return Some((peer.addr, Box::new(peer)));
     }
     let mut state = state(Protocol::Http, backends);
-    edit_listener(&mut state, |l| l.max_body = 0);
+    edit_listener(&mut state, |l| (l.max_body, l.http2) = (0, Http2::PriorKnowledge));
     edit_pool(&mut state, |p| {
         (p.connect_timeout_ms, p.response_timeout_ms, p.eject_ms) = (CONNECT_MS, response_ms(death), 0);
     });
@@ -156,6 +174,9 @@ async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
     let (addr, running) = start(name, death, &[bad.addr, b.addr, c.addr]).await?;
     let mut cells = Cells::new();
     for kind in KINDS {
+        if name == "nginx" && matches!(kind, Kind::Http2Get | Kind::Http2Post) {
+            continue; // this version has no listener for both
+        }
         let cell = cells.entry((death, kind)).or_default();
         let turns = if death == Death::ClosesAsReused { 5 * TURNS } else { TURNS };
         for turn in 0..turns {
@@ -167,7 +188,7 @@ async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
             let path = format!("/{kind:?}-{turn}");
             *cell.entry(ask(addr, kind, &path).await).or_insert(0) += 1;
             let times = executed.lock().unwrap().get(&path).copied().unwrap_or_default();
-            if times > 1 && matches!(kind, Kind::Post | Kind::Large) {
+            if times > 1 && matches!(kind, Kind::Post | Kind::Large | Kind::Http2Post) {
                 *cell.entry("TWICE".into()).or_insert(0) += 1;
             }
         }

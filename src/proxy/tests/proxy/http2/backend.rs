@@ -1,0 +1,207 @@
+//! Backends that speak HTTP/2.
+
+use super::*;
+use h2::{Reason, RecvStream, server::SendResponse};
+use http::{HeaderMap, Response};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// A backend whose streams are served like this. It counts the connections in the hundreds, the requests in ones.
+fn backend<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(u64, Asked) -> F + Clone + Send + Sync + 'static,
+) -> Server {
+    Server::with(any(), move |stream, n| {
+        let serve = serve.clone();
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok(asked)) = connection.accept().await {
+                tokio::spawn(serve(n.fetch_add(1, Relaxed), asked));
+            }
+        }
+    })
+}
+
+/// Answers with its name, the head that it got and the body.
+async fn echo(name: &'static str, (request, mut respond): Asked) {
+    let (head, mut body) = request.into_parts();
+    let mut data = format!("{name}\n{} {} {:?}\n", head.method, head.uri, head.headers).into_bytes();
+    while let Some(Ok(piece)) = body.data().await {
+        data.extend_from_slice(&piece);
+        let _ = body.flow_control().release_capacity(piece.len());
+    }
+    let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    for piece in data.chunks(10_000) {
+        let _ = send.send_data(Bytes::copy_from_slice(piece), false);
+    }
+    let _ = send.send_trailers(trailers);
+}
+
+fn over(backends: &[SocketAddr]) -> World {
+    let mut state = clear(backends);
+    edit_pool(&mut state, |p| p.http2 = true);
+    edit_listener(&mut state, |l| l.max_body = 0);
+    World::try_start(state, 1).unwrap()
+}
+
+#[tokio::test]
+async fn both_versions_of_clients_are_served() {
+    let a = backend(|_, asked| echo("a", asked));
+    let world = over(&[a.addr]);
+    let answer =
+        world.ask("POST /x?y HTTP/1.1\r\nHost: w.example\r\nContent-Length: 5\r\nA: b\r\n\r\nhello").await;
+    assert!(answer.status == 200 && answer.complete && answer.by() == "a", "{answer:?}");
+    let text = answer.text();
+    assert!(text.contains("POST http://w.example/x?y") && text.ends_with("hello"), "{text}");
+    assert!(text.contains("\"a\": \"b\"") && text.contains("\"x-forwarded-for\": \"127.0.0.1\""), "{text}");
+    let client = Client2::connect(world.addr("web")).await;
+    let large = vec![b'z'; 1_000_000];
+    for body in [vec![], vec![b"hello".as_slice()], vec![b"he", &large, b"llo"]] {
+        let got = client.ask(post("/").body(()).unwrap(), &body).await;
+        assert_eq!((got.status, got.reset), (200, None));
+        assert!(got.body.ends_with(&body.concat()), "{} bytes", got.body.len());
+    }
+    let head = world.ask("HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(head.status, 200);
+}
+
+#[tokio::test]
+async fn trailers_arrive_so_that_grpc_works() {
+    let a = backend(|_, asked| echo("a", asked));
+    let world = over(&[a.addr]);
+    let client = Client2::connect(world.addr("web")).await;
+    let asked =
+        post("/pkg.Service/Method").header("te", "trailers").header("content-type", "application/grpc");
+    let mut sender = client.0.clone().ready().await.unwrap();
+    let (response, _) = sender.send_request(asked.body(()).unwrap(), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let mut text = Vec::new();
+    while let Some(data) = body.data().await {
+        text.extend_from_slice(&data.unwrap());
+    }
+    assert!(String::from_utf8_lossy(&text).contains("\"te\": \"trailers\""));
+    let trailers = body.trailers().await.unwrap().expect("trailers");
+    assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn requests_share_a_connection() {
+    let a = backend(|_, asked| echo("a", asked));
+    let world = over(&[a.addr]);
+    let mut client = world.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.by(), "a");
+    }
+    let second = Client2::connect(world.addr("web")).await;
+    assert_eq!(second.get("/").await.by(), "a");
+    assert_eq!(a.count(), 21);
+}
+
+/// A request that a backend did not look at goes to another one, whatever its method.
+#[tokio::test]
+async fn a_refused_stream_is_retried_elsewhere_with_any_method() {
+    let refusing = backend(|_, (_, mut respond)| async move { respond.send_reset(Reason::REFUSED_STREAM) });
+    let good = backend(|_, asked| echo("good", asked));
+    let world = over(&[refusing.addr, good.addr]);
+    let client = Client2::connect(world.addr("web")).await;
+    for _ in 0..10 {
+        let got = client.ask(post("/").body(()).unwrap(), &[b"hello"]).await;
+        assert_eq!((got.status, got.by().as_str()), (200, "good"));
+        assert!(got.body.ends_with(b"hello"));
+    }
+    assert!(refusing.count() >= 3, "it is asked again, for it is not broken: {}", refusing.count());
+    let counted = world.proxy.counters().backends;
+    assert_eq!(counted.iter().map(|b| b.2.ejections).sum::<u64>(), 0);
+}
+
+/// A backend that says goodbye after its second request, as a server that restarts does.
+#[tokio::test]
+async fn goaway_is_invisible() {
+    let leaving = Server::with(any(), |stream, n| async move {
+        let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+        for turn in 0.. {
+            let Some(Ok(asked)) = connection.accept().await else { return };
+            n.fetch_add(1, Relaxed);
+            tokio::spawn(echo("a", asked));
+            if turn == 1 {
+                connection.graceful_shutdown();
+            }
+        }
+    });
+    let world = over(&[leaving.addr]);
+    let client = Client2::connect(world.addr("web")).await;
+    for i in 0..30 {
+        let got = client.ask(post("/").body(()).unwrap(), &[b"hello"]).await;
+        assert_eq!((got.status, got.reset), (200, None), "{i}");
+    }
+    assert_eq!(leaving.count(), 30, "each was executed exactly once");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_retried_when_it_may_be_and_cut_when_it_began() {
+    let breaking = backend(|_, (request, mut respond)| async move {
+        if request.uri().path() == "/half" {
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            let _ = send.send_data(Bytes::from_static(b"half"), false);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            send.send_reset(Reason::INTERNAL_ERROR);
+        } else {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    });
+    let good = backend(|_, asked| echo("good", asked));
+    let world = over(&[breaking.addr, good.addr]);
+    let answer = world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!((answer.status, answer.by().as_str()), (200, "good"));
+    let world = over(&[breaking.addr]);
+    assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.status, 502);
+    let world = over(&[breaking.addr]);
+    let answer = world.ask("GET /half HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!((answer.status, answer.complete), (200, false), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_backend_that_is_killed_is_invisible_to_what_may_be_repeated() {
+    let addr;
+    let good = backend(|_, asked| echo("good", asked));
+    let world = {
+        let doomed = backend(|_, asked| echo("doomed", asked));
+        addr = doomed.addr;
+        let world = over(&[addr, good.addr]);
+        let mut client = world.client().await;
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        assert!(doomed.count() > 0);
+        world
+    };
+    let mut client = world.client().await;
+    for _ in 0..10 {
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.by().as_str()), (200, "good"));
+    }
+}
+
+/// A backend that accepts streams and stays silent: its connection gets no more requests.
+#[tokio::test]
+async fn a_silent_connection_is_left() {
+    let silent = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let told = silent.clone();
+    let a = backend(move |_, asked| {
+        let silent = told.load(Relaxed);
+        async move {
+            if silent {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+            echo("a", asked).await;
+        }
+    });
+    let mut state = clear(&[a.addr]);
+    edit_pool(&mut state, |p| (p.http2, p.response_timeout_ms, p.eject_ms) = (true, 200, 0));
+    let world = World::try_start(state, 1).unwrap();
+    assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.status, 504);
+    silent.store(false, Relaxed);
+    assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.by(), "a");
+}
