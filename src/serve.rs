@@ -243,7 +243,7 @@ impl Serve {
         let listener = Listener {
             binds: vec![Bind { site: None, addr: f.listen }],
             protocol: if kind == "tcp" { Protocol::Tcp } else { Protocol::Http },
-            tls,
+            tls: tls.map(Into::into),
             routes: vec![Route::to(pool_id.clone())],
             max_connections: 0,
             ..Listener::default()

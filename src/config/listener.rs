@@ -7,7 +7,7 @@ use crate::{
     service::socket,
 };
 use std::path::Path;
-use zonekeeper_core::model::{Bind, Http2, Listener, Protocol, Route, TlsFiles};
+use zonekeeper_core::model::{Bind, Http2, Listener, Protocol, Route, Tls, TlsFiles};
 
 pub(crate) const FIELDS: &[&str] = &[
     "bind",
@@ -25,9 +25,13 @@ pub(crate) const FIELDS: &[&str] = &[
     "http2",
 ];
 pub(crate) const BIND_FIELDS: &[&str] = &["site", "addr"];
-pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key"];
+pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key", "certs", "client_ca", "client", "min_version"];
+pub(crate) const CERT_FIELDS: &[&str] = &["cert", "key"];
 
-const PROTOCOLS: [(&str, Protocol); 2] = [("http", Protocol::Http), ("tcp", Protocol::Tcp)];
+const PROTOCOLS: [(&str, Protocol); 3] =
+    [("http", Protocol::Http), ("tcp", Protocol::Tcp), ("tls", Protocol::Tls)];
+const CLIENT: [(&str, bool); 2] = [("required", false), ("optional", true)];
+const VERSIONS: [(&str, bool); 2] = [("1.2", false), ("1.3", true)];
 
 const HTTP2: [(&str, Http2); 3] =
     [("off", Http2::Off), ("tls", Http2::Tls), ("prior-knowledge", Http2::PriorKnowledge)];
@@ -62,15 +66,30 @@ fn bind(value: &Value<'_>) -> Parsed<Bind> {
     addr.map(|addr| Bind { site, addr }).ok_or(NOTED.into())
 }
 
-fn tls(value: &Value<'_>) -> Parsed<Option<TlsFiles>> {
+fn tls(value: &Value<'_>) -> Parsed<Option<Tls>> {
     let table = value.table(TLS_FIELDS)?;
+    let first = files(&table);
+    let more = table.opt("certs", |v| v.each(certificate)).unwrap_or_default();
+    Ok(first.map(|first| Tls {
+        certificates: std::iter::once(first).chain(more).collect(),
+        client_ca: table.opt("client_ca", absolute),
+        client_optional: table.or("client", false, |v| v.word(&CLIENT)),
+        only_13: table.or("min_version", false, |v| v.word(&VERSIONS)),
+    }))
+}
+
+fn certificate(value: &Value<'_>) -> Parsed<TlsFiles> {
+    files(&value.table(CERT_FIELDS)?).ok_or(NOTED.into())
+}
+
+fn files(table: &Table<'_>) -> Option<TlsFiles> {
     let cert = table.need("cert", "the file of the certificate chain (PEM)", absolute);
     let key = table.need("key", "the file of the private key (PEM)", absolute);
-    Ok(cert.zip(key).map(|(cert, key)| TlsFiles { cert, key }))
+    cert.zip(key).map(|(cert, key)| TlsFiles { cert, key })
 }
 
 /// These files lie on each node's disk, so a path must mean the same everywhere.
-fn absolute(value: &Value<'_>) -> Parsed<String> {
+pub(crate) fn absolute(value: &Value<'_>) -> Parsed<String> {
     let path = value.text(4096)?;
     if Path::new(&path).is_absolute() {
         return Ok(path);
@@ -94,7 +113,7 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
     put("bind", toml::Value::Array(listener.binds.iter().map(write_bind).collect()));
     put("protocol", protocol.into());
     if let Some(tls) = &listener.tls {
-        put("tls", strings(&[("cert", &tls.cert), ("key", &tls.key)]));
+        put("tls", write_tls(tls));
     }
     put("route", toml::Value::Array(listener.routes.iter().map(route::write).collect()));
     put("max_connections", i64::from(listener.max_connections).into());
@@ -106,6 +125,27 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
     put("client_first", listener.client_first.into());
     put("http2", HTTP2.iter().find(|(_, h)| *h == listener.http2).map_or("", |(w, _)| w).into());
     table
+}
+
+fn write_tls(tls: &Tls) -> toml::Value {
+    let files = |f: &TlsFiles| strings(&[("cert", &f.cert), ("key", &f.key)]);
+    let Some((first, more)) = tls.certificates.split_first() else { return toml::Table::new().into() };
+    let mut value = files(first);
+    if let toml::Value::Table(table) = &mut value {
+        if !more.is_empty() {
+            table.insert("certs".into(), toml::Value::Array(more.iter().map(files).collect()));
+        }
+        if let Some(ca) = &tls.client_ca {
+            table.insert("client_ca".into(), ca.as_str().into());
+        }
+        if tls.client_optional {
+            table.insert("client".into(), "optional".into());
+        }
+        if tls.only_13 {
+            table.insert("min_version".into(), "1.3".into());
+        }
+    }
+    value
 }
 
 pub(crate) fn strings(pairs: &[(&str, &String)]) -> toml::Value {

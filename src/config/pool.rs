@@ -3,11 +3,12 @@
 use crate::{
     check,
     duration::{millis, show},
+    listener::{absolute, strings},
     reader::{NOTED, Parsed, Value},
     route::valid_token,
     service::socket,
 };
-use zonekeeper_core::model::{Backend, Balance, HashKey, Pool};
+use zonekeeper_core::model::{Backend, BackendTls, Balance, HashKey, Pool, TlsFiles};
 
 pub(crate) const FIELDS: &[&str] = &[
     "backends",
@@ -23,7 +24,9 @@ pub(crate) const FIELDS: &[&str] = &[
     "eject_errors",
     "max_ejected",
     "http2",
+    "tls",
 ];
+pub(crate) const TLS_FIELDS: &[&str] = &["ca", "name", "cert", "key"];
 pub(crate) const BACKEND_FIELDS: &[&str] = &["site", "addr", "weight"];
 
 const BALANCES: [(&str, Balance); 5] = [
@@ -52,7 +55,43 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Pool> {
         eject_errors: table.or("eject_errors", 50, |v| v.integer(0..=100, "percentage points")),
         max_ejected: table.or("max_ejected", 50, |v| v.integer(0..=100, "percent")),
         http2: table.or("http2", false, Value::boolean),
+        tls: table.opt("tls", tls),
     })
+}
+
+fn tls(value: &Value<'_>) -> Parsed<BackendTls> {
+    let table = value.table(TLS_FIELDS)?;
+    let (cert, key) = (table.opt("cert", absolute), table.opt("key", absolute));
+    if table.has("cert") != table.has("key") {
+        return Err("cert and key go together: a certificate is shown with its key".into());
+    }
+    let client = cert.zip(key).map(|(cert, key)| TlsFiles { cert, key });
+    Ok(BackendTls { ca: table.opt("ca", absolute), name: table.opt("name", server_name), client })
+}
+
+/// A DNS name or an IP address, as certificates have them.
+fn server_name(value: &Value<'_>) -> Parsed<String> {
+    let text = value.text(253)?;
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    if text.parse::<std::net::IpAddr>().is_ok() || text.split('.').all(label) {
+        return Ok(text);
+    }
+    Err(format!("\"{text}\" is no name that a certificate can have; give a DNS name or an IP address"))
+}
+
+fn write_tls(tls: &BackendTls) -> toml::Value {
+    let mut pairs: Vec<(&str, &String)> = Vec::new();
+    pairs.extend(tls.ca.as_ref().map(|ca| ("ca", ca)));
+    pairs.extend(tls.name.as_ref().map(|name| ("name", name)));
+    if let Some(client) = &tls.client {
+        pairs.extend([("cert", &client.cert), ("key", &client.key)]);
+    }
+    strings(&pairs)
 }
 
 /// `"source"`, `"path"`, `"header:NAME"` or `"cookie:NAME"`.
@@ -108,6 +147,9 @@ pub(crate) fn write(pool: &Pool) -> toml::Table {
     put("eject_errors", i64::from(pool.eject_errors).into());
     put("max_ejected", i64::from(pool.max_ejected).into());
     put("http2", pool.http2.into());
+    if let Some(tls) = &pool.tls {
+        put("tls", write_tls(tls));
+    }
     table
 }
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 mod proxy;
 pub use proxy::{
-    Backend, Balance, Bind, HashKey, Http2, Listener, Network, PathMatch, Pool, Protocol, Redirect, Respond,
-    Rewrite, Route, RouteLimits, Target, TlsFiles,
+    Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, Network, PathMatch, Pool, Protocol,
+    Redirect, Respond, Rewrite, Route, RouteLimits, Target, Tls, TlsFiles,
 };
 
 /// IPv4 or IPv6: the endpoints of a site are judged apart.

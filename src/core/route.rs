@@ -6,7 +6,9 @@
 use crate::{
     entry::{Force, Scope},
     id::{ListenerId, PoolId, SiteId},
-    model::{Balance, Check, HashKey, Http2, Listener, PathMatch, Pool, Protocol, Route, Target, TlsFiles},
+    model::{
+        BackendTls, Balance, Check, HashKey, Http2, Listener, PathMatch, Pool, Protocol, Route, Target, Tls,
+    },
     state::State,
 };
 use alloc::{
@@ -43,7 +45,7 @@ pub struct ListenerTable {
     /// What it speaks.
     pub protocol: Protocol,
     /// TLS termination.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Tls>,
     /// Routes in order; the first match wins.
     pub routes: Vec<RouteTable>,
     /// Client connections at once; 0 for no limit.
@@ -112,6 +114,8 @@ pub struct PoolTable {
     pub max_ejected: u8,
     /// Backends are spoken to in HTTP/2.
     pub http2: bool,
+    /// Backends are spoken to over TLS.
+    pub tls: Option<BackendTls>,
 }
 
 /// One backend of a pool, with the operator's word on it.
@@ -179,6 +183,7 @@ impl PoolTable {
             eject_errors: pool.eject_errors,
             max_ejected: pool.max_ejected,
             http2: pool.http2,
+            tls: pool.tls.clone(),
         }
     }
 }
@@ -237,7 +242,7 @@ impl ListenerTable {
             identify: listener.identify,
             // HTTP and TLS begin with the client by definition.
             client_first: listener.client_first
-                || listener.protocol == Protocol::Http
+                || matches!(listener.protocol, Protocol::Http | Protocol::Tls)
                 || listener.tls.is_some(),
             http2: listener.http2,
         })

@@ -20,7 +20,7 @@ fn pool(balance: Balance, weights: &[u8], max: u32) -> (Arc<LocalHealth>, LivePo
         ..PoolTable::empty(&"web".parse().unwrap(), &Pool::default())
     };
     let health = LocalHealth::new();
-    let pool = LivePool::new(Arc::new(table), &health);
+    let pool = LivePool::new(Arc::new(table), &health, None);
     (health, pool)
 }
 

@@ -4,6 +4,7 @@
 use crate::{
     counters::ListenerCells,
     health::{BackendHealth, LocalHealth, PoolClock},
+    tls::{Backends, Client},
 };
 use std::{
     collections::BTreeMap,
@@ -64,14 +65,20 @@ pub(crate) struct LivePool {
     pub(crate) table: Arc<PoolTable>,
     pub(crate) backends: Vec<Arc<BackendHealth>>,
     pub(crate) clock: Arc<PoolClock>,
+    /// How they are spoken to over TLS; none without TLS, or while its files cannot be read.
+    pub(crate) tls: Option<Arc<Client>>,
     /// Where an ejection is told.
     pub(crate) health: Arc<LocalHealth>,
 }
 
 impl LivePool {
-    pub(crate) fn new(table: Arc<PoolTable>, health: &Arc<LocalHealth>) -> LivePool {
+    pub(crate) fn new(
+        table: Arc<PoolTable>,
+        health: &Arc<LocalHealth>,
+        tls: Option<Arc<Client>>,
+    ) -> LivePool {
         let backends = table.backends.iter().map(|b| health.backend(&table.id, b.addr)).collect();
-        LivePool { backends, clock: health.clock(&table.id), health: health.clone(), table }
+        LivePool { backends, clock: health.clock(&table.id), tls, health: health.clone(), table }
     }
 }
 
@@ -80,6 +87,7 @@ impl Live {
     pub(crate) fn build(
         table: &ProxyTable,
         health: &Arc<LocalHealth>,
+        backends: &Backends,
         mut listener: impl FnMut(&Arc<ListenerTable>) -> (Arc<ListenerCells>, Option<Arc<rustls::ServerConfig>>),
     ) -> Live {
         let mut live = Live::default();
@@ -93,7 +101,7 @@ impl Live {
                     let next = live.pools.len();
                     let index = *at.entry(&pool.id).or_insert(next);
                     if index == next {
-                        live.pools.push(LivePool::new(pool.clone(), health));
+                        live.pools.push(LivePool::new(pool.clone(), health, backends.of(pool)));
                     }
                     sum += u32::from(*weight);
                     split.pools.push((index, sum));

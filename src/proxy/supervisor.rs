@@ -13,7 +13,7 @@ use crate::{
     health::now_ms,
     live::Live,
     socket,
-    tls::Loaded,
+    tls::{Backends, Loaded, Secrets},
 };
 use arc_swap::ArcSwap;
 use socket2::Socket;
@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use zonekeeper_core::{
     Published,
     id::ListenerId,
-    model::{Http2, Protocol},
+    model::Protocol,
     route::{ListenerTable, ProxyTable},
 };
 
@@ -75,6 +75,10 @@ pub(crate) struct Supervisor {
     open: BTreeMap<Key, Open>,
     cells: BTreeMap<ListenerId, Arc<ListenerCells>>,
     certificates: BTreeMap<ListenerId, Loaded>,
+    /// TLS to backends.
+    backends: Backends,
+    /// What session tickets are made from where the cluster has no secret.
+    own: Secrets,
     problems: BTreeMap<Key, Problem>,
     tls_problems: BTreeMap<ListenerId, Problem>,
     retried: u64,
@@ -95,6 +99,8 @@ impl Supervisor {
             open: BTreeMap::new(),
             cells: BTreeMap::new(),
             certificates: BTreeMap::new(),
+            backends: Backends::default(),
+            own: Secrets::own(),
             problems: BTreeMap::new(),
             tls_problems: BTreeMap::new(),
             retried: 0,
@@ -154,7 +160,7 @@ impl Supervisor {
         let changed = !Arc::ptr_eq(&table, &self.table);
         if changed || retry {
             self.retried = now;
-            let reloaded = self.load_certificates(&table);
+            let reloaded = self.backends.load(&table) | self.load_certificates(&table);
             if changed || reloaded {
                 self.publish(&table);
             }
@@ -170,7 +176,7 @@ impl Supervisor {
         let workers = self.workers.len();
         let (cells, certificates) = (&mut self.cells, &self.certificates);
         cells.retain(|id, _| table.listeners.contains_key(id));
-        let live = Live::build(table, &self.shared.health, |l| {
+        let live = Live::build(table, &self.shared.health, &self.backends, |l| {
             let cells = cells.entry(l.id.clone()).or_insert_with(|| Arc::new(ListenerCells::new(workers)));
             (cells.clone(), certificates.get(&l.id).map(|c| c.config.clone()))
         });
@@ -180,17 +186,16 @@ impl Supervisor {
 
     /// Reads certificates that are new or were written again. One that cannot be read leaves the last good one.
     fn load_certificates(&mut self, table: &ProxyTable) -> bool {
-        let mut reloaded = false;
+        let (mut reloaded, secrets) = (false, self.own.clone());
         self.tls_problems.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         self.certificates.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         for (id, listener) in &table.listeners {
-            let Some(files) = &listener.tls else { continue };
-            let http2 = listener.protocol == Protocol::Http && listener.http2 != Http2::Off;
-            if self.certificates.get(id).is_some_and(|c| c.current(files, http2)) {
+            let Some(spec) = &listener.tls else { continue };
+            if self.certificates.get(id).is_some_and(|c| c.current(listener, spec, &secrets)) {
                 self.tls_problems.remove(id);
                 continue;
             }
-            match Loaded::read(files, http2) {
+            match Loaded::read(listener, spec, &secrets) {
                 Ok(loaded) => {
                     self.certificates.insert(id.clone(), loaded);
                     self.tls_problems.remove(id);
@@ -266,7 +271,7 @@ impl Supervisor {
             let healthy = |r: &zonekeeper_core::route::RouteTable| {
                 r.pools.iter().any(|(pool, _)| self.shared.health.healthy_count(pool).0 > 0)
             };
-            listener.protocol == Protocol::Http || listener.routes.first().is_some_and(healthy)
+            listener.protocol == Protocol::Http || listener.routes.iter().any(healthy)
         };
         readable && served()
     }
@@ -296,7 +301,10 @@ impl Supervisor {
         };
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.addrs = table.listeners.values().flat_map(local).collect();
-        status.problems = self.problems.values().chain(self.tls_problems.values()).cloned().collect();
+        let of_pools = self.backends.concerned(table);
+        let of_pools = of_pools.map(|(listener, message)| Problem { listener, addr: None, message });
+        status.problems =
+            self.problems.values().chain(self.tls_problems.values()).cloned().chain(of_pools).collect();
     }
 }
 

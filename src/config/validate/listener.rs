@@ -64,6 +64,9 @@ fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listene
     if listener.routes.is_empty() {
         log.error_at(&join("listener", id.as_str()), "leads nowhere; give pool = \"NAME\", or routes");
     }
+    if listener.protocol == Protocol::Tls {
+        passthrough(log, id, listener);
+    }
     let bytes = |r: &Route| {
         let plain = Route { target: r.target.clone(), ..Route::default() };
         *r == plain && matches!(r.target, Target::Pools(_))
@@ -86,6 +89,24 @@ fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listene
         }
         route.pools().for_each(|pool| known_pool(config, log, &join(&at, "pool"), pool));
         without_use(log, &at, route);
+    }
+}
+
+/// Of a greeting the name and the source are known, and what follows is not ours to read.
+fn passthrough(log: &Log, id: &ListenerId, listener: &Listener) {
+    for (i, route) in listener.routes.iter().enumerate() {
+        let plain = Route {
+            target: route.target.clone(),
+            hosts: route.hosts.clone(),
+            sources: route.sources.clone(),
+            ..Route::default()
+        };
+        if *route != plain || !matches!(route.target, Target::Pools(_)) {
+            log.error_at(&format!("{}[{i}]", path(id, "route")), "asks for more than a TLS greeting tells; a listener with protocol = \"tls\" has routes by host and source to a pool. To see requests, terminate TLS: protocol = \"http\" with tls = { cert, key }");
+        }
+    }
+    if listener.tls.is_some() {
+        log.error_at(&path(id, "tls"), "has no use with protocol = \"tls\", which passes TLS through; use protocol = \"http\" or \"tcp\" to terminate it");
     }
 }
 
@@ -117,8 +138,21 @@ fn without_use(log: &Log, at: &str, route: &Route) {
 /// Certificates lie on the nodes' disks: missing here is a warning, there but unreadable is an error.
 fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
     let Some(tls) = &listener.tls else { return };
-    for (field, file, mark) in [("cert", &tls.cert, "CERTIFICATE"), ("key", &tls.key, "PRIVATE KEY")] {
-        let at = join(&path(id, "tls"), field);
+    let at = path(id, "tls");
+    if tls.client_optional && tls.client_ca.is_none() {
+        log.error_at(
+            &join(&at, "client"),
+            "has no use without client_ca; give the file of those who sign certificates of clients",
+        );
+    }
+    let mut files: Vec<(String, &String, &str)> = Vec::new();
+    for (i, pair) in tls.certificates.iter().enumerate() {
+        let at = if i == 0 { at.clone() } else { format!("{at}.certs[{}]", i - 1) };
+        files.push((join(&at, "cert"), &pair.cert, "CERTIFICATE"));
+        files.push((join(&at, "key"), &pair.key, "PRIVATE KEY"));
+    }
+    files.extend(tls.client_ca.iter().map(|ca| (join(&at, "client_ca"), ca, "CERTIFICATE")));
+    for (at, file, mark) in files {
         match start_of(file) {
             Ok(text) if text.contains("-----BEGIN ") && text.contains(mark) => {}
             Ok(_) => {

@@ -79,6 +79,8 @@ pub struct Pool {
     pub max_ejected: u8,
     /// Backends are spoken to in HTTP/2 (L7).
     pub http2: bool,
+    /// Backends are spoken to over TLS.
+    pub tls: Option<BackendTls>,
 }
 
 impl Default for Pool {
@@ -98,6 +100,7 @@ impl Default for Pool {
             eject_errors: 50,
             max_ejected: 50,
             http2: false,
+            tls: None,
         }
     }
 }
@@ -108,6 +111,8 @@ impl Default for Pool {
 pub enum Protocol {
     /// L4: bytes both ways.
     Tcp,
+    /// L4: bytes both ways, to where the name in the client's TLS greeting leads (SNI, RFC 6066 §3). Nothing is decrypted.
+    Tls,
     /// L7: HTTP/1.1 and HTTP/2.
     Http,
 }
@@ -123,6 +128,36 @@ pub enum Http2 {
     Tls,
     /// Those, and the ones that begin with it without TLS (RFC 9113 §3.3).
     PriorKnowledge,
+}
+
+/// TLS termination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// At least one; a client gets the first that names what it asks for and that it can verify, else the first of all.
+    pub certificates: Vec<TlsFiles>,
+    /// PEM certificates of those who sign certificates of clients; none: clients are not asked.
+    pub client_ca: Option<String>,
+    /// Clients may come without a certificate.
+    pub client_optional: bool,
+    /// TLS 1.3 only.
+    pub only_13: bool,
+}
+
+impl From<TlsFiles> for Tls {
+    fn from(files: TlsFiles) -> Tls {
+        Tls { certificates: alloc::vec![files], client_ca: None, client_optional: false, only_13: false }
+    }
+}
+
+/// TLS to the backends of a pool. They are always verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BackendTls {
+    /// PEM certificates that are trusted; none: those of the system.
+    pub ca: Option<String>,
+    /// The name that a backend's certificate must have, and that it is asked for; none: its address.
+    pub name: Option<String>,
+    /// Certificate and key that we show.
+    pub client: Option<TlsFiles>,
 }
 
 /// Certificate and key on the node's disk.
@@ -151,7 +186,7 @@ pub struct Listener {
     /// What it speaks.
     pub protocol: Protocol,
     /// TLS termination.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Tls>,
     /// First match wins; L4 listeners have one route without conditions.
     pub routes: Vec<Route>,
     /// Client connections at once; 0 for no limit.

@@ -403,6 +403,7 @@ fn a_site_that_a_pool_or_a_listener_names_must_be_declared() {
         eject_errors: 0,
         max_ejected: 0,
         http2: false,
+        tls: None,
     };
     let why = refused(Change::PutPool("web".parse().unwrap(), Box::new(pool)));
     assert_eq!(why, "pool web: site muc is not declared");

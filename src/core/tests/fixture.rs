@@ -21,9 +21,9 @@ use zonekeeper_core::{
     },
     id::{ListenerId, PoolId, ServiceId},
     model::{
-        Backend, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Http2, Listener, Network,
-        PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service,
-        Site, Target, WhenAllDown, ZoneOwner,
+        Backend, BackendTls, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Http2, Listener,
+        Network, PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits,
+        Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     time::LogTime,
 };
@@ -204,6 +204,11 @@ fn declared() -> Vec<Change> {
         eject_errors: 40,
         max_ejected: 34,
         http2: true,
+        tls: Some(BackendTls {
+            ca: Some("/etc/ca.pem".into()),
+            name: Some("inside.example".into()),
+            client: Some(TlsFiles { cert: "/etc/c.pem".into(), key: "/etc/k.pem".into() }),
+        }),
     };
     changes.push(Change::PutPool(pool.clone(), Box::new(pool_spec)));
     let route = Route {
@@ -231,7 +236,12 @@ fn declared() -> Vec<Change> {
     let listener = Listener {
         binds: vec![Bind { site: None, addr: ([0, 0, 0, 0], 443).into() }],
         protocol: Protocol::Http,
-        tls: None,
+        tls: Some(Tls {
+            certificates: vec![TlsFiles { cert: "/etc/c.pem".into(), key: "/etc/k.pem".into() }],
+            client_ca: Some("/etc/ca.pem".into()),
+            client_optional: true,
+            only_13: true,
+        }),
         routes: vec![route, respond, redirect],
         max_connections: 0,
         header_timeout_ms: 5_000,

@@ -3,7 +3,7 @@
 use super::{
     Worker,
     buffer::Buffer,
-    http, http2, relay,
+    http, http2, passthrough, relay,
     stream::Stream,
     timer::{Side, Timer},
     tls::Tls,
@@ -213,6 +213,9 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, fd: OwnedFd, peer: SocketAddr) {
         (None, Protocol::Tcp) => {
             reactor.spawn(|timer| relay::serve(client(timer), Wire::plain(stream), view, index));
         }
+        (None, Protocol::Tls) => {
+            reactor.spawn(|timer| passthrough::serve(client(timer), Wire::plain(stream), view, index));
+        }
         (Some(config), _) => match Tls::new(stream, config) {
             Ok(tls) => reactor.spawn(|timer| handshake(client(timer), Wire::tls(tls), protocol)),
             Err(e) => tracing::error!(listener = %door.id, error = %e, "a TLS connection cannot begin"),
@@ -225,7 +228,7 @@ async fn handshake(client: Client, wire: Wire, protocol: Protocol) {
     let Some(index) = view.live.find(&client.listener) else { return };
     let listener: &LiveListener = view.listener(index);
     client.timer.arm(Side::Client, listener.table.header_timeout_ms);
-    if wire.handshake(&client.timer).await.is_err() {
+    if wire.handshake(&client.timer, Side::Client).await.is_err() {
         return counters::add(&listener.cells.of(client.worker.index).refused, 1);
     }
     client.timer.disarm(Side::Client);
@@ -235,6 +238,6 @@ async fn handshake(client: Client, wire: Wire, protocol: Protocol) {
             Box::pin(http2::serve(client, wire, Buffer::default())).await;
         }
         Protocol::Http => Box::pin(http::serve(client, wire)).await,
-        Protocol::Tcp => Box::pin(relay::serve(client, wire, view, index)).await,
+        Protocol::Tcp | Protocol::Tls => Box::pin(relay::serve(client, wire, view, index)).await,
     }
 }

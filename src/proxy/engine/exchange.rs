@@ -155,6 +155,8 @@ struct Opened {
     reused: bool,
     /// Bytes written and read before.
     before: (u64, u64),
+    /// Bytes that its TCP was given before.
+    sent: u64,
 }
 
 impl Opened {
@@ -166,7 +168,7 @@ impl Opened {
             Some(wire) => wire,
             None => lease.open(timer).await?,
         };
-        Some(Opened { reused, before: (wire.written(), wire.read()), wire })
+        Some(Opened { reused, before: (wire.written(), wire.read()), sent: wire.sent(), wire })
     }
 
     /// Why nothing came on a stream of HTTP/2.
@@ -239,7 +241,8 @@ async fn send(session: &mut Session, plan: &mut Plan, backend: &Wire) -> Result<
     }
     let body = plan.upload.sent();
     let wrote = if let Some(stream) = backend.upstream2() {
-        let how = (session.wire.stream2().is_some(), false, whole);
+        let tls = plan.view.pool(plan.pool).table.tls.is_some();
+        let how = (session.wire.stream2().is_some(), tls, whole);
         match backend.begin(stream, &plan.head, how, timer).await {
             Ok(()) => {
                 backend.set_last(plan.upload.done());
@@ -336,7 +339,7 @@ async fn settle(
             // It had ended before our bytes came: the end was read, and its TCP has not acknowledged one of them.
             let acked = || socket::bytes_acked(&backend.wire);
             let ended = backend.reused && lost == Lost::Closed;
-            let unread = ended && acked().is_some_and(|n| n <= backend.before.0);
+            let unread = ended && acked().is_some_and(|n| n <= backend.sent);
             let stale = backend.reused && matches!(lost, Lost::Closed | Lost::Broken);
             return Err(Failure { lost, unread, stale });
         }

@@ -15,6 +15,7 @@ mod download;
 mod exchange;
 mod http;
 mod http2;
+mod passthrough;
 mod reactor;
 mod relay;
 mod splice;
@@ -171,7 +172,7 @@ pub(crate) struct View {
 impl View {
     /// The table at `version`; connections to backends that stay are taken over from `before`.
     fn new(version: u64, live: Arc<Live>, before: Option<&View>) -> View {
-        let keep = |pool: &LivePool| pool.backends.iter().map(|b| Kept::take_over(b, before)).collect();
+        let keep = |pool: &LivePool| pool.backends.iter().map(|b| Kept::take_over(b, pool, before)).collect();
         View { version, kept: live.pools.iter().map(keep).collect(), live }
     }
 

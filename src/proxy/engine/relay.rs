@@ -21,9 +21,19 @@ use std::{
 
 /// Serves an L4 connection.
 pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usize) {
+    serve_route(client, wire, (view, index, 0), Buffer::default()).await;
+}
+
+/// Serves an L4 connection that takes this route; `read` came already.
+pub(crate) async fn serve_route(
+    client: Client,
+    wire: Wire,
+    (view, index, route): (Rc<View>, usize, usize),
+    read: Buffer,
+) {
     let listener = view.listener(index);
     let cell = listener.cells.of(client.worker.index);
-    let connected = match listener.routes.first().and_then(Split::next) {
+    let connected = match listener.routes.get(route).and_then(Split::next) {
         Some(pool) => connect(&client, &view, pool).await,
         None => None,
     };
@@ -32,7 +42,7 @@ pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usi
         return wire.reset_on_close();
     };
     let idle_ms = listener.table.idle_timeout_ms;
-    let ok = relay(&client.timer, idle_ms, &wire, &backend, Default::default()).await;
+    let ok = relay(&client.timer, idle_ms, &wire, &backend, (read, Buffer::default())).await;
     counters::add(&cell.bytes_in, wire.read());
     counters::add(&cell.bytes_out, wire.written());
     let totals = &lease.health().totals;

@@ -1,15 +1,17 @@
-//! A terminated TLS connection: rustls without buffers of its own, over the loop's buffers. An idle connection holds
-//! its keys and nothing else.
+//! A TLS connection, of a client or to a backend: rustls without buffers of its own, over the loop's buffers. An idle
+//! connection holds its keys and nothing else.
 
 use super::{
     buffer::{Buffer, SIZE},
     stream::Stream,
 };
 use rustls::{
-    ServerConfig,
+    ClientConfig, ServerConfig,
+    client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
+use rustls_pki_types::ServerName;
 use std::{
     io,
     sync::Arc,
@@ -19,18 +21,32 @@ use std::{
 /// Plaintext encrypted at once: with the records' headers and tags it fits into one buffer.
 const PIECE: usize = 60 * 1024;
 
-/// A connection that speaks TLS to its client.
+/// Which end we are.
+enum End {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// A connection that speaks TLS.
 pub(crate) struct Tls {
     stream: Stream,
-    connection: UnbufferedServerConnection,
+    end: End,
     /// Read and not yet decrypted.
     incoming: Buffer,
+    /// Encrypted bytes that the system took.
+    sent: u64,
+    state: State,
+}
+
+/// What came out of the records so far.
+#[derive(Default)]
+struct State {
     /// Decrypted and not yet taken.
     plain: Buffer,
     /// Encrypted and not yet sent.
     outgoing: Buffer,
     established: bool,
-    /// The client said that it sends no more (RFC 8446 §6.1).
+    /// The other end said that it sends no more (RFC 8446 §6.1).
     ended: bool,
     said_end: bool,
 }
@@ -47,27 +63,113 @@ fn broken(e: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, e)
 }
 
+/// What one step left to be done.
+enum Step {
+    Again,
+    Done,
+    Failed(io::Error),
+}
+
+impl State {
+    /// Takes the records that came and encrypts what is wished.
+    fn step<D>(
+        &mut self,
+        state: Result<ConnectionState<'_, '_, D>, rustls::Error>,
+        wish: Wish<'_>,
+        fulfilled: &mut bool,
+    ) -> io::Result<Step> {
+        match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    self.plain.append(record.map_err(broken)?.payload)?;
+                }
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                match data.encode(self.outgoing.room()) {
+                    Ok(n) => self.outgoing.filled(n),
+                    Err(EncodeError::InsufficientSize(_)) => return Err(io::ErrorKind::OutOfMemory.into()),
+                    Err(e) => return Err(broken(e)),
+                }
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done(); // it stands in `outgoing`
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::PeerClosed) => {
+                self.ended = true;
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                (self.established, *fulfilled) = (true, true);
+                let wrote = match wish {
+                    Wish::Nothing => Ok(0),
+                    Wish::Data(data) => traffic.encrypt(data, self.outgoing.room()),
+                    Wish::End => traffic.queue_close_notify(self.outgoing.room()),
+                };
+                match wrote {
+                    Ok(n) => self.outgoing.filled(n),
+                    Err(EncryptError::InsufficientSize(_)) => return Err(io::ErrorKind::OutOfMemory.into()),
+                    Err(e) => return Err(broken(e)),
+                }
+                Ok(Step::Done)
+            }
+            Ok(_) => Ok(Step::Done),
+            Err(e) => Ok(Step::Failed(broken(e))),
+        }
+    }
+}
+
 impl Tls {
+    /// With a client.
     pub(crate) fn new(stream: Stream, config: Arc<ServerConfig>) -> io::Result<Tls> {
-        Ok(Tls {
-            stream,
-            connection: UnbufferedServerConnection::new(config).map_err(broken)?,
-            incoming: Buffer::default(),
-            plain: Buffer::default(),
-            outgoing: Buffer::default(),
-            established: false,
-            ended: false,
-            said_end: false,
-        })
+        let end = End::Server(UnbufferedServerConnection::new(config).map_err(broken)?);
+        Ok(Tls { stream, end, incoming: Buffer::default(), sent: 0, state: State::default() })
+    }
+
+    /// With a backend of this name; it is greeted.
+    pub(crate) fn to(
+        stream: Stream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Tls> {
+        let end = End::Client(UnbufferedClientConnection::new(config, name).map_err(broken)?);
+        let mut tls = Tls { stream, end, incoming: Buffer::default(), sent: 0, state: State::default() };
+        tls.drive(Wish::Nothing)?;
+        Ok(tls)
     }
 
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
+    /// Encrypted bytes that the system took so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// The handshake agreed on HTTP/2.
     pub(crate) fn speaks_http2(&self) -> bool {
-        self.connection.alpn_protocol() == Some(b"h2")
+        let agreed = match &self.end {
+            End::Server(connection) => connection.alpn_protocol(),
+            End::Client(connection) => connection.alpn_protocol(),
+        };
+        agreed == Some(b"h2")
+    }
+
+    /// Nothing but records of TLS itself (session tickets) came since all was read.
+    pub(crate) fn quiet(&mut self) -> bool {
+        loop {
+            if !self.state.plain.is_empty() || self.state.ended {
+                return false;
+            }
+            match self.poll_more() {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return false,
+            }
+        }
     }
 
     /// Takes the records that came and encrypts what is wished; an error leaves an alert in `outgoing`.
@@ -75,59 +177,23 @@ impl Tls {
         let mut failure = None;
         let mut fulfilled = matches!(wish, Wish::Nothing);
         loop {
-            let UnbufferedStatus { discard, state } =
-                self.connection.process_tls_records(self.incoming.bytes_mut());
-            let more = match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        self.plain.append(record.map_err(broken)?.payload)?;
-                    }
-                    true
+            let (discard, step) = match &mut self.end {
+                End::Server(connection) => {
+                    let UnbufferedStatus { discard, state, .. } =
+                        connection.process_tls_records(self.incoming.bytes_mut());
+                    (discard, self.state.step(state, wish, &mut fulfilled)?)
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    match data.encode(self.outgoing.room()) {
-                        Ok(n) => self.outgoing.filled(n),
-                        Err(EncodeError::InsufficientSize(_)) => {
-                            return Err(io::ErrorKind::OutOfMemory.into());
-                        }
-                        Err(e) => return Err(broken(e)),
-                    }
-                    true
+                End::Client(connection) => {
+                    let UnbufferedStatus { discard, state, .. } =
+                        connection.process_tls_records(self.incoming.bytes_mut());
+                    (discard, self.state.step(state, wish, &mut fulfilled)?)
                 }
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done(); // it stands in `outgoing`
-                    true
-                }
-                Ok(ConnectionState::PeerClosed) => {
-                    self.ended = true;
-                    true
-                }
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    (self.established, fulfilled) = (true, true);
-                    let wrote = match wish {
-                        Wish::Nothing => Ok(0),
-                        Wish::Data(data) => traffic.encrypt(data, self.outgoing.room()),
-                        Wish::End => traffic.queue_close_notify(self.outgoing.room()),
-                    };
-                    match wrote {
-                        Ok(n) => self.outgoing.filled(n),
-                        Err(EncryptError::InsufficientSize(_)) => {
-                            return Err(io::ErrorKind::OutOfMemory.into());
-                        }
-                        Err(e) => return Err(broken(e)),
-                    }
-                    false
-                }
-                Ok(_) => false,
-                Err(e) if failure.is_none() => {
-                    failure = Some(broken(e)); // and once more, for the alert
-                    true
-                }
-                Err(_) => false,
             };
             self.incoming.consume(discard);
-            if !more {
-                break;
+            match step {
+                Step::Again => {}
+                Step::Failed(e) if failure.is_none() => failure = Some(e), // and once more, for the alert
+                Step::Done | Step::Failed(_) => break,
             }
         }
         match failure {
@@ -165,7 +231,7 @@ impl Tls {
     pub(crate) fn poll_handshake(&mut self) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_flush())?;
-            if self.established || !self.plain.is_empty() {
+            if self.state.established || !self.state.plain.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_more())?;
@@ -174,8 +240,8 @@ impl Tls {
 
     /// Reads plaintext behind what the buffer holds; 0 at the client's orderly end.
     pub(crate) fn poll_read(&mut self, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
-        while self.plain.is_empty() && !self.ended {
-            if !self.outgoing.is_empty() && self.poll_flush()?.is_pending() {
+        while self.state.plain.is_empty() && !self.state.ended {
+            if !self.state.outgoing.is_empty() && self.poll_flush()?.is_pending() {
                 buffer.wait(); // an answer to the client's records (a key update) goes first, and none piles up
                 return Poll::Pending;
             }
@@ -188,15 +254,15 @@ impl Tls {
             }
         }
         if buffer.is_empty() {
-            std::mem::swap(buffer, &mut self.plain);
+            std::mem::swap(buffer, &mut self.state.plain);
             return Poll::Ready(Ok(buffer.bytes().len()));
         }
-        let n = self.plain.bytes().len().min(buffer.room().len());
-        if n == 0 && !self.plain.is_empty() {
+        let n = self.state.plain.bytes().len().min(buffer.room().len());
+        if n == 0 && !self.state.plain.is_empty() {
             return Poll::Ready(Err(io::Error::other("the buffer is full")));
         }
-        buffer.append(&self.plain.bytes()[..n])?;
-        self.plain.consume(n);
+        buffer.append(&self.state.plain.bytes()[..n])?;
+        self.state.plain.consume(n);
         Poll::Ready(Ok(n))
     }
 
@@ -213,9 +279,10 @@ impl Tls {
 
     /// Sends what is encrypted.
     pub(crate) fn poll_flush(&mut self) -> Poll<io::Result<()>> {
-        while !self.outgoing.is_empty() {
-            let n = ready!(self.stream.poll_write(self.outgoing.bytes()))?;
-            self.outgoing.consume(n);
+        while !self.state.outgoing.is_empty() {
+            let n = ready!(self.stream.poll_write(self.state.outgoing.bytes()))?;
+            self.sent += n as u64;
+            self.state.outgoing.consume(n);
         }
         Poll::Ready(Ok(()))
     }
@@ -223,8 +290,8 @@ impl Tls {
     /// Says that we send no more, and ends our direction.
     pub(crate) fn poll_shutdown(&mut self) -> Poll<io::Result<()>> {
         ready!(self.poll_flush())?;
-        if self.established && !self.said_end {
-            self.said_end = true;
+        if self.state.established && !self.state.said_end {
+            self.state.said_end = true;
             self.drive(Wish::End)?;
             ready!(self.poll_flush())?;
         }

@@ -5,12 +5,14 @@ use super::{
     http2::Connections,
     stream::Stream,
     timer::{Side, Timer},
+    tls::Tls,
     wire::Wire,
 };
 use crate::{
     balance::{self, Choice},
     health::BackendHealth,
     live::LivePool,
+    tls::Client,
 };
 use std::{cell::RefCell, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
@@ -24,15 +26,28 @@ pub(crate) struct Kept {
     health: Arc<BackendHealth>,
     idle: RefCell<Vec<(Wire, u64)>>,
     http2: Connections,
+    /// What they were opened with.
+    tls: Option<Arc<Client>>,
 }
 
 impl Kept {
     /// The kept connections of a backend, from an earlier view if it had some.
-    pub(crate) fn take_over(health: &Arc<BackendHealth>, before: Option<&View>) -> Rc<Kept> {
-        let same = |k: &&Rc<Kept>| Arc::ptr_eq(&k.health, health);
+    pub(crate) fn take_over(health: &Arc<BackendHealth>, pool: &LivePool, before: Option<&View>) -> Rc<Kept> {
+        let same = |k: &&Rc<Kept>| {
+            let tls = match (&k.tls, &pool.tls) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                (a, b) => a.is_none() && b.is_none(),
+            };
+            tls && Arc::ptr_eq(&k.health, health)
+        };
         let found = before.and_then(|v| v.kept.iter().flatten().find(same).cloned());
         found.unwrap_or_else(|| {
-            Rc::new(Kept { health: health.clone(), idle: RefCell::default(), http2: Connections::default() })
+            Rc::new(Kept {
+                health: health.clone(),
+                idle: RefCell::default(),
+                http2: Connections::default(),
+                tls: pool.tls.clone(),
+            })
         })
     }
 
@@ -117,6 +132,19 @@ impl Lease {
         self.kept().http2.add(wire, timer, table.connect_timeout_ms).await.map(Wire::upstream)
     }
 
+    /// Shakes hands where the pool has TLS; none when the backend is not who it shall be.
+    async fn encrypt(&self, stream: Stream, timer: &Timer) -> Option<Wire> {
+        let table = &self.pool().table;
+        if table.tls.is_none() {
+            return Some(Wire::plain(stream));
+        }
+        let client = self.pool().tls.as_ref()?;
+        let tls = Tls::to(stream, client.config().clone(), client.name(self.health().addr.ip())).ok()?;
+        let wire = Wire::tls(tls);
+        let shaken = wire.handshake(timer, Side::Backend).await;
+        (shaken.is_ok() && (!table.http2 || wire.speaks_http2())).then_some(wire)
+    }
+
     /// Opens a connection; none when it is refused or takes too long.
     pub(crate) async fn connect(&self, timer: &Timer) -> Option<Wire> {
         let stream = Stream::connect(self.health().addr, timer.reactor()).ok()?;
@@ -127,8 +155,12 @@ impl Lease {
             Poll::Pending => Poll::Pending,
         })
         .await;
+        let wire = match connected {
+            true => self.encrypt(stream, timer).await,
+            false => None,
+        };
         timer.disarm(Side::Backend);
-        connected.then(|| Wire::plain(stream))
+        wire
     }
 }
 

@@ -147,6 +147,14 @@ impl Wire {
         self.written.get()
     }
 
+    /// Bytes that its TCP was given so far.
+    pub(crate) fn sent(&self) -> u64 {
+        match &self.kind {
+            Kind::Tls(t) => t.borrow().sent(),
+            _ => self.written.get(),
+        }
+    }
+
     /// Bytes that were read so far.
     pub(crate) fn read(&self) -> u64 {
         self.read.get()
@@ -170,15 +178,19 @@ impl Wire {
 
     /// A kept connection that is still open and quiet.
     pub(crate) fn quiet(&self) -> bool {
-        self.stream().is_some_and(Stream::quiet)
+        match &self.kind {
+            Kind::Plain(s) => s.quiet(),
+            Kind::Tls(t) => t.borrow_mut().quiet(),
+            Kind::Http2(_) | Kind::Upstream2(_) => false,
+        }
     }
 
-    /// Goes on with the TLS handshake until it is done, within the time of the client's side.
-    pub(crate) async fn handshake(&self, timer: &Timer) -> Result<(), Trouble> {
+    /// Goes on with the TLS handshake until it is done, within the time of the side.
+    pub(crate) async fn handshake(&self, timer: &Timer, side: Side) -> Result<(), Trouble> {
         let Kind::Tls(tls) = &self.kind else { return Ok(()) };
         poll_fn(|_| match tls.borrow_mut().poll_handshake() {
             Poll::Ready(r) => Poll::Ready(r.map_err(|_| Trouble::Io)),
-            Poll::Pending if timer.expired(Side::Client) => Poll::Ready(Err(Trouble::Timeout)),
+            Poll::Pending if timer.expired(side) => Poll::Ready(Err(Trouble::Timeout)),
             Poll::Pending => Poll::Pending,
         })
         .await

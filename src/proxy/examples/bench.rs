@@ -36,7 +36,7 @@ fn listener(port: u16, protocol: Protocol, tls: Option<TlsFiles>) -> Result<List
     Ok(Listener {
         binds: vec![Bind { site: None, addr: local(port) }],
         protocol,
-        tls,
+        tls: tls.map(Into::into),
         routes: vec![Route::to("web".parse()?)],
         max_connections: 0,
         ..Listener::default()

@@ -10,9 +10,9 @@ use zonekeeper_config::ClusterConfig;
 use zonekeeper_core::{
     id::SiteId,
     model::{
-        Backend, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2, Listener, Network,
-        PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits, Service,
-        Site, Target, TlsFiles, WhenAllDown, ZoneOwner,
+        Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2, Listener,
+        Network, PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits,
+        Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -233,6 +233,14 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     eject_errors: 10 * retries,
                     max_ejected: 100 - 10 * retries,
                     http2: retries % 2 == 1,
+                    tls: (retries > 6).then(|| BackendTls {
+                        ca: (retries > 7).then(|| "/nonexistent/ca.pem".into()),
+                        name: (retries > 8).then(|| "inside.example".into()),
+                        client: (retries > 9).then(|| TlsFiles {
+                            cert: "/nonexistent/c.pem".into(),
+                            key: "/nonexistent/k.pem".into(),
+                        }),
+                    }),
                 }
             },
         )
@@ -296,8 +304,15 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
         }
         route
     });
-    let files = |tls: bool| {
-        tls.then(|| TlsFiles { cert: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() })
+    let files = |tls: bool, routes: usize| {
+        tls.then(|| Tls {
+            certificates: (0..1 + routes % 2)
+                .map(|_| TlsFiles { cert: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() })
+                .collect(),
+            client_ca: (routes > 1).then(|| "/nonexistent/ca.pem".into()),
+            client_optional: routes > 2,
+            only_13: routes == 2,
+        })
     };
     let limits = (0..1_000_001u32, 100..300_001u32, 1000..86_400_001u32, 0..(1u64 << 50));
     (any::<bool>(), option::of(0..3usize), any::<bool>(), some::vec(route, 1..4), limits).prop_map(
@@ -311,7 +326,7 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
                     addr: SocketAddr::from(([0, 0, 0, 0], 1000 + number)),
                 }],
                 protocol: if tcp { Protocol::Tcp } else { Protocol::Http },
-                tls: files(tls),
+                tls: files(tls, routes.len()),
                 routes,
                 max_connections,
                 header_timeout_ms,

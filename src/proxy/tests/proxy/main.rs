@@ -12,3 +12,4 @@ mod routes;
 mod seeing;
 mod share;
 mod support;
+mod tls;

@@ -35,7 +35,7 @@ async fn both(backend: &Server) -> (World, tempfile::TempDir) {
     let files = TlsFiles { cert: file("c.pem", cert.pem()), key: file("k.pem", signing_key.serialize_pem()) };
     let mut state = clear(&[backend.addr]);
     let mut tls = listener(Protocol::Http);
-    tls.tls = Some(files);
+    tls.tls = Some(files.into());
     state.listeners.insert(listener_id("tls"), std::sync::Arc::new(tls));
     (World::start(state), folder)
 }

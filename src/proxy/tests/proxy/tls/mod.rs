@@ -1,0 +1,150 @@
+//! TLS: which certificate whom, clients with certificates, sessions that go on, backends over TLS, and names without
+//! decryption.
+
+mod backend;
+mod passthrough;
+mod support;
+
+use crate::{http2::Client2, support::*};
+use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use support::*;
+use tokio_rustls::rustls::{self, HandshakeKind};
+use zonekeeper_core::model::{Protocol, Tls};
+
+/// A listener with these certificates.
+fn with(backend: &Server, change: impl FnOnce(&mut Tls), certificates: &[&Pair]) -> World {
+    let mut state = state(Protocol::Http, &[backend.addr]);
+    let mut tls = Tls {
+        certificates: certificates.iter().map(|p| p.files.clone()).collect(),
+        client_ca: None,
+        client_optional: false,
+        only_13: false,
+    };
+    change(&mut tls);
+    edit_listener(&mut state, |l| l.tls = Some(tls));
+    World::start(state)
+}
+
+#[tokio::test]
+async fn a_client_gets_the_certificate_of_the_name_that_it_asks_for() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let (first, exact, wild) =
+        (ca.issue(&["first.example"]), ca.issue(&["w.example"]), ca.issue(&["*.w.example"]));
+    let world = with(&a, |_| {}, &[&first, &exact, &wild]);
+    for (name, expected) in [
+        ("first.example", &first),
+        ("w.example", &exact),
+        ("W.EXAMPLE", &exact),
+        ("a.w.example", &wild),
+        ("b.a.w.example", &first),
+        ("elsewhere.example", &first),
+    ] {
+        let shown = anyone().connect(world.addr("web"), name).await.unwrap().certificate();
+        assert_eq!(shown, expected.der, "{name}");
+    }
+    let verified = ca.client().connect(world.addr("web"), "a.w.example").await.unwrap();
+    assert_eq!(verified.get("/").await.0, "200");
+}
+
+#[tokio::test]
+async fn ecdsa_is_served_to_those_who_can_and_rsa_to_the_others() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let rsa = ca.issue_with(&["w.example"], &PKCS_RSA_SHA256);
+    let ecdsa = ca.issue_with(&["w.example"], &PKCS_ECDSA_P256_SHA256);
+    let world = with(&a, |_| {}, &[&rsa, &ecdsa]);
+    let shown = anyone().connect(world.addr("web"), "w.example").await.unwrap().certificate();
+    assert_eq!(shown, ecdsa.der);
+    let schemes = vec![rustls::SignatureScheme::RSA_PSS_SHA256, rustls::SignatureScheme::RSA_PKCS1_SHA256];
+    for name in ["w.example", "other.example"] {
+        let client = anyone().with_schemes(schemes.clone());
+        let shown = client.connect(world.addr("web"), name).await.unwrap().certificate();
+        assert_eq!(shown, rsa.der, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn versions_are_those_that_the_listener_allows() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let pair = ca.issue(&["w.example"]);
+    for (only_13, old_works) in [(false, true), (true, false)] {
+        let world = with(&a, |t| t.only_13 = only_13, &[&pair]);
+        let old = ca.client().with_versions(&[&rustls::version::TLS12]);
+        assert_eq!(old.connect(world.addr("web"), "w.example").await.is_ok(), old_works);
+        let new = ca.client().with_versions(&[&rustls::version::TLS13]);
+        assert!(new.connect(world.addr("web"), "w.example").await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn clients_show_certificates_where_the_listener_asks() {
+    let (ca, others, a) = (Ca::new(), Ca::new(), Server::start("a"));
+    let (pair, known, unknown) =
+        (ca.issue(&["w.example"]), ca.issue(&["me.example"]), others.issue(&["me.example"]));
+    for optional in [false, true] {
+        let change = |t: &mut Tls| (t.client_ca, t.client_optional) = (Some(ca.file()), optional);
+        let world = with(&a, change, &[&pair]);
+        for (shown, works) in [(Some(&known), true), (None, optional), (Some(&unknown), false)] {
+            for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+                let mut client = ca.client().with_versions(&[version]);
+                if let Some(shown) = shown {
+                    client = client.with_certificate(shown);
+                }
+                assert_eq!(
+                    client.ask(world.addr("web"), "w.example").await.is_some_and(|s| s == "200"),
+                    works,
+                    "optional {optional}, {:?}",
+                    shown.map(|s| &s.files)
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_goes_on_after_a_certificate_changed_and_not_at_another_listener() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let pair = ca.issue(&["w.example"]);
+    let mut state = state(Protocol::Http, &[a.addr]);
+    edit_listener(&mut state, |l| l.tls = Some(pair.files.clone().into()));
+    let mut strict = listener(Protocol::Http);
+    strict.tls = Some(Tls { client_ca: Some(ca.file()), ..pair.files.clone().into() });
+    state.listeners.insert(listener_id("strict"), std::sync::Arc::new(strict));
+    let world = World::start(state);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let client = ca.client().with_versions(&[version]);
+        let kind = async || {
+            let connection = client.connect(world.addr("web"), "w.example").await.unwrap();
+            let kind = connection.kind().unwrap();
+            assert_eq!(connection.get("/").await.0, "200");
+            kind
+        };
+        assert_eq!(kind().await, HandshakeKind::Full);
+        assert_eq!(kind().await, HandshakeKind::Resumed);
+        let before = anyone().connect(world.addr("web"), "w.example").await.unwrap().certificate();
+        ca.issue_again(&pair);
+        eventually("the new certificate is served", async || {
+            anyone().connect(world.addr("web"), "w.example").await.unwrap().certificate() != before
+        })
+        .await;
+        assert_eq!(kind().await, HandshakeKind::Resumed, "tickets outlive the certificate");
+        // A session without a client's certificate opens no door that asks for one.
+        assert_eq!(client.ask(world.addr("strict"), "w.example").await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_outlives_its_certificate() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let pair = ca.issue(&["w.example"]);
+    let world = with(&a, |_| {}, &[&pair]);
+    let connection = ca.client().with_alpn(&["h2"]).connect(world.addr("web"), "w.example").await.unwrap();
+    let client = Client2::over(connection.into_stream()).await;
+    assert_eq!(client.get("/").await.status, 200);
+    let before = anyone().connect(world.addr("web"), "w.example").await.unwrap().certificate();
+    ca.issue_again(&pair);
+    eventually("the new certificate is served", async || {
+        anyone().connect(world.addr("web"), "w.example").await.unwrap().certificate() != before
+    })
+    .await;
+    assert_eq!(client.get("/").await.status, 200);
+}

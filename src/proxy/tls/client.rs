@@ -1,0 +1,142 @@
+//! TLS to the backends of a pool.
+
+use super::{Written, provider, read_chain, read_key, roots, written};
+use rustls::{
+    ClientConfig, RootCertStore,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::ServerName;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use zonekeeper_core::{
+    id::{ListenerId, PoolId},
+    model::BackendTls,
+    route::{PoolTable, ProxyTable},
+};
+
+/// How the backends of a pool are spoken to.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    config: Arc<ClientConfig>,
+    name: Option<ServerName<'static>>,
+}
+
+impl Client {
+    pub(crate) fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
+    /// What the certificate of a backend at this address must name.
+    pub(crate) fn name(&self, addr: IpAddr) -> ServerName<'static> {
+        self.name.clone().unwrap_or_else(|| ServerName::IpAddress(addr.into()))
+    }
+}
+
+#[derive(Debug)]
+struct Loaded {
+    spec: BackendTls,
+    http2: bool,
+    written: Written,
+    client: Arc<Client>,
+}
+
+fn files(spec: &BackendTls) -> impl Iterator<Item = &String> {
+    spec.ca.iter().chain(spec.client.iter().flat_map(|c| [&c.cert, &c.key]))
+}
+
+impl Loaded {
+    fn current(&self, spec: &BackendTls, http2: bool) -> bool {
+        self.spec == *spec && self.http2 == http2 && self.written == written(files(spec))
+    }
+
+    fn read(spec: &BackendTls, http2: bool) -> Result<Loaded, String> {
+        let written = written(files(spec));
+        let trusted = match &spec.ca {
+            Some(file) => roots(file)?,
+            None => system()?,
+        };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|e| format!("TLS 1.2 and 1.3 are not available: {e}"))?
+            .with_root_certificates(trusted);
+        let mut config = match &spec.client {
+            None => builder.with_no_client_auth(),
+            Some(files) => {
+                let (cert, key) = (&files.cert, &files.key);
+                builder.with_client_auth_cert(read_chain(cert)?, read_key(key)?).map_err(|e| {
+                    format!("{cert} and {key} do not fit together: {e}; give the key of this certificate")
+                })?
+            }
+        };
+        config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let name = match &spec.name {
+            None => None,
+            Some(name) => Some(ServerName::try_from(name.clone()).map_err(|e| format!("{name}: {e}"))?),
+        };
+        let client = Arc::new(Client { config: Arc::new(config), name });
+        Ok(Loaded { spec: spec.clone(), http2, written, client })
+    }
+}
+
+fn system() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(
+            "the system trusts no certificates; install ca-certificates, or give the pool's tls a ca".into(),
+        );
+    }
+    Ok(roots)
+}
+
+/// The clients of all pools.
+#[derive(Debug, Default)]
+pub(crate) struct Backends {
+    loaded: BTreeMap<PoolId, Loaded>,
+    pub(crate) problems: BTreeMap<PoolId, String>,
+}
+
+impl Backends {
+    /// Reads what is new or was written again; what cannot be read leaves the last good one. Whether something changed.
+    pub(crate) fn load(&mut self, table: &ProxyTable) -> bool {
+        let wanted = |id: &PoolId| table.pools.get(id).is_some_and(|p| p.tls.is_some());
+        self.loaded.retain(|id, _| wanted(id));
+        self.problems.retain(|id, _| wanted(id));
+        let mut changed = false;
+        for (id, pool) in &table.pools {
+            let Some(spec) = &pool.tls else { continue };
+            if self.loaded.get(id).is_some_and(|l| l.current(spec, pool.http2)) {
+                self.problems.remove(id);
+                continue;
+            }
+            match Loaded::read(spec, pool.http2) {
+                Ok(loaded) => {
+                    self.loaded.insert(id.clone(), loaded);
+                    self.problems.remove(id);
+                    changed = true;
+                }
+                Err(e) => drop(self.problems.insert(id.clone(), e)),
+            }
+        }
+        changed
+    }
+
+    /// The client of a pool; none when it has no TLS, or its files could not be read.
+    pub(crate) fn of(&self, pool: &PoolTable) -> Option<Arc<Client>> {
+        self.loaded.get(&pool.id).map(|l| l.client.clone())
+    }
+
+    /// What could not be read, and the listeners that lead there.
+    pub(crate) fn concerned<'t>(
+        &'t self,
+        table: &'t ProxyTable,
+    ) -> impl Iterator<Item = (ListenerId, String)> + 't {
+        self.problems.iter().flat_map(move |(pool, message)| {
+            let leads = move |l: &&Arc<zonekeeper_core::route::ListenerTable>| {
+                l.routes.iter().flat_map(|r| &r.pools).any(|(p, _)| p.id == *pool)
+            };
+            let listeners = table.listeners.values().filter(leads);
+            listeners.map(move |l| (l.id.clone(), format!("pool {pool}: {message}")))
+        })
+    }
+}
