@@ -147,7 +147,6 @@ impl State {
             step.settle.insert(target.service.clone());
         }
         step.rows = rows;
-        step.why = rows.iter().map(Row::headline).collect::<Vec<_>>().join("; ");
         Ok(())
     }
 
@@ -353,8 +352,14 @@ impl State {
         to: &[SiteId],
         basis: Basis,
     ) {
-        let rows = step.rows.iter().filter(|r| r.target.service == *id && r.target.family == family);
-        self.history.push_back(Arc::new(Decision {
+        let rows = || step.rows.iter().filter(|r| r.target.service == *id);
+        // of an entry that judges many services, each decision tells its own part
+        let cause = match step.rows {
+            [] => step.why.clone(),
+            _ => rows().map(Row::headline).collect::<Vec<_>>().join("; "),
+        };
+        let history = Arc::make_mut(&mut self.history);
+        history.push_back(Arc::new(Decision {
             epoch: self.generation,
             time: self.time,
             service: id.clone(),
@@ -362,11 +367,12 @@ impl State {
             from: before.assignment.get(&family).map(|a| a.sites.clone()).unwrap_or_default(),
             to: to.to_vec(),
             basis,
-            cause: step.why.clone(),
-            rows: rows.cloned().collect(),
+            cause,
+            rows: rows().filter(|r| r.target.family == family).cloned().collect(),
         }));
-        while self.history.len() > HISTORY {
-            self.history.pop_front();
+        let epoch = self.generation;
+        while history.len() > HISTORY && history.front().is_some_and(|oldest| oldest.epoch < epoch) {
+            history.pop_front();
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     evidence::{Evidence, Row, Standing, Target, Vote, needed},
     id::{ServiceId, SiteId},
     model::Family,
-    state::{ServiceState, State},
+    state::{HISTORY, ServiceState, State},
     time::{LogTime, Mono},
 };
 use alloc::{
@@ -23,6 +23,9 @@ use alloc::{
 /// A change to or from degraded must stand so long before it is written down, in milliseconds: the first of two
 /// observers to see a failure is no news.
 pub const DEGRADED_MS: u64 = 1_500;
+
+/// Rows of one entry at most: what moves at once stays in the history until everybody who looks has seen it.
+const MAX_ROWS: usize = HISTORY / 16;
 
 /// What the leader remembers between two runs. A new leader starts empty and decides on its first tick all the same.
 #[derive(Debug, Default)]
@@ -158,6 +161,7 @@ fn note_alarms(
 /// One entry with as many rows as fit; what moves traffic goes first, the rest follows with the next run.
 fn judge(state: &State, mut rows: Vec<Row>) -> Option<Proposal> {
     rows.sort_by_key(|r| core::cmp::Reverse(r.verdict));
+    rows.truncate(MAX_ROWS);
     let mut size = 1024;
     rows.retain(|row| {
         size += codec::bytes(row).len() + row.target.service.as_str().len() + 16;

@@ -30,8 +30,9 @@ pub struct Generation {
 /// Fencing token of one service's assignment: the generation of the decision that made it.
 pub type Epoch = Generation;
 
-/// Decisions kept in the state.
-pub const HISTORY: usize = 256;
+/// Decisions kept in the state; those of the newest entry are kept whole, however many they are. Events are told from
+/// here, many times a second: an entry of automation moves at most a sixteenth of it, so that none is gone before.
+pub const HISTORY: usize = 1024;
 
 /// Removed zones whose serial is remembered.
 pub const REMOVED_ZONES: usize = 1024;
@@ -172,8 +173,8 @@ pub struct State {
     pub retired: BTreeSet<NodeId>,
     /// Webhooks by URL.
     pub webhooks: BTreeMap<String, Webhook>,
-    /// The last [`HISTORY`] decisions, oldest first.
-    pub history: VecDeque<Arc<Decision>>,
+    /// The last [`HISTORY`] decisions, oldest first. Shared, because every entry works on a copy of the state.
+    pub history: Arc<VecDeque<Arc<Decision>>>,
 }
 
 impl Default for State {
@@ -202,7 +203,7 @@ impl Default for State {
             joins: BTreeMap::new(),
             retired: BTreeSet::new(),
             webhooks: BTreeMap::new(),
-            history: VecDeque::new(),
+            history: Arc::default(),
         }
     }
 }

@@ -19,11 +19,11 @@ struct Filter {
     /// Only decisions on this service.
     #[param(value_type = Option<String>)]
     service: Option<ServiceId>,
-    /// At most so many, 1 to 256.
+    /// At most so many, from 1; absent: all that are kept.
     limit: Option<usize>,
 }
 
-/// The last decisions (256 are kept), newest first. Role: read.
+/// The last decisions (1024 are kept, and all of the newest entry), newest first. Role: read.
 #[utoipa::path(get, path = "/v1/decisions", tag = "decisions", params(Filter),
     responses((status = 200, body = Seen<Vec<Decision>>)))]
 async fn list(view: View, Query(filter): Query<Filter>) -> Json<Seen<Vec<Decision>>> {

@@ -9,8 +9,9 @@ use zonekeeper_core::{
     Command, Outcome, Proposal,
     decide::{Alarm, DEGRADED_MS, Decider, Decision},
     entry::Force,
-    evidence::{Colour, Evidence, Kind, REPORT_LIFE_MS, Report, SelfReport, Standing, Verdict},
-    model::{Quorum, Service},
+    evidence::{Colour, Evidence, Kind, REPORT_LIFE_MS, Report, SelfReport, Standing, Target, Verdict},
+    model::{Change, Quorum, Service},
+    state::HISTORY,
     time::{LogTime, Mono},
 };
 
@@ -304,4 +305,53 @@ fn what_moves_traffic_goes_first_and_an_entry_stays_small() {
     let verdicts = leader.verdicts();
     assert_eq!(verdicts[0], ("a".into(), Standing::Down));
     assert_eq!(verdicts[1], ("b".into(), Standing::Degraded));
+}
+
+/// `s0`, `s1` and so on, each as `web`.
+fn many(n: usize) -> Leader {
+    let mut leader = Leader::new(service(failover()));
+    let names = |i| vec![name(&format!("s{i}.example.com."))];
+    let put = |i| {
+        let spec = Service { names: names(i), ..service(failover()) };
+        Change::PutService(format!("s{i}").parse().unwrap(), Box::new(spec))
+    };
+    leader.log.ok(Command::Configure((0..n).map(put).collect()));
+    leader
+}
+
+#[test]
+fn a_site_with_many_services_moves_in_bounded_entries_and_no_decision_is_lost() {
+    let mut leader = many(300);
+    for node in [2, 3] {
+        let at_a = |i: usize| Target { service: format!("s{i}").parse().unwrap(), ..target("a") };
+        leader.send(node, |r| r.endpoints = (0..300).map(|i| (at_a(i), RED_SEEN)).collect());
+    }
+    let before = leader.log.state.generation;
+    let mut entries = 0;
+    while let Some(proposal) = leader.decide().proposal {
+        let Command::Judge(rows) = &proposal.command else { panic!("{proposal:?}") };
+        assert!(rows.len() <= HISTORY / 16, "{} rows", rows.len());
+        assert!(matches!(leader.log.apply(proposal), Outcome::Applied(_)));
+        entries += 1;
+    }
+    assert_eq!(entries, 5);
+    let told: Vec<_> = leader.log.state.history.iter().filter(|d| d.epoch > before).collect();
+    assert_eq!(told.len(), 300);
+    for decision in told {
+        assert_eq!(decision.cause, "a down: refused from b, refused from c", "its own evidence alone");
+        assert_eq!(decision.rows.len(), 1);
+    }
+}
+
+#[test]
+fn the_decisions_of_one_entry_are_kept_whole_and_the_history_is_bounded() {
+    let n = HISTORY + 50;
+    let mut leader = many(n);
+    assert_eq!(leader.log.state.history.len(), n, "the first answers of all of them");
+    leader.log.force("a", Force::Drain);
+    let (index, history) = (leader.log.state.generation, &leader.log.state.history);
+    assert_eq!(history.iter().filter(|d| d.epoch == index).count(), n + 1);
+    assert_eq!(history.len(), n + 1);
+    leader.log.ok(Command::Move { service: web(), to: Some(site("c")) });
+    assert_eq!(leader.log.state.history.len(), HISTORY);
 }
