@@ -83,9 +83,7 @@ impl State {
             Command::Configure(changes) => self.configure(step, changes.iter(), declared, false),
             Command::Stage { id, part, changes } => self.stage(step, *id, *part, changes),
             Command::Commit { id, parts } => self.commit(step, *id, *parts, declared),
-            Command::Abort { id } => {
-                self.stages.remove(id).map(drop).ok_or_else(|| format!("there is no stage {id}"))
-            }
+            Command::Abort { id } => self.abort(step, *id),
             Command::Override(o) => self.put_override(step, o),
             Command::Release(scope) => self.release(step, scope),
             Command::Move { service, to } => self.move_service(step, service, to.as_ref()),

@@ -135,7 +135,7 @@ pub enum Command {
     RemoveMember(NodeId),
     /// Sets the Raft timing of the cluster.
     SetTiming(Timing),
-    /// Creates or replaces a token (its name is its key).
+    /// Creates a token (its name is its key); one that is there must be removed first.
     PutToken(Token),
     /// Removes a token by name.
     RemoveToken(String),

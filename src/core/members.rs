@@ -2,7 +2,7 @@
 
 use crate::{
     apply::{Refusal, Step, VERSION},
-    entry::{Command, Member, Timing},
+    entry::{Command, Member, Timing, Token},
     id::NodeId,
     state::State,
 };
@@ -10,6 +10,8 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 /// Members of one cluster, learners included.
 pub(crate) const MAX_MEMBERS: usize = 512;
+/// Authors that the program itself writes under; no token may look like them.
+const OWN_NAMES: [&str; 4] = ["automation", "bootstrap", "join", "serve"];
 /// Tokens, join tokens and webhooks of one cluster, each.
 pub(crate) const MAX_TOKENS: usize = 1000;
 
@@ -28,16 +30,7 @@ impl State {
                 step.delta.members = true;
                 Ok(())
             }
-            Command::PutToken(token) => {
-                if !self.tokens.contains_key(&token.name) {
-                    bounded(self.tokens.len(), MAX_TOKENS, "tokens")?;
-                }
-                if token.name.is_empty() || token.name.len() > 63 {
-                    return Err("a token's name has 1 to 63 bytes".into());
-                }
-                self.tokens.insert(token.name.clone(), Arc::new(token.clone()));
-                Ok(())
-            }
+            Command::PutToken(token) => self.put_token(token),
             Command::RemoveToken(name) => {
                 self.tokens.remove(name).map(drop).ok_or_else(|| format!("there is no token {name}"))
             }
@@ -92,6 +85,30 @@ impl State {
         self.retired.insert(id);
         self.members_version = self.generation.index;
         step.delta.members = true;
+        Ok(())
+    }
+
+    /// A secret that is in use never goes out of use without notice.
+    fn put_token(&mut self, token: &Token) -> Result<(), Refusal> {
+        let name = &token.name;
+        if name.is_empty() || name.len() > 63 {
+            return Err("a token's name has 1 to 63 bytes; choose another one".into());
+        }
+        if OWN_NAMES.contains(&name.as_str()) {
+            return Err(format!(
+                "what the program does by itself stands under the name {name}; choose another one"
+            ));
+        }
+        match self.tokens.get(name) {
+            Some(held) if held.expires.is_none_or(|e| e > self.time) => {
+                return Err(format!(
+                    "there is a token {name} already; remove it first, or choose another name"
+                ));
+            }
+            Some(_) => {}
+            None => bounded(self.tokens.len(), MAX_TOKENS, "tokens")?,
+        }
+        self.tokens.insert(name.clone(), Arc::new(token.clone()));
         Ok(())
     }
 

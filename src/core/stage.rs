@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 /// Open stages at once: each costs memory on every node.
 const MAX_STAGES: usize = 8;
-/// Parts of one stage: 1 GiB of entries.
+/// Parts of all open stages together: 1 GiB of entries.
 const MAX_PARTS: u32 = ((1 << 30) / MAX_ENTRY) as u32;
 /// A stage that is not committed is forgotten after so many milliseconds.
 pub(crate) const STAGE_LIFE_MS: u64 = 600_000;
@@ -71,6 +71,14 @@ impl Stage {
         Ok(true)
     }
 
+    /// A stage is its owner's alone.
+    fn owned(&self, id: u64, step: &Step<'_>) -> Result<(), Refusal> {
+        match self.owner == step.cause.to_string() {
+            true => Ok(()),
+            false => Err(format!("stage {id} belongs to {}", self.owner)),
+        }
+    }
+
     /// Sum of the hashes of the zones that are being built.
     pub(crate) fn hash(&self) -> u128 {
         self.zones.values().fold(0, |sum, zone| sum.wrapping_add(zone.hash().rotate_left(1)))
@@ -93,22 +101,25 @@ impl State {
         if self.stages.len() >= MAX_STAGES && !self.stages.contains_key(&id) {
             return Err(format!("{MAX_STAGES} stages are open already; abort one or wait for it to expire"));
         }
-        let owner = step.cause.to_string();
         let mut stage = match self.stages.get(&id) {
             Some(stage) => (**stage).clone(),
             None => Stage {
-                owner: owner.clone(),
+                owner: step.cause.to_string(),
                 expires: self.time,
                 parts: 0,
                 zones: BTreeMap::new(),
                 changes: Vec::new(),
             },
         };
-        if stage.owner != owner {
-            return Err(format!("stage {id} belongs to {}", stage.owner));
-        }
-        if stage.parts != part || stage.parts >= MAX_PARTS {
+        stage.owned(id, step)?;
+        if stage.parts != part {
             return Err(format!("stage {id} expects part {}, not {part}", stage.parts));
+        }
+        if self.stages.values().map(|s| s.parts).sum::<u32>() >= MAX_PARTS {
+            return Err(format!(
+                "the open stages hold {MAX_PARTS} parts, which is all that a node keeps; change less at once, or wait \
+                 until they are done"
+            ));
         }
         let mut rest = Vec::new();
         for change in changes {
@@ -132,8 +143,8 @@ impl State {
         parts: u32,
         declared: bool,
     ) -> Result<(), Refusal> {
-        let stage =
-            self.stages.remove(&id).ok_or_else(|| format!("there is no stage {id}; it may have expired"))?;
+        let stage = self.stages.remove(&id).ok_or_else(|| no_stage(id))?;
+        stage.owned(id, step)?;
         if stage.parts != parts {
             return Err(format!("stage {id} has {} of {parts} parts", stage.parts));
         }
@@ -147,4 +158,12 @@ impl State {
         let created = !stage.zones.is_empty();
         self.configure(step, stage.changes.iter().flat_map(|part| part.iter()), declared, created)
     }
+
+    pub(crate) fn abort(&mut self, step: &Step<'_>, id: u64) -> Result<(), Refusal> {
+        self.stages.remove(&id).ok_or_else(|| no_stage(id))?.owned(id, step)
+    }
+}
+
+fn no_stage(id: u64) -> Refusal {
+    format!("there is no stage {id}; it may have expired")
 }

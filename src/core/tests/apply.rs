@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use support::*;
 use zonekeeper_core::{
     Command, Outcome, Proposal, State, codec,
-    entry::{Cause, Delta, Duty, Entry, Force, Init, Join, Member, Object, Scope, Timing},
+    entry::{
+        Cause, Delta, Duty, Entry, Force, Init, Join, MAX_ENTRY, Member, Object, Role, Scope, Timing, Token,
+    },
     evidence::{
         Kind,
         Standing::{Down, Up},
@@ -284,6 +286,50 @@ fn stages_are_bounded_and_expire() {
     assert_eq!(log.state.stages.len(), 8);
     log.after(1);
     assert!(log.state.stages.is_empty());
+}
+
+#[test]
+fn a_stage_is_its_owners_alone() {
+    let mut log = log();
+    log.ok(Command::Stage { id: 4, part: 0, changes: vec![txt(1)] });
+    for command in [Command::Commit { id: 4, parts: 1 }, Command::Abort { id: 4 }] {
+        let outcome = log.apply(Proposal::by("another", command));
+        assert!(matches!(&outcome, Outcome::Refused(why) if why.contains("belongs to ops")), "{outcome:?}");
+    }
+    log.ok(Command::Commit { id: 4, parts: 1 });
+}
+
+#[test]
+fn all_stages_together_are_bounded() {
+    const MOST: u32 = (1 << 30) / MAX_ENTRY as u32;
+    let mut log = log();
+    let stage = |id, part| Command::Stage { id, part, changes: vec![] };
+    (0..MOST / 2).for_each(|part| log.ok(stage(1, part)));
+    (0..MOST / 2).for_each(|part| log.ok(stage(2, part)));
+    log.refused(stage(2, MOST / 2), "all that a node keeps");
+    log.refused(stage(3, 0), "all that a node keeps");
+    log.ok(Command::Abort { id: 1 });
+    log.ok(stage(3, 0));
+}
+
+#[test]
+fn a_token_is_not_replaced_and_has_no_name_of_the_programs_own() {
+    let mut log = log();
+    let put = |name: &str, n: u8, expires: Option<u64>| {
+        let (name, expires) = (name.into(), expires.map(LogTime));
+        Command::PutToken(Token { name, hash: [n; 32], role: Role::Read, expires })
+    };
+    log.ok(put("ana", 1, Some(START + 1_000)));
+    log.refused(put("ana", 2, None), "there is a token ana already");
+    assert_eq!(log.state.tokens["ana"].hash, [1; 32], "its secret is still good");
+    for own in ["automation", "bootstrap", "join", "serve"] {
+        log.refused(put(own, 3, None), "by itself");
+    }
+    log.refused(put("", 3, None), "1 to 63 bytes");
+    log.now += 1_000;
+    log.ok(put("ana", 4, None)); // the first has expired
+    log.ok(Command::RemoveToken("ana".into()));
+    log.ok(put("ana", 5, None));
 }
 
 #[test]

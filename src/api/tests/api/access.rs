@@ -81,6 +81,8 @@ async fn tokens_are_made_shown_once_and_removed() {
     assert!(!list.text.contains("hash") && !list.text.contains("secret"), "{}", list.text);
     let again = node.post("/v1/tokens", &node.admin, json!({"name": "ci", "role": "admin"})).await;
     assert_eq!((again.status.as_u16(), again.code().as_str()), (422, "refused"));
+    let own = node.post("/v1/tokens", &node.admin, json!({"name": "automation", "role": "read"})).await;
+    assert_eq!((own.status.as_u16(), own.code().as_str()), (422, "refused"));
     node.delete("/v1/tokens/ci", &node.admin).await.ok();
     assert_eq!(node.put("/v1/automation", &secret, json!({"on": true})).await.status, 401);
 }
