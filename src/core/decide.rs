@@ -146,6 +146,11 @@ fn note_alarms(
     voting: usize,
     notes: &mut Vec<Note>,
 ) {
+    if votes.is_empty() {
+        // a cluster of one site: nothing is broken, and nobody else will ever judge it
+        let text = "no other site votes: only its own word can move it".into();
+        return notes.push(Note { target: target.clone(), text, alarm: None });
+    }
     let reds = votes.iter().filter(|(_, v)| matches!(v, Vote::Red(_))).count();
     let able = votes.iter().filter(|(_, v)| *v != Vote::Abstain).count();
     if able < needed {

@@ -355,3 +355,15 @@ fn the_decisions_of_one_entry_are_kept_whole_and_the_history_is_bounded() {
     leader.log.ok(Command::Move { service: web(), to: Some(site("c")) });
     assert_eq!(leader.log.state.history.len(), HISTORY);
 }
+
+#[test]
+fn a_cluster_of_one_site_is_not_disarmed_for_ever() {
+    let mut leader = Leader::new(service(failover()));
+    let next = leader.log.state.generation.index + 1;
+    leader.log.state.set_voters(next, [1].into());
+    leader.send(1, |_| {});
+    assert_eq!(leader.texts(Some(Alarm::Disarmed)), [""; 0]);
+    assert_eq!(leader.texts(None)[0], "a: no other site votes: only its own word can move it");
+    leader.now += REPORT_LIFE_MS; // b and c have an observer, which is silent now
+    assert_eq!(leader.texts(Some(Alarm::Disarmed)).len(), 2);
+}
