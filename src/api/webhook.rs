@@ -6,22 +6,25 @@
 //! - `Zonekeeper-Signature: t=SECONDS,v1=HEX`: HMAC-SHA-256 over `SECONDS.BODY` with the webhook's key. A receiver
 //!   compares it, and refuses what is older than it likes.
 //! - At least once, and in order for each receiver: retried with growing pauses until a 2xx answer, for up to an hour.
-//!   `Zonekeeper-Delivery` is the same in every repetition, so that a receiver can tell.
+//!   `Zonekeeper-Delivery` is the event's `id`: the same in every repetition, so that a receiver can tell, and never that
+//!   of another announcement.
 //! - A node that begins to lead sends the decisions of the last hour again, because it cannot know what its predecessor
 //!   got through: a change of leader, or a restart of all nodes, loses none that a receiver would still have been sent.
+//!   It sends the alarms that stand as well, and the ends of the last minute: each node finds alarms by itself, so they
+//!   come under an id of that node, and none is lost because nobody led when it was raised.
+//! - A webhook that is put again, with another key, keeps what waits for it; that is signed with the new key.
 //! - `https://` receivers must have a certificate that this machine trusts (`SSL_CERT_FILE` names other roots).
 //!
 //! # What is not
 //!
-//! Nothing about deliveries is replicated or stored. A leader that dies takes alarms with it that it had not delivered
-//! yet (the next leader raises those that still stand, since it finds them anew); an announcement that waited for an
-//! hour, or that came while 1000 others waited, is dropped with a line in the log. The decisions themselves are in `GET /v1/decisions`.
+//! Nothing about deliveries is replicated or stored. An announcement that waited for an hour, or that came while 4096
+//! others waited, is dropped with a line in the log. The decisions themselves are in `GET /v1/decisions`.
 //! `quorum_lost` is sent by every node that sees it, since there may be no leader to do so.
 
 use crate::{
     events,
     handles::Handles,
-    wire::{Event, EventKind, hex},
+    wire::{Event, EventKind, Generation, hex},
 };
 use hmac::{Hmac, Mac};
 use serde::Serialize;
@@ -32,13 +35,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{broadcast::error::RecvError, mpsc, watch},
     task::JoinSet,
 };
-use zonekeeper_core::entry::Webhook;
+use zonekeeper_core::{entry::Webhook, state::HISTORY};
 
-/// Announcements that wait for one receiver; more are dropped.
-const QUEUE: usize = 1000;
+/// Announcements that wait for one receiver; more are dropped. A new leader may put the whole history in at once.
+const QUEUE: usize = 4 * HISTORY;
 /// A receiver has so long to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// First and longest pause between two tries.
@@ -73,27 +76,30 @@ pub(crate) async fn run(handles: Handles) {
     let mut look = tokio::time::interval(LOOK);
     let mut led = false;
     loop {
-        tokio::select! {
-            _ = look.tick() => {
-                let state = handles.published.load().state.clone();
-                senders.follow(&state.webhooks);
-                let leads = leads(&handles);
-                if leads && !led {
-                    let now = handles.log_now();
-                    let recent = state.history.iter().filter(|d| u128::from(now.since(d.time)) < LIFE.as_millis());
-                    recent.for_each(|d| senders.announce(&handles, &events::decision(handles.node, d)));
+        let event = tokio::select! {
+            _ = look.tick() => None,
+            event = news.recv() => Some(event),
+        };
+        // A receiver that was added before the event hears of it.
+        senders.follow(&handles.published.load().state.webhooks);
+        let leads = leads(&handles);
+        if leads && !led {
+            senders.announce_again(&handles, None);
+        }
+        led = leads;
+        match event {
+            Some(Ok(event)) if announced(&event, led) => senders.announce(&handles, &event),
+            Some(Err(RecvError::Lagged(missed))) => {
+                tracing::warn!(
+                    missed,
+                    "webhook: events came faster than they were taken; some are announced twice"
+                );
+                if led {
+                    senders.announce_again(&handles, senders.newest);
                 }
-                led = leads;
             }
-            event = news.recv() => match event {
-                Ok(event) if announced(&event, led) => {
-                    // A receiver that was added before the event hears of it.
-                    senders.follow(&handles.published.load().state.webhooks);
-                    senders.announce(&handles, &event);
-                }
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            },
+            Some(Err(RecvError::Closed)) => return,
+            Some(Ok(_)) | None => {}
         }
     }
 }
@@ -115,39 +121,70 @@ fn announced(event: &Event, led: bool) -> bool {
 #[derive(Default)]
 struct Senders {
     tasks: JoinSet<()>,
-    open: BTreeMap<String, (Webhook, mpsc::Sender<Delivery>, tokio::task::AbortHandle)>,
+    open: BTreeMap<String, Sender>,
+    /// Epoch of the newest decision that was announced.
+    newest: Option<Generation>,
+}
+
+/// The way to one receiver.
+struct Sender {
+    hook: watch::Sender<Webhook>,
+    queue: mpsc::Sender<Delivery>,
+    task: tokio::task::AbortHandle,
 }
 
 impl Senders {
     /// Starts and stops tasks so that they are those of the state.
     fn follow(&mut self, hooks: &BTreeMap<String, Webhook>) {
-        self.open.retain(|url, (hook, _, task)| {
-            let same = hooks.get(url) == Some(hook);
-            if !same {
-                task.abort();
+        self.open.retain(|url, sender| {
+            let there = hooks.contains_key(url);
+            if !there {
+                let waiting = QUEUE - sender.queue.capacity();
+                tracing::info!(url = %origin(url), waiting, "webhook: removed, with what waited for it");
+                sender.task.abort();
             }
-            same
+            there
         });
         for (url, hook) in hooks {
-            if !self.open.contains_key(url) {
-                let (tx, rx) = mpsc::channel(QUEUE);
-                let task = self.tasks.spawn(deliver(hook.clone(), rx));
-                self.open.insert(url.clone(), (hook.clone(), tx, task));
+            if let Some(sender) = self.open.get(url) {
+                if *sender.hook.borrow() != *hook {
+                    sender.hook.send_replace(hook.clone());
+                }
+                continue;
             }
+            let ((queue, waiting), (put, hook)) = (mpsc::channel(QUEUE), watch::channel(hook.clone()));
+            let task = self.tasks.spawn(deliver(hook, waiting));
+            self.open.insert(url.clone(), Sender { hook: put, queue, task });
         }
         while self.tasks.try_join_next().is_some() {}
     }
 
-    fn announce(&self, handles: &Handles, event: &Event) {
+    /// The decisions of the last hour, from one of them on if it is given, and the alarms that stand.
+    fn announce_again(&mut self, handles: &Handles, from: Option<Generation>) {
+        let (state, now) = (handles.published.load().state.clone(), handles.log_now());
+        let recent = |time| u128::from(now.since(time)) < LIFE.as_millis();
+        for d in state.history.iter().filter(|d| recent(d.time)) {
+            if from.is_none_or(|from| Generation::from(d.epoch) >= from) {
+                self.announce(handles, &events::decision(handles.node, d));
+            }
+        }
+        for alarm in handles.events.alarms() {
+            self.announce(handles, &alarm);
+        }
+    }
+
+    fn announce(&mut self, handles: &Handles, event: &Event) {
+        if event.kind == EventKind::Decision {
+            self.newest = self.newest.max(Some(event.generation));
+        }
         if self.open.is_empty() {
             return;
         }
         let cluster = format!("{:032x}", handles.published.load().state.cluster);
-        let id = format!("{}-{}-{}", event.generation, event.kind.name(), event.subject.replace(' ', "-"));
         let body = serde_json::to_string(&Announcement { cluster, event }).unwrap_or_default();
-        let delivery = Delivery { id, body: body.into(), since: Instant::now() };
-        for (url, (_, queue, _)) in &self.open {
-            if queue.try_send(delivery.clone()).is_err() {
+        let delivery = Delivery { id: event.id.clone(), body: body.into(), since: Instant::now() };
+        for (url, sender) in &self.open {
+            if sender.queue.try_send(delivery.clone()).is_err() {
                 tracing::warn!(url = %origin(url), "webhook: {QUEUE} announcements wait already; this one is dropped");
             }
         }
@@ -168,7 +205,7 @@ fn client(roots: Vec<reqwest::Certificate>) -> reqwest::Result<reqwest::Client> 
         .build()
 }
 
-async fn deliver(hook: Webhook, mut queue: mpsc::Receiver<Delivery>) {
+async fn deliver(hook: watch::Receiver<Webhook>, mut queue: mpsc::Receiver<Delivery>) {
     let client = match client(Vec::new()) {
         Ok(client) => client,
         Err(error) => {
@@ -178,7 +215,9 @@ async fn deliver(hook: Webhook, mut queue: mpsc::Receiver<Delivery>) {
     };
     while let Some(delivery) = queue.recv().await {
         let mut pause = PAUSES.0;
-        while let Err(why) = post(&client, &hook, &delivery).await {
+        loop {
+            let hook = hook.borrow().clone(); // its key may be another one by now
+            let Err(why) = post(&client, &hook, &delivery).await else { break };
             if delivery.since.elapsed() > LIFE {
                 tracing::warn!(url = %origin(&hook.url), %why, "webhook: an announcement was given up");
                 break;

@@ -29,7 +29,7 @@ struct Filter {
 async fn list(view: View, Query(filter): Query<Filter>) -> Json<Seen<Vec<Decision>>> {
     let wanted =
         |d: &&std::sync::Arc<state::Decision>| filter.service.as_ref().is_none_or(|s| *s == d.service);
-    let limit = filter.limit.unwrap_or(state::HISTORY).max(1);
+    let limit = filter.limit.unwrap_or(usize::MAX).max(1);
     let decisions = view.published.state.history.iter().rev().filter(wanted).take(limit);
     view.seen(decisions.map(|d| decision(d)).collect())
 }

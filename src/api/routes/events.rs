@@ -26,8 +26,9 @@ pub(super) fn routes(r: Routes) -> Routes {
     r.add(__path_stream_events, stream_events)
 }
 
-/// Events as they happen (`text/event-stream`). The id is the log index; with `Last-Event-ID` the decisions since then
-/// come first. A reader that falls 1024 events behind is cut off. Role: read.
+/// Events as they happen (`text/event-stream`). The id is the log index; with `Last-Event-ID` the decisions at that index
+/// and since come first, so that some come twice (with the same `id` in the data) and none is missed. A reader that falls
+/// 1024 events behind is cut off. Role: read.
 #[utoipa::path(get, path = "/v1/events", tag = "decisions", operation_id = "stream",
     responses((status = 200, description = "A stream of events", body = Event, content_type = "text/event-stream"),
         (status = 503, body = wire::ErrorBody)))]
@@ -64,7 +65,7 @@ impl Reader {
 
 fn decisions_since(api: &Api, index: u64) -> VecDeque<Arc<Event>> {
     let state = api.handles.published.load().state.clone();
-    let newer = state.history.iter().filter(|d| d.epoch.index > index);
+    let newer = state.history.iter().filter(|d| d.epoch.index >= index);
     newer.map(|d| Arc::new(events::decision(api.handles.node, d))).collect()
 }
 

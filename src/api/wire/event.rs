@@ -63,8 +63,11 @@ impl EventKind {
 /// One event, as a node saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
+    /// Tells it from every other event, and is the same in every repetition; that of a decision is the same on every
+    /// node.
+    pub id: String,
     /// Version of the state in which it was seen. Its index is the event's id in the stream; several events may
-    /// share one.
+    /// share one, so a reader that comes back gets those of its last index again.
     pub generation: Generation,
     /// Log time.
     pub time: String,

@@ -6,7 +6,7 @@ use crate::{
     error::CliError,
     show::{family, list},
 };
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 use zonekeeper_api::wire::{Decision, Event};
 
 /// Longest line of the stream, in bytes: an event is far smaller.
@@ -53,7 +53,7 @@ async fn decisions(s: &mut Session<'_>, args: &EventsArgs) -> Result<(), CliErro
 /// Goes on until it is stopped, across broken connections: decisions in between are not lost.
 async fn follow(s: &mut Session<'_>, count: Option<usize>) -> Result<(), CliError> {
     let mut left = count.unwrap_or(usize::MAX);
-    let mut last = None;
+    let (mut last, mut shown) = (None, Shown::default());
     let mut stream = s.client.stream(None).await?; // the first failure is the caller's to see
     loop {
         let mut lines = Lines::default();
@@ -61,6 +61,9 @@ async fn follow(s: &mut Session<'_>, count: Option<usize>) -> Result<(), CliErro
             for data in lines.feed(&chunk) {
                 let Ok(event) = serde_json::from_str::<Event>(&data) else { continue };
                 last = last.max(Some(event.generation.index));
+                if !shown.first(&event.id) {
+                    continue;
+                }
                 line(s, &event, &data)?;
                 left -= 1;
                 if left == 0 {
@@ -95,6 +98,26 @@ fn line(s: &mut Session<'_>, event: &Event, data: &str) -> Result<(), CliError> 
     Ok(s.out.flush()?)
 }
 
+/// Ids of what was shown: a stream that is taken up again begins with what its reader may have seen.
+#[derive(Default)]
+struct Shown(VecDeque<String>);
+
+impl Shown {
+    /// More than a node repeats.
+    const KEPT: usize = 4096;
+
+    fn first(&mut self, id: &str) -> bool {
+        let first = !self.0.iter().any(|shown| shown == id);
+        if first {
+            if self.0.len() == Shown::KEPT {
+                self.0.pop_front();
+            }
+            self.0.push_back(id.to_owned());
+        }
+        first
+    }
+}
+
 /// Cuts the stream into the data of its events (WHATWG HTML §9.2.6; ours have one `data` line each).
 #[derive(Default)]
 struct Lines(Vec<u8>);
@@ -118,6 +141,15 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_again_is_shown_once() {
+        let mut shown = Shown::default();
+        assert!(shown.first("0.7-web-v4") && shown.first("0.7-web-v6"));
+        assert!(!shown.first("0.7-web-v4"));
+        (0..Shown::KEPT).for_each(|n| assert!(shown.first(&n.to_string())));
+        assert_eq!(shown.0.len(), Shown::KEPT, "and it is bounded");
+    }
 
     #[test]
     fn events_are_found_however_the_stream_is_cut() {

@@ -7,9 +7,10 @@ use arc_swap::ArcSwap;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -30,19 +31,34 @@ use zonekeeper_peer::{BoxFuture, Lane};
 /// Generous: the machine may be busy.
 pub const WITHIN: Duration = Duration::from_secs(20);
 
-/// Nobody else is there.
-struct Alone;
+/// The nodes of this process, by id: they call each other without sockets.
+type Others = Arc<Mutex<BTreeMap<u64, Consensus>>>;
 
-impl Transport for Alone {
+/// One node's way to the others.
+struct Lines(u64, Others);
+
+impl Transport for Lines {
     fn call(
         &self,
         to: u64,
-        _: Lane,
-        _: Vec<u8>,
-        _: Duration,
+        lane: Lane,
+        request: Vec<u8>,
+        within: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-        Box::pin(async move { Err(TransportError::Unreachable(format!("node {to} does not exist"))) })
+        let (from, other) = (self.0, self.1.lock().unwrap().get(&to).cloned());
+        Box::pin(async move {
+            let nobody = || TransportError::Unreachable(format!("node {to} does not exist"));
+            let handler = other.ok_or_else(nobody)?.handler();
+            let answer = tokio::time::timeout(within, handler.handle(from, lane, request)).await;
+            answer.map_err(|e| TransportError::Lost(e.to_string()))?.map_err(TransportError::Refused)
+        })
     }
+}
+
+/// A node that takes part and has no API.
+pub struct Second {
+    pub consensus: Consensus,
+    _dir: TempDir,
 }
 
 /// Publishes what is applied, as `control` does.
@@ -73,6 +89,7 @@ pub struct Node {
     pub operate: String,
     pub admin: String,
     pub handles: Handles,
+    others: Others,
     shutdown: CancellationToken,
     _dir: TempDir,
 }
@@ -80,6 +97,7 @@ pub struct Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.shutdown.cancel();
+        self.others.lock().unwrap().clear(); // nodes that hold one another would never go
     }
 }
 
@@ -140,7 +158,10 @@ impl Node {
         opened.claim(7).await.unwrap();
         let published = Arc::new(ArcSwap::from_pointee(publication(opened.state())));
         let sink = Arc::new(Publisher { published: published.clone() });
-        let consensus = opened.start(Arc::new(Alone), Timing::Lan, sink).await.unwrap();
+        let others = Others::default();
+        let lines = Arc::new(Lines(1, others.clone()));
+        let consensus = opened.start(lines, Timing::Lan, sink).await.unwrap();
+        others.lock().unwrap().insert(1, consensus.clone());
         let member = Member {
             site: "fra".parse().unwrap(),
             duty: Duty::Full,
@@ -164,7 +185,7 @@ impl Node {
         };
         adjust(&mut handles);
         let init = Init { cluster: 7, version: 1, timing: Timing::Lan };
-        let node = Node::serve(handles, dir).await;
+        let node = Node::serve(handles, others, dir).await;
         node.propose(Proposal::by("test", Command::Init(init))).await;
         node.propose(Proposal::by("test", Command::PutMember(1, member))).await;
         for (role, secret) in
@@ -179,14 +200,31 @@ impl Node {
         node
     }
 
-    async fn serve(handles: Handles, dir: TempDir) -> Node {
+    /// Adds a second voter, which may lead.
+    pub async fn second(&self) -> Second {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().to_owned();
+        let open = move || Consensus::open(&path, 2, None).unwrap();
+        let opened = tokio::task::spawn_blocking(open).await.unwrap();
+        opened.claim(7).await.unwrap();
+        let published = Arc::new(ArcSwap::from_pointee(publication(opened.state())));
+        let lines = Arc::new(Lines(2, self.others.clone()));
+        let consensus = opened.start(lines, Timing::Lan, Arc::new(Publisher { published })).await.unwrap();
+        self.others.lock().unwrap().insert(2, consensus.clone());
+        let first = &self.handles.consensus;
+        first.add_learner(2, ([127, 0, 0, 1], 7301).into(), WITHIN).await.unwrap();
+        first.promote(2, WITHIN).await.unwrap();
+        Second { consensus, _dir: dir }
+    }
+
+    async fn serve(handles: Handles, others: Others, dir: TempDir) -> Node {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         tokio::spawn(serve(listener, handles.clone(), shutdown.clone()));
         let secret = || Secret::generate().unwrap().text().to_owned();
         let (read, operate, admin) = (secret(), secret(), secret());
-        Node { url, read, operate, admin, handles, shutdown, _dir: dir }
+        Node { url, read, operate, admin, handles, others, shutdown, _dir: dir }
     }
 
     pub fn state(&self) -> Arc<State> {

@@ -5,7 +5,9 @@
 mod access;
 mod config;
 mod harness;
+mod many;
 mod news;
 mod reading;
 mod steering;
+mod webhooks;
 mod zones;

@@ -1,37 +1,43 @@
-//! Events and webhooks.
+//! The event stream.
 
-use crate::harness::{Node, WITHIN};
-use hmac::{Hmac, Mac};
+use crate::{
+    harness::{Node, WITHIN},
+    many,
+};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use sha2::Sha256;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use std::collections::BTreeSet;
 
 /// Reads the stream until an event of this kind came whose text holds this.
 async fn until(stream: &mut Response, kind: &str, holds: &str) -> Value {
-    let mut text = String::new();
+    let mut rest = String::new();
     let read = async {
         loop {
             let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
-            text.push_str(std::str::from_utf8(&chunk).unwrap());
-            for block in text.split("\n\n") {
-                if block.contains(&format!("event: {kind}\n"))
-                    && block.contains(holds)
-                    && text.ends_with("\n\n")
-                {
+            rest.push_str(std::str::from_utf8(&chunk).unwrap());
+            while let Some((block, behind)) = rest.split_once("\n\n") {
+                if block.contains(&format!("event: {kind}\n")) && block.contains(holds) {
                     let data = block.lines().find_map(|l| l.strip_prefix("data: ")).unwrap();
                     let id = block.lines().find_map(|l| l.strip_prefix("id: ")).unwrap();
                     let event: Value = serde_json::from_str(data).unwrap();
                     assert_eq!(event["generation"]["index"].to_string(), id);
                     return event;
                 }
+                rest = behind.to_owned();
             }
         }
     };
     tokio::time::timeout(WITHIN, read).await.unwrap_or_else(|_| panic!("no {kind} in {WITHIN:?}"))
+}
+
+/// A stream that has told everything of before.
+async fn settled(node: &Node) -> Response {
+    let mut stream = subscribe(node, None).await;
+    for (on, text) in [(false, "switched off"), (true, "switched on")] {
+        node.put("/v1/automation", &node.operate, json!({"on": on})).await.ok();
+        until(&mut stream, "automation", text).await;
+    }
+    stream
 }
 
 async fn subscribe(node: &Node, last: Option<&str>) -> Response {
@@ -67,6 +73,62 @@ async fn a_reader_that_comes_back_gets_the_decisions_it_missed() {
     );
 }
 
+/// The next events of a stream, as many as are wanted.
+async fn take(stream: &mut Response, wanted: usize) -> Vec<Value> {
+    let (mut rest, mut events) = (String::new(), Vec::new());
+    let read = async {
+        while events.len() < wanted {
+            let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
+            rest.push_str(std::str::from_utf8(&chunk).unwrap());
+            while let Some((block, behind)) = rest.split_once("\n\n") {
+                let data = block.lines().find_map(|l| l.strip_prefix("data: "));
+                events.extend(data.map(|d| serde_json::from_str::<Value>(d).unwrap()));
+                rest = behind.to_owned();
+            }
+        }
+    };
+    let done = tokio::time::timeout(WITHIN, read).await;
+    assert!(done.is_ok(), "{} of {wanted} events in {WITHIN:?}", events.len());
+    events
+}
+
+fn drain(site: &str) -> Value {
+    json!({"scope": {"site": site}, "force": "drain", "reason": "power work"})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decisions_come_before_what_else_is_new_and_a_reader_loses_none_of_an_entry() {
+    let node = Node::start().await;
+    let mut stream = settled(&node).await;
+    node.put("/v1/overrides", &node.operate, drain("fra")).await.ok();
+    let index = node.state().generation.index;
+    let decided = node.state().history.iter().filter(|d| d.epoch.index == index).count();
+    assert!(decided > 1, "the drain moves several services");
+    let told = take(&mut stream, decided + 1).await;
+    let kinds: Vec<_> = told.iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, [vec!["decision"; decided], vec!["override"]].concat());
+    // cut off after the first of them
+    let mut again = subscribe(&node, Some(&index.to_string())).await;
+    let ids = |events: &[Value]| events.iter().map(|e| e["id"].clone()).collect::<Vec<_>>();
+    let repeated = ids(&take(&mut again, decided).await);
+    assert_eq!(repeated, ids(&told[..decided]), "the same in each repetition");
+    let each: BTreeSet<_> = repeated.iter().map(Value::to_string).collect();
+    assert_eq!(each.len(), decided, "and each its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_with_a_thousand_services_is_told_whole() {
+    let node = many::node(700).await;
+    let mut stream = settled(&node).await;
+    node.put("/v1/overrides", &node.operate, drain("a")).await.ok();
+    let told = take(&mut stream, 1401).await;
+    let decisions = told.iter().filter(|e| e["kind"] == "decision");
+    let each: BTreeSet<_> = decisions.map(|e| e["id"].to_string()).collect();
+    assert_eq!(each.len(), 1400);
+    let kept = node.get("/v1/decisions").await.data();
+    assert_eq!(kept.as_array().unwrap().len(), 1400, "the newest entry is kept whole");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_quorum_is_news() {
     let node = Node::start().await;
@@ -90,76 +152,4 @@ async fn streams_are_bounded() {
     assert_eq!((refused.as_u16(), open.len()), (503, 32));
     drop(open);
     node.get("/v1/cluster").await.ok();
-}
-
-/// Takes one request and gives its head and body; answers with this status.
-async fn take(listener: &TcpListener, status: u16) -> (String, String) {
-    let (mut stream, _): (TcpStream, _) = listener.accept().await.unwrap();
-    let (mut text, mut buf) = (Vec::new(), [0; 4096]);
-    loop {
-        let n = stream.read(&mut buf).await.unwrap();
-        text.extend_from_slice(&buf[..n]);
-        let whole = String::from_utf8_lossy(&text).into_owned();
-        if let Some((head, body)) = whole.split_once("\r\n\r\n") {
-            let length = head
-                .to_lowercase()
-                .split("content-length: ")
-                .nth(1)
-                .unwrap()
-                .lines()
-                .next()
-                .unwrap()
-                .to_owned();
-            if body.len() >= length.trim().parse().unwrap() {
-                let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                stream.write_all(answer.as_bytes()).await.unwrap();
-                return (head.to_lowercase(), body.to_owned());
-            }
-        }
-        assert!(n > 0, "the request was cut short");
-    }
-}
-
-fn header<'h>(head: &'h str, name: &str) -> &'h str {
-    head.lines().find_map(|l| l.strip_prefix(&format!("{name}: "))).unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_is_signed_and_repeated_until_it_is_taken() {
-    let node = Node::start().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let made = node.put("/v1/webhooks", &node.admin, json!({"url": url})).await.ok().json();
-    let secret = made["secret"].as_str().unwrap();
-    // The reference configuration has just been decided on, so a leader announces those decisions when it sees the hook;
-    // the move is among what comes.
-    node.post("/v1/services/web/move", &node.operate, json!({"to": "ams"})).await.ok();
-    let deliveries = async {
-        let (mut first, mut body) = take(&listener, 500).await;
-        let (again, same) = take(&listener, 200).await;
-        assert_eq!(header(&first, "zonekeeper-delivery"), header(&again, "zonekeeper-delivery"));
-        assert_eq!(body, same);
-        while !body.contains("moved by operate") {
-            (first, body) = take(&listener, 200).await;
-        }
-        (first, body)
-    };
-    let (head, body) = tokio::time::timeout(WITHIN, deliveries).await.unwrap();
-    let (time, signature) = header(&head, "zonekeeper-signature").split_once(",v1=").unwrap();
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-    mac.update(format!("{}.{body}", time.strip_prefix("t=").unwrap()).as_bytes());
-    assert_eq!(zonekeeper_api::wire::hex(&mac.finalize().into_bytes()), signature);
-    let event: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((&event["kind"], &event["subject"]), (&json!("decision"), &json!("service web")));
-    let list = node.send(node.request(Method::GET, "/v1/webhooks", &node.admin)).await;
-    assert!(!list.text.contains(secret));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn webhooks_that_cannot_work_are_refused() {
-    let node = Node::empty().await;
-    for url in ["ftp://x/", "http://", "https://", "http:///x"] {
-        let answer = node.put("/v1/webhooks", &node.admin, json!({"url": url})).await;
-        assert_eq!(answer.status, 422, "{url}: {}", answer.text);
-    }
 }
