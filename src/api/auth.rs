@@ -73,6 +73,13 @@ fn find(state: &Replicated, secret: &str, now: LogTime) -> Option<Arc<Token>> {
     found
 }
 
+/// Whether a token that was good is so still: neither removed nor expired, nor another one under its name.
+pub(crate) fn still_good(api: &Api, token: &Token) -> bool {
+    let published = api.handles.published.load();
+    let held = published.state.tokens.get(&token.name);
+    held.is_some_and(|t| **t == *token) && token.expires.is_none_or(|e| e > api.handles.log_now())
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, secret) = value.split_once(' ')?;

@@ -6,7 +6,8 @@ use crate::{
 };
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
+use zonekeeper_api::LocalView;
 
 /// Reads the stream until an event of this kind came whose text holds this.
 async fn until(stream: &mut Response, kind: &str, holds: &str) -> Value {
@@ -127,6 +128,32 @@ async fn a_site_with_a_thousand_services_is_told_whole() {
     assert_eq!(each.len(), 1400);
     let kept = node.get("/v1/decisions").await.data();
     assert_eq!(kept.as_array().unwrap().len(), 1400, "the newest entry is kept whole");
+}
+
+/// The stream has ended; None: it goes on.
+async fn ended(stream: &mut Response) -> Option<()> {
+    let end = async { while stream.chunk().await.ok().flatten().is_some() {} };
+    tokio::time::timeout(WITHIN, end).await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_its_token() {
+    let node = Node::empty().await;
+    let local = LocalView { ready: true, log_now: node.state().time, ..LocalView::default() };
+    node.handles.local.store(Arc::new(local)); // log time goes on
+    let open = async |life: Option<u64>| {
+        let new = json!({"name": "ana", "role": "read", "expires_in_s": life});
+        let made = node.post("/v1/tokens", &node.admin, new).await.ok().json();
+        let secret = made["secret"].as_str().unwrap();
+        node.request(Method::GET, "/v1/events", secret).timeout(3 * WITHIN).send().await.unwrap()
+    };
+    let mut removed = open(None).await;
+    assert_eq!(removed.status(), 200);
+    node.delete("/v1/tokens/ana", &node.admin).await.ok();
+    assert!(ended(&mut removed).await.is_some(), "it goes on without its token");
+    let mut expired = open(Some(2)).await;
+    assert_eq!(expired.status(), 200);
+    assert!(ended(&mut expired).await.is_some(), "it goes on after its token's end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
