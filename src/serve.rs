@@ -173,6 +173,7 @@ impl Serve {
                 listen: self.admin_listen,
                 advertise: None,
                 allow_remote: !self.admin_listen.ip().is_loopback(),
+                open_metrics: false,
             },
             dns: DnsConfig {
                 listen: self.dns.clone(),

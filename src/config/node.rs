@@ -17,7 +17,7 @@ use zonekeeper_core::{
 pub(crate) const FIELDS: &[&str] =
     &["id", "site", "duty", "data_dir", "keys_dir", "log_level", "peer", "admin", "dns", "proxy"];
 pub(crate) const PEER_FIELDS: &[&str] = &["listen", "advertise"];
-pub(crate) const ADMIN_FIELDS: &[&str] = &["listen", "advertise", "allow_remote"];
+pub(crate) const ADMIN_FIELDS: &[&str] = &["listen", "advertise", "allow_remote", "open_metrics"];
 pub(crate) const DNS_FIELDS: &[&str] = &[
     "listen",
     "workers",
@@ -77,6 +77,8 @@ pub struct AdminConfig {
     pub advertise: Option<SocketAddr>,
     /// The operator wants it reachable from other hosts.
     pub allow_remote: bool,
+    /// `/metrics` answers clients on loopback without a token.
+    pub open_metrics: bool,
 }
 
 /// DNS server of this node.

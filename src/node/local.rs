@@ -53,7 +53,7 @@ impl Local {
             proxy: self.counters.proxy.as_ref().map(|_| self.health.clone()),
             metrics: super::metrics::sources(&self.counters, &self.peers, &self.vitals),
             ca_fingerprint: Some(self.credentials.ca_fingerprint()),
-            open_metrics: true,
+            open_metrics: self.config.admin.open_metrics,
         };
         tasks.spawn(async move {
             if let Err(error) = zonekeeper_api::serve(listener, handles, CancellationToken::new()).await {

@@ -40,6 +40,12 @@ fn explained(lab: &Lab, reason: &str, words: &str) {
     });
 }
 
+/// Not even on loopback, unless the node file opens them.
+fn no_token_no_metrics(lab: &Lab) {
+    let answer = http::request(lab.nodes[0].at(ADMIN), "GET", "/metrics", None, None, WITHIN).unwrap();
+    assert_eq!(answer.status, 401);
+}
+
 #[test]
 fn other_clusters_strangers_and_wrong_keys_are_refused_counted_and_explained() {
     if !tools(&["openssl"]) {
@@ -49,6 +55,7 @@ fn other_clusters_strangers_and_wrong_keys_are_refused_counted_and_explained() {
     let (mut ours, theirs) = (lab(alone()), lab(alone()));
     let before = ours.get(0, "/v1/cluster").unwrap()["data"]["hash"].clone();
     we_call_another_cluster(&ours, &theirs);
+    no_token_no_metrics(&ours);
     not_a_peer_calls(&ours);
     another_cluster_calls(&ours, &theirs);
     a_stranger_calls(&ours);

@@ -101,9 +101,12 @@ fn admin(root: &Table<'_>) -> AdminConfig {
             addr if addr.ip().is_loopback() || allow_remote => Ok(addr),
             addr => Err(format!("{addr} can be reached from other hosts; set admin.allow_remote = true if that is meant, or listen on 127.0.0.1:8053")),
         });
-        Ok(AdminConfig { listen, advertise: table.opt("advertise", reachable), allow_remote })
+        let advertise = table.opt("advertise", reachable);
+        let open_metrics = table.or("open_metrics", false, Value::boolean);
+        Ok(AdminConfig { listen, advertise, allow_remote, open_metrics })
     };
-    root.or("admin", AdminConfig { listen: ADMIN, advertise: None, allow_remote: false }, read)
+    let default = AdminConfig { listen: ADMIN, advertise: None, allow_remote: false, open_metrics: false };
+    root.or("admin", default, read)
 }
 
 /// A witness serves no clients.

@@ -33,6 +33,7 @@ fn the_smallest_node_file_has_defaults_for_the_rest() {
     assert_eq!(node.peer.advertise, node.peer.listen);
     assert_eq!(node.admin.listen, "127.0.0.1:8053".parse().unwrap());
     assert_eq!((node.admin.advertise, node.admin.allow_remote), (None, false));
+    assert!(!node.admin.open_metrics, "metrics need a token unless the node file says otherwise");
     assert_eq!(node.dns.listen, ["0.0.0.0:53".parse().unwrap(), "[::]:53".parse().unwrap()]);
     assert_eq!((node.dns.workers, node.proxy.workers), (cores, cores));
     assert_eq!((node.dns.max_stale, node.dns.on_stale, node.dns.nsid), (None, OnStale::Keep, None));
@@ -40,12 +41,13 @@ fn the_smallest_node_file_has_defaults_for_the_rest() {
 
 #[test]
 fn what_is_given_is_taken() {
-    let more = "[admin]\nlisten = \"[::]:9000\"\nallow_remote = true\nadvertise = \"192.0.2.1:9000\"\n\
+    let more = "[admin]\nlisten = \"[::]:9000\"\nallow_remote = true\nadvertise = \"192.0.2.1:9000\"\nopen_metrics = true\n\
                 [dns]\nlisten = []\nworkers = 3\nnsid = \"fra-1\"\nmax_stale = \"90s\"\non_stale = \"servfail\"\n\
                 [proxy]\nworkers = 2\n";
     let node = load(&format!("{LEAST}{more}")).1.unwrap();
     assert_eq!(node.admin.listen, "[::]:9000".parse().unwrap());
     assert_eq!(node.admin.advertise, Some("192.0.2.1:9000".parse().unwrap()));
+    assert!(node.admin.open_metrics);
     assert!(node.dns.listen.is_empty());
     assert_eq!((node.dns.workers, node.dns.nsid.as_deref(), node.proxy.workers), (3, Some("fra-1"), 2));
     assert_eq!((node.dns.max_stale, node.dns.on_stale), (Some(Duration::from_secs(90)), OnStale::ServFail));
