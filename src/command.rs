@@ -287,4 +287,33 @@ mod tests {
         }
         assert!(read("zonekeeper run --config a --token b").is_err());
     }
+
+    /// A remedy that is copied from a message or a page works as it stands.
+    #[test]
+    fn what_must_be_confirmed_is_named_with_its_yes() {
+        let all = <Args as clap::CommandFactory>::command();
+        let asks = |c: &clap::Command| c.get_arguments().any(|a| a.get_id() == "yes" && a.is_required_set());
+        let mut paths = Vec::new();
+        for topic in all.get_subcommands() {
+            let within = topic.get_subcommands().filter(|c| asks(c));
+            paths.extend(within.map(|c| format!("zonekeeper {} {} ", topic.get_name(), c.get_name())));
+        }
+        assert!(paths.contains(&"zonekeeper member remove ".to_owned()), "{paths:?}");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = vec![root.join("README.md"), root.join("src"), root.join("deploy")];
+        let mut named = 0;
+        while let Some(file) = files.pop() {
+            if file.is_dir() {
+                files.extend(std::fs::read_dir(&file).unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(&file) else { continue };
+            for (at, _) in paths.iter().flat_map(|path| text.match_indices(path)) {
+                let line = text[at..].split(['`', '"', '\n']).next().unwrap();
+                assert!(line.contains("--yes"), "{}: {line}", file.display());
+                named += 1;
+            }
+        }
+        assert!(named > 4, "{named}");
+    }
 }

@@ -115,7 +115,7 @@ async fn verdict(raft: &Raft, node: NodeId) -> Option<RaftCall> {
         Standing::Stranger => None,
         Standing::Known(what) => Some(RaftCall::Deny(format!(
             "node {node} is {what} the cluster and came back without its data, so it must not go on under this id: \
-             run `zonekeeper member remove {node}` on another node and start this one under a new id (`zonekeeper join`)"
+             run `zonekeeper member remove {node} --yes` on another node and start this one under a new id (`zonekeeper join`)"
         ))),
     }
 }

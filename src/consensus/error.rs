@@ -25,7 +25,7 @@ pub enum OpenError {
     /// Stored data does not add up.
     #[error(
         "{dir} is damaged: {what}. The node does not start on damaged data, because it may have forgotten a vote or \
-         an acknowledged write. The way back: on a healthy node run `zonekeeper member remove {node}`, delete this \
+         an acknowledged write. The way back: on a healthy node run `zonekeeper member remove {node} --yes`, delete this \
          directory, and join again under a new node id"
     )]
     Damaged {

@@ -40,7 +40,7 @@ pub(crate) enum NodeError {
     /// A data directory without data, and nobody said that this is a first start.
     #[error(
         "{dir} is empty, but node {id} was not said to be new. If its disk was wiped or replaced: its vote is lost, so \
-         it must not come back under this id; run `zonekeeper member remove {id}` on a healthy node and join again \
+         it must not come back under this id; run `zonekeeper member remove {id} --yes` on a healthy node and join again \
          under a new id. If this is its first start: use --bootstrap (first node of a new cluster) or --new"
     )]
     Empty {

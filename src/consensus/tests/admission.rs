@@ -31,7 +31,7 @@ fn a_voter_that_lost_its_data_is_denied_and_the_others_go_on() {
         let mut failed = cluster.node(lost).failed();
         let why = tokio::time::timeout(PATIENCE, failed.wait_for(Option::is_some)).await;
         let why = why.expect("it was not denied").unwrap().clone().unwrap();
-        assert!(why.contains(&format!("member remove {lost}")), "{why}");
+        assert!(why.contains(&format!("member remove {lost} --yes")), "{why}");
         assert!(cluster.node(lost).is_fresh());
         assert_eq!(cluster.node(lost).status().last_log, 0, "it took nothing");
         cluster.node(leader).propose(write("after")).await.unwrap();

@@ -45,7 +45,7 @@ fn a_flipped_byte_in_any_record_is_seen_and_the_way_back_is_named() {
             db.insert(&key, record).unwrap();
         });
         let text = refusal(dir.path());
-        assert!(text.contains("checksum") && text.contains("member remove 1"), "{text}");
+        assert!(text.contains("checksum") && text.contains("member remove 1 --yes"), "{text}");
     }
 }
 
@@ -121,7 +121,7 @@ fn a_flipped_byte_anywhere_in_a_snapshot_is_seen() {
         bad[at] ^= 0x10;
         std::fs::write(&path, bad).unwrap();
         let text = refusal(dir.path());
-        assert!(text.contains("snap-") && text.contains("member remove 1"), "byte {at}: {text}");
+        assert!(text.contains("snap-") && text.contains("member remove 1 --yes"), "byte {at}: {text}");
     }
     std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     refusal(dir.path());
