@@ -41,20 +41,50 @@ impl Exposition {
         self
     }
 
+    /// Begins a family of histograms of seconds. The name ends in `_seconds`.
+    pub fn histogram(&mut self, name: &'static str, help: &str) -> &mut Exposition {
+        self.family(name, "histogram", help)
+    }
+
+    /// One histogram of the family that was begun last: bounds in microseconds, and the counts between them.
+    pub fn buckets(&mut self, labels: Labels<'_>, bounds: &[u64], counts: &[u64], sum_us: u64) {
+        let mut name = self.name.to_owned();
+        let mut line = |suffix: &str, le: Option<&dyn Display>, value: &dyn Display| {
+            name.truncate(self.name.len());
+            name.push_str(suffix);
+            let all: Vec<(&str, &dyn Display)> =
+                labels.iter().copied().chain(le.map(|le| ("le", le))).collect();
+            write_sample(&mut self.text, &name, &all, value);
+        };
+        let mut total = 0;
+        for (i, count) in counts.iter().enumerate() {
+            total += count;
+            match bounds.get(i) {
+                Some(bound) => line("_bucket", Some(&(*bound as f64 / 1e6)), &total),
+                None => line("_bucket", Some(&"+Inf"), &total),
+            }
+        }
+        line("_sum", None, &(sum_us as f64 / 1e6));
+        line("_count", None, &total);
+    }
+
     /// A sample of the family that was begun last.
     pub fn sample(&mut self, labels: Labels<'_>, value: impl Display) -> &mut Exposition {
-        let name = self.name;
-        self.line(format_args!("{name}"));
-        for (i, (label, text)) in labels.iter().enumerate() {
-            self.line(format_args!("{}{label}=\"{}\"", if i == 0 { '{' } else { ',' }, Escaped(text)));
-        }
-        self.line(format_args!("{} {value}\n", if labels.is_empty() { "" } else { "}" }));
+        write_sample(&mut self.text, self.name, labels, &value);
         self
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
         let _ = self.text.write_fmt(text); // writing to a string cannot fail
     }
+}
+
+fn write_sample(text: &mut String, name: &str, labels: Labels<'_>, value: &dyn Display) {
+    text.push_str(name);
+    for (i, (label, said)) in labels.iter().enumerate() {
+        let _ = write!(text, "{}{label}=\"{}\"", if i == 0 { '{' } else { ',' }, Escaped(said));
+    }
+    let _ = writeln!(text, "{} {value}", if labels.is_empty() { "" } else { "}" }); // writing to a string cannot fail
 }
 
 /// Text as the format wants it: backslash, quote and newline escaped.
@@ -229,5 +259,22 @@ mod tests {
             "# HELP zonekeeper_x_total A \\\"thing\\\".\n# TYPE zonekeeper_x_total counter\n\
              zonekeeper_x_total 3\nzonekeeper_x_total{a=\"q\\\"\\\\\\n\",b=\"1\"} 4\n"
         );
+    }
+
+    #[test]
+    fn buckets_are_added_up() {
+        let mut out = Exposition::default();
+        out.histogram("zonekeeper_t_seconds", "T.").buckets(
+            &[("a", &1)],
+            &[500, 1_000_000],
+            &[2, 3, 1],
+            4_500_000,
+        );
+        let text = "# HELP zonekeeper_t_seconds T.\n# TYPE zonekeeper_t_seconds histogram\n\
+                    zonekeeper_t_seconds_bucket{a=\"1\",le=\"0.0005\"} 2\n\
+                    zonekeeper_t_seconds_bucket{a=\"1\",le=\"1\"} 5\n\
+                    zonekeeper_t_seconds_bucket{a=\"1\",le=\"+Inf\"} 6\n\
+                    zonekeeper_t_seconds_sum{a=\"1\"} 4.5\nzonekeeper_t_seconds_count{a=\"1\"} 6\n";
+        assert_eq!(out.text, text);
     }
 }

@@ -15,6 +15,7 @@ mod check;
 mod cluster;
 mod duration;
 mod export;
+mod limit;
 mod listener;
 mod log;
 mod nearest;
@@ -32,8 +33,8 @@ mod zone;
 
 pub use cluster::ClusterConfig;
 pub use node::{
-    AdminConfig, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig, QueryLog,
-    RateLimit,
+    AdminConfig, DRAIN_MS, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig,
+    QueryLog, RateLimit,
 };
 pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
 pub use problem::{Place, Problem, Problems, Severity};
@@ -55,6 +56,7 @@ pub fn fields() -> Vec<(&'static str, &'static [&'static str])> {
         ("certs", listener::CERT_FIELDS),
         ("listener.NAME.route", route::FIELDS),
         ("query, header and cookie", route::PAIR_FIELDS),
+        ("rate_limit", limit::FIELDS),
         ("redirect", route::REDIRECT_FIELDS),
         ("respond", route::RESPOND_FIELDS),
         ("rewrite", route::REWRITE_FIELDS),

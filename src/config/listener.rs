@@ -2,6 +2,7 @@
 
 use crate::{
     duration::{millis, show},
+    limit,
     reader::{NOTED, Parsed, Table, Value},
     route,
     service::socket,
@@ -23,13 +24,20 @@ pub(crate) const FIELDS: &[&str] = &[
     "identify",
     "client_first",
     "http2",
+    "proxy_protocol",
+    "trusted_proxies",
+    "max_connections_per_address",
+    "rate_limit",
+    "min_rate",
+    "request_timeout",
+    "tunnel_timeout",
 ];
 pub(crate) const BIND_FIELDS: &[&str] = &["site", "addr"];
 pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key", "certs", "client_ca", "client", "min_version"];
 pub(crate) const CERT_FIELDS: &[&str] = &["cert", "key"];
 
-const PROTOCOLS: [(&str, Protocol); 3] =
-    [("http", Protocol::Http), ("tcp", Protocol::Tcp), ("tls", Protocol::Tls)];
+const PROTOCOLS: [(&str, Protocol); 4] =
+    [("http", Protocol::Http), ("tcp", Protocol::Tcp), ("tls", Protocol::Tls), ("udp", Protocol::Udp)];
 const CLIENT: [(&str, bool); 2] = [("required", false), ("optional", true)];
 const VERSIONS: [(&str, bool); 2] = [("1.2", false), ("1.3", true)];
 
@@ -53,6 +61,13 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Listener> {
         identify: table.or("identify", false, Value::boolean),
         client_first: table.or("client_first", false, Value::boolean),
         http2: table.or("http2", Http2::default(), |v| v.word(&HTTP2)),
+        proxy_from: table.or("proxy_protocol", Vec::new(), |v| v.each(route::network)),
+        trusted: table.or("trusted_proxies", Vec::new(), |v| v.each(route::network)),
+        max_per_address: table.or("max_connections_per_address", 0, |v| v.integer(0..=1_000_000, "")),
+        rate_limit: table.opt("rate_limit", limit::read).flatten(),
+        min_rate: table.or("min_rate", 100, |v| v.integer(0..=1_000_000_000, "bytes a second")),
+        request_timeout_ms: table.or("request_timeout", 0, |v| millis(v, 0..=86_400_000)),
+        tunnel_timeout_ms: table.or("tunnel_timeout", 3_600_000, |v| millis(v, 1000..=604_800_000)),
     })
 }
 
@@ -124,6 +139,20 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
     put("identify", listener.identify.into());
     put("client_first", listener.client_first.into());
     put("http2", HTTP2.iter().find(|(_, h)| *h == listener.http2).map_or("", |(w, _)| w).into());
+    put("max_connections_per_address", i64::from(listener.max_per_address).into());
+    put("min_rate", i64::from(listener.min_rate).into());
+    put("request_timeout", show(u64::from(listener.request_timeout_ms)).into());
+    put("tunnel_timeout", show(u64::from(listener.tunnel_timeout_ms)).into());
+    if let Some(limit) = &listener.rate_limit {
+        put("rate_limit", limit::write(limit));
+    }
+    for (field, networks) in
+        [("proxy_protocol", &listener.proxy_from), ("trusted_proxies", &listener.trusted)]
+    {
+        if !networks.is_empty() {
+            put(field, networks.iter().map(ToString::to_string).collect::<Vec<_>>().into());
+        }
+    }
     table
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     duration::{millis, show},
+    limit,
     listener::strings,
     reader::{NOTED, Parsed, Table, Value},
 };
@@ -29,6 +30,8 @@ pub(crate) const FIELDS: &[&str] = &[
     "response_timeout",
     "retries",
     "max_body",
+    "request_timeout",
+    "rate_limit",
 ];
 pub(crate) const PAIR_FIELDS: &[&str] = &["name", "value"];
 pub(crate) const REDIRECT_FIELDS: &[&str] = &["status", "scheme", "host", "path"];
@@ -36,7 +39,7 @@ pub(crate) const RESPOND_FIELDS: &[&str] = &["status", "content_type", "body"];
 pub(crate) const REWRITE_FIELDS: &[&str] = &["path", "host", "set", "remove"];
 
 /// Fields that the proxy writes itself: a rule about them would break framing, routing, or the record of the client.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "host",
     "connection",
     "content-length",
@@ -46,6 +49,7 @@ const OWN: [&str; 12] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
@@ -67,8 +71,10 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Route> {
             response_timeout_ms: table.opt("response_timeout", |v| millis(v, 100..=3_600_000)),
             retries: table.opt("retries", |v| v.integer(0..=10, "")),
             max_body: table.opt("max_body", |v| v.integer(0..=1 << 50, "bytes")),
+            request_timeout_ms: table.opt("request_timeout", |v| millis(v, 0..=86_400_000)),
         },
-        target: Target::default(),
+        rate_limit: table.opt("rate_limit", limit::read).flatten(),
+        ..Route::default()
     };
     target(&table).map(|target| Route { target, ..route }).ok_or(NOTED.into())
 }
@@ -200,7 +206,7 @@ fn authority(value: &Value<'_>) -> Parsed<String> {
     }
 }
 
-fn plain_host(name: &str) -> bool {
+pub(crate) fn plain_host(name: &str) -> bool {
     let label = |l: &str| {
         (1..=63).contains(&l.len()) && l.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
     };
@@ -208,7 +214,7 @@ fn plain_host(name: &str) -> bool {
 }
 
 /// `"10.0.0.0/8"`, or an address for itself alone.
-fn network(value: &Value<'_>) -> Parsed<Network> {
+pub(crate) fn network(value: &Value<'_>) -> Parsed<Network> {
     let text = value.text(64)?;
     let bad = || format!("\"{text}\" is no network; write it as \"10.0.0.0/8\" or \"2001:db8::/32\"");
     let (addr, bits) = text.split_once('/').map_or((text.as_str(), None), |(a, b)| (a, Some(b)));
@@ -326,6 +332,12 @@ pub(crate) fn write(route: &Route) -> toml::Value {
     }
     if let Some(n) = limits.retries {
         put("retries", i64::from(n).into());
+    }
+    if let Some(ms) = limits.request_timeout_ms {
+        put("request_timeout", show(u64::from(ms)).into());
+    }
+    if let Some(limit) = &route.rate_limit {
+        put("rate_limit", limit::write(limit));
     }
     if let Some(n) = limits.max_body {
         put("max_body", i64::try_from(n).unwrap_or(i64::MAX).into());

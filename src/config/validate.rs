@@ -42,6 +42,8 @@ fn list<T: std::fmt::Display>(items: impl Iterator<Item = T>) -> String {
 fn unused_sites(config: &ClusterConfig, log: &Log) {
     let endpoints = config.services.values().flat_map(|s| s.endpoints.keys());
     let backends = config.pools.values().flat_map(|p| p.backends.iter().filter_map(|b| b.site.as_ref()));
+    let named = config.pools.values().flat_map(|p| p.names.iter().filter_map(|b| b.site.as_ref()));
+    let backends = backends.chain(named);
     let binds = config.listeners.values().flat_map(|l| l.binds.iter().filter_map(|b| b.site.as_ref()));
     let used: BTreeSet<&SiteId> = endpoints.chain(backends).chain(binds).chain(&config.voters).collect();
     for site in config.sites.keys().filter(|s| !used.contains(s)) {

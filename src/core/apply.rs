@@ -189,7 +189,10 @@ impl State {
                 self.services.get(service).is_some_and(|s| s.spec.endpoints.contains_key(site))
             }
             Scope::Backend(pool, addr) => {
-                self.pools.get(pool).is_some_and(|p| p.backends.iter().any(|b| b.addr == *addr))
+                let has = |p: &Arc<crate::model::Pool>| {
+                    p.backends.iter().any(|b| b.addr == *addr) || !p.names.is_empty()
+                };
+                self.pools.get(pool).is_some_and(has)
             }
         };
         if known { Ok(()) } else { Err(format!("{scope} is not declared")) }

@@ -225,7 +225,8 @@ impl State {
         }
         let known = |site: &&SiteId| self.sites.contains_key(*site);
         for (id, pool) in &self.pools {
-            let mut sites = pool.backends.iter().filter_map(|b| b.site.as_ref());
+            let named = pool.names.iter().filter_map(|b| b.site.as_ref());
+            let mut sites = pool.backends.iter().filter_map(|b| b.site.as_ref()).chain(named);
             if let Some(site) = sites.find(|s| !known(s)) {
                 return Err(format!("pool {id}: site {site} is not declared"));
             }

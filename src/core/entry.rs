@@ -154,6 +154,8 @@ pub enum Command {
     PutWebhook(Webhook),
     /// Removes a webhook by URL.
     RemoveWebhook(String),
+    /// A new secret that keys are derived from (of the sticky cookie); what the one before it signed stays valid.
+    PutSecret(Secret),
 }
 
 impl Command {
@@ -297,6 +299,16 @@ pub struct Join {
     pub hash: [u8; 32],
     /// When it ends.
     pub expires: LogTime,
+}
+
+/// What the nodes derive common keys from. Its bytes show in no log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 /// Where decisions are announced.

@@ -15,6 +15,9 @@ const OWN_NAMES: [&str; 4] = ["automation", "bootstrap", "join", "serve"];
 /// Tokens, join tokens and webhooks of one cluster, each.
 pub(crate) const MAX_TOKENS: usize = 1000;
 
+/// Secrets that are valid at the same time.
+const SECRETS: usize = 2;
+
 impl State {
     pub(crate) fn membership_command(
         &mut self,
@@ -53,6 +56,12 @@ impl State {
             }
             Command::RemoveWebhook(url) => {
                 self.webhooks.remove(url).map(drop).ok_or_else(|| format!("there is no webhook {url}"))
+            }
+            Command::PutSecret(secret) => {
+                self.secrets.insert(0, secret.clone());
+                self.secrets.truncate(SECRETS);
+                step.delta.proxy = true;
+                Ok(())
             }
             _ => Err(String::from("this command is handled elsewhere")),
         }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 mod proxy;
 pub use proxy::{
-    Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, Network, PathMatch, Pool, Protocol,
-    Redirect, Respond, Rewrite, Route, RouteLimits, Target, Tls, TlsFiles,
+    Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, NamedBackend, Network, PathMatch, Pool,
+    Protocol, ProxyHeader, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Target, Tls, TlsFiles,
+    within,
 };
 
 /// IPv4 or IPv6: the endpoints of a site are judged apart.

@@ -4,11 +4,9 @@
 //! that is a node-local fact; which backend an operator drained or forced is.
 
 use crate::{
-    entry::{Force, Scope},
+    entry::{Force, Override, Scope, Secret},
     id::{ListenerId, PoolId, SiteId},
-    model::{
-        BackendTls, Balance, Check, HashKey, Http2, Listener, PathMatch, Pool, Protocol, Route, Target, Tls,
-    },
+    model::{Listener, NamedBackend, PathMatch, Pool, Protocol, Route, Target},
     state::State,
 };
 use alloc::{
@@ -18,7 +16,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use core::net::SocketAddr;
+use core::{net::SocketAddr, ops::Deref};
 use regex::Regex;
 
 mod condition;
@@ -33,37 +31,30 @@ pub struct ProxyTable {
     pub listeners: BTreeMap<ListenerId, Arc<ListenerTable>>,
     /// All pools, with the backends that this site's proxies use.
     pub pools: BTreeMap<PoolId, Arc<PoolTable>>,
+    /// Secrets that common keys are derived from, the newest first.
+    pub secrets: Vec<Secret>,
 }
 
-/// One listener as this site's proxies bind it.
+/// One listener as this site's proxies bind it; everything else is as declared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListenerTable {
     /// Its id.
     pub id: ListenerId,
     /// The addresses that this site binds.
     pub binds: Vec<SocketAddr>,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// TLS termination.
-    pub tls: Option<Tls>,
     /// Routes in order; the first match wins.
     pub routes: Vec<RouteTable>,
-    /// Client connections at once; 0 for no limit.
-    pub max_connections: u32,
-    /// Longest wait for a whole request head, in milliseconds.
-    pub header_timeout_ms: u32,
-    /// Longest quiet time of a kept connection or of a tunnel, in milliseconds.
-    pub idle_timeout_ms: u32,
-    /// Largest request body in bytes; 0 for no limit.
-    pub max_body: u64,
-    /// One of so many requests is written to the access log; 0 for none.
-    pub access_log: u32,
-    /// Requests are given an id and a trace where they come without.
-    pub identify: bool,
     /// Clients send first: connections are taken up with their first bytes.
     pub client_first: bool,
-    /// Who may speak HTTP/2.
-    pub http2: Http2,
+    /// The listener as declared.
+    pub spec: Arc<Listener>,
+}
+
+impl Deref for ListenerTable {
+    type Target = Listener;
+    fn deref(&self) -> &Listener {
+        &self.spec
+    }
 }
 
 /// One route and the pools that it leads to.
@@ -83,39 +74,26 @@ impl PartialEq for RouteTable {
     }
 }
 
-/// One pool as this site's proxies use it.
+/// One pool as this site's proxies use it; everything else is as declared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolTable {
     /// Its id.
     pub id: PoolId,
     /// The backends that this site's proxies use, drained and forced ones included.
     pub backends: Vec<BackendTable>,
-    /// How one is chosen.
-    pub balance: Balance,
-    /// How the local node checks them; none: only passive ejection.
-    pub check: Option<Check>,
-    /// Longest wait for a connection, in milliseconds.
-    pub connect_timeout_ms: u32,
-    /// Longest wait for the first byte of a response (L7), or between bytes (L4), in milliseconds.
-    pub response_timeout_ms: u32,
-    /// Connections or requests in flight per backend; 0 for no limit.
-    pub max_connections: u32,
-    /// How often a request is tried on another backend.
-    pub retries: u8,
-    /// How long a backend is left out after a hard failure, in milliseconds.
-    pub eject_ms: u32,
-    /// What a hash is made of.
-    pub hash: HashKey,
-    /// A backend that returns gets its whole share after so many milliseconds.
-    pub slow_start_ms: u32,
-    /// So many percentage points above its peers' error rate eject a backend; 0: none do.
-    pub eject_errors: u8,
-    /// At most so many percent are ejected for errors at once, but one at least.
-    pub max_ejected: u8,
-    /// Backends are spoken to in HTTP/2.
-    pub http2: bool,
-    /// Backends are spoken to over TLS.
-    pub tls: Option<BackendTls>,
+    /// Those that have names, which each node resolves.
+    pub names: Vec<NamedBackend>,
+    /// An operator's word on addresses of this pool.
+    pub forces: BTreeMap<SocketAddr, Force>,
+    /// The pool as declared.
+    pub spec: Arc<Pool>,
+}
+
+impl Deref for PoolTable {
+    type Target = Pool;
+    fn deref(&self) -> &Pool {
+        &self.spec
+    }
 }
 
 /// One backend of a pool, with the operator's word on it.
@@ -150,41 +128,33 @@ impl ProxyTable {
             .filter_map(|(id, listener)| ListenerTable::build(site, id, listener, &pools))
             .map(|l| (l.id.clone(), Arc::new(l)))
             .collect();
-        ProxyTable { listeners, pools }
+        ProxyTable { listeners, pools, secrets: state.secrets.clone() }
     }
 }
 
 impl PoolTable {
-    fn build(state: &State, site: &SiteId, id: &PoolId, pool: &Pool) -> PoolTable {
+    fn build(state: &State, site: &SiteId, id: &PoolId, pool: &Arc<Pool>) -> PoolTable {
         let force = |addr| state.overrides.get(&Scope::Backend(id.clone(), addr)).map(|o| o.force);
         let ours = pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site));
-        PoolTable {
-            backends: ours
-                .map(|b| BackendTable { addr: b.addr, weight: b.weight, force: force(b.addr) })
-                .collect(),
-            ..PoolTable::empty(id, pool)
-        }
+        let backends =
+            ours.map(|b| BackendTable { addr: b.addr, weight: b.weight, force: force(b.addr) }).collect();
+        let ours = |b: &&NamedBackend| b.site.as_ref().is_none_or(|s| s == site);
+        let names: Vec<NamedBackend> = pool.names.iter().filter(ours).cloned().collect();
+        let on = |(scope, o): (&Scope, &Arc<Override>)| match scope {
+            Scope::Backend(pool, addr) if pool == id => Some((*addr, o.force)),
+            _ => None,
+        };
+        let forces = match names.is_empty() {
+            true => BTreeMap::new(),
+            false => state.overrides.iter().filter_map(on).collect(),
+        };
+        PoolTable { id: id.clone(), backends, names, forces, spec: pool.clone() }
     }
 
-    /// The pool without its backends.
-    pub fn empty(id: &PoolId, pool: &Pool) -> PoolTable {
-        PoolTable {
-            id: id.clone(),
-            backends: Vec::new(),
-            balance: pool.balance,
-            check: pool.check.clone(),
-            connect_timeout_ms: pool.connect_timeout_ms,
-            response_timeout_ms: pool.response_timeout_ms,
-            max_connections: pool.max_connections,
-            retries: pool.retries,
-            eject_ms: pool.eject_ms,
-            hash: pool.hash.clone(),
-            slow_start_ms: pool.slow_start_ms,
-            eject_errors: pool.eject_errors,
-            max_ejected: pool.max_ejected,
-            http2: pool.http2,
-            tls: pool.tls.clone(),
-        }
+    /// A pool without backends at this site.
+    pub fn empty(id: &PoolId, spec: Pool) -> PoolTable {
+        let (names, forces) = (Vec::new(), BTreeMap::new());
+        PoolTable { id: id.clone(), backends: Vec::new(), names, forces, spec: Arc::new(spec) }
     }
 }
 
@@ -192,7 +162,7 @@ impl RouteTable {
     fn build(route: &Route, pools: &BTreeMap<PoolId, Arc<PoolTable>>) -> RouteTable {
         let found = |id: &PoolId| match pools.get(id) {
             Some(pool) => pool.clone(),
-            None => Arc::new(PoolTable::empty(id, &Pool::default())),
+            None => Arc::new(PoolTable::empty(id, Pool::default())),
         };
         let targets: &[(PoolId, u8)] = match &route.target {
             Target::Pools(pools) => pools,
@@ -223,7 +193,7 @@ impl ListenerTable {
     fn build(
         site: &SiteId,
         id: &ListenerId,
-        listener: &Listener,
+        listener: &Arc<Listener>,
         pools: &BTreeMap<PoolId, Arc<PoolTable>>,
     ) -> Option<ListenerTable> {
         let ours = listener.binds.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site));
@@ -231,20 +201,12 @@ impl ListenerTable {
         (!binds.is_empty()).then(|| ListenerTable {
             id: id.clone(),
             binds,
-            protocol: listener.protocol,
-            tls: listener.tls.clone(),
             routes: listener.routes.iter().map(|r| RouteTable::build(r, pools)).collect(),
-            max_connections: listener.max_connections,
-            header_timeout_ms: listener.header_timeout_ms,
-            idle_timeout_ms: listener.idle_timeout_ms,
-            max_body: listener.max_body,
-            access_log: listener.access_log,
-            identify: listener.identify,
             // HTTP and TLS begin with the client by definition.
             client_first: listener.client_first
                 || matches!(listener.protocol, Protocol::Http | Protocol::Tls)
                 || listener.tls.is_some(),
-            http2: listener.http2,
+            spec: listener.clone(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The replicated state: what every node holds at the same log index.
 
 use crate::{
-    entry::{Join, Member, Object, Override, Scope, Timing, Token, Webhook},
+    entry::{Join, Member, Object, Override, Scope, Secret, Timing, Token, Webhook},
     evidence::{Row, Standing},
     id::{ListenerId, NodeId, PoolId, ServiceId, SiteId},
     model::{Family, Listener, Pool, Service, Site},
@@ -173,6 +173,8 @@ pub struct State {
     pub retired: BTreeSet<NodeId>,
     /// Webhooks by URL.
     pub webhooks: BTreeMap<String, Webhook>,
+    /// Secrets that common keys are derived from, the newest first.
+    pub secrets: Vec<Secret>,
     /// The last [`HISTORY`] decisions, oldest first. Shared, because every entry works on a copy of the state.
     pub history: Arc<VecDeque<Arc<Decision>>>,
 }
@@ -203,6 +205,7 @@ impl Default for State {
             joins: BTreeMap::new(),
             retired: BTreeSet::new(),
             webhooks: BTreeMap::new(),
+            secrets: Vec::new(),
             history: Arc::default(),
         }
     }

@@ -6,7 +6,7 @@ use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Opened};
 use zonekeeper_core::{
     Command, State, VERSION,
-    entry::{Init, Member, Role, Timing, Token},
+    entry::{Init, Member, Role, Secret, Timing, Token},
     model::{Change, Site},
 };
 use zonekeeper_peer::keys::Credentials;
@@ -118,12 +118,20 @@ pub(crate) async fn found(
         propose(consensus, Command::Init(init)).await?;
     }
     propose(consensus, Command::PutMember(config.id, member)).await?;
+    propose(consensus, Command::PutSecret(secret()?)).await?;
     let site = Site { description: String::new() };
     propose(consensus, Command::Configure(vec![Change::PutSite(config.site.clone(), site)])).await?;
     let secret = zonekeeper_api::Secret::generate().map_err(|e| NodeError::Found(e.to_string()))?;
     write_token(&config.data_dir, secret.text())?;
     let token = Token { name: "admin".into(), hash: secret.hash(), role: Role::Admin, expires: None };
     propose(consensus, Command::PutToken(token)).await
+}
+
+/// What the nodes will derive common keys from.
+fn secret() -> Result<Secret, NodeError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| NodeError::Found(format!("no randomness: {e}")))?;
+    Ok(Secret(bytes))
 }
 
 async fn lead(consensus: &Consensus) -> Result<(), NodeError> {

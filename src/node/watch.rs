@@ -17,7 +17,7 @@ use zonekeeper_core::{
     Command, Published, State,
     entry::{Member, Timing},
     evidence::Report,
-    id::{NodeId, SiteId},
+    id::{NodeId, PoolId, SiteId},
     state::Generation,
 };
 use zonekeeper_dns::DnsFlags;
@@ -124,6 +124,7 @@ pub(super) struct Follower {
     pub(super) proxies: bool,
     pub(super) peers: Peers,
     pub(super) board: Arc<Board>,
+    pub(super) health: Arc<LocalHealth>,
     pub(super) consensus: Consensus,
     pub(super) published: Arc<ArcSwap<Published>>,
     pub(super) news: watch::Receiver<Generation>,
@@ -145,7 +146,8 @@ impl Follower {
         loop {
             self.news.borrow_and_update();
             let state = self.published.load().state.clone();
-            if followed.replace(inputs(&state)) != Some(inputs(&state)) {
+            let now = Some((inputs(&state), self.health.resolutions()));
+            if std::mem::replace(&mut followed, now) != now {
                 self.follow(&state, &mut streams, &mut heartbeats);
             }
             let now = Some(callers(&state, self.node, self.consensus.status().quorum_age_ms, self.founds));
@@ -170,7 +172,8 @@ impl Follower {
 
     fn follow(&self, state: &State, streams: &mut Streams, heartbeats: &mut Heartbeats) {
         self.peers.set_settings(settings(state.timing));
-        streams.follow(plan(state, self.node, &self.site, self.proxies));
+        let resolved = |pool: &PoolId| self.health.resolved(pool).into_iter().map(|b| b.addr).collect();
+        streams.follow(plan(state, self.node, &self.site, self.proxies, resolved));
         let others = || state.members.iter().filter(|(id, _)| **id != self.node);
         self.peers.set_peers(others().map(|(id, m)| (*id, m.peer)).collect());
         let members: BTreeMap<_, _> =

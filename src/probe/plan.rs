@@ -32,13 +32,19 @@ pub(crate) enum Subject {
 pub(crate) type Plan = BTreeMap<Key, Vec<Subject>>;
 
 /// The plan of a node. Learners and nodes without a vote probe no endpoints; every full node checks its own backends.
-pub(crate) fn plan(state: &State, node: NodeId, site: &SiteId, proxies: bool) -> Plan {
+pub(crate) fn plan(
+    state: &State,
+    node: NodeId,
+    site: &SiteId,
+    proxies: bool,
+    resolved: impl Fn(&PoolId) -> Vec<SocketAddr>,
+) -> Plan {
     let mut plan = Plan::new();
     if state.voters.contains(&node) {
         endpoints(state, site, &mut plan);
     }
     if proxies {
-        backends(state, site, &mut plan);
+        backends(state, site, resolved, &mut plan);
     }
     plan
 }
@@ -63,12 +69,15 @@ fn endpoints(state: &State, own: &SiteId, plan: &mut Plan) {
     }
 }
 
-fn backends(state: &State, own: &SiteId, plan: &mut Plan) {
+/// `resolved`: what a pool's names stand for here.
+fn backends(state: &State, own: &SiteId, resolved: impl Fn(&PoolId) -> Vec<SocketAddr>, plan: &mut Plan) {
     for (id, pool) in &state.pools {
         let Some(check) = &pool.check else { continue };
-        for backend in pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == own)) {
-            let key = Key { addr: backend.addr, check: check.clone(), host: backend.addr.ip().to_string() };
-            plan.entry(key).or_default().push(Subject::Backend(id.clone(), backend.addr));
+        let ours = pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == own));
+        let named = if pool.names.is_empty() { Vec::new() } else { resolved(id) };
+        for addr in ours.map(|b| b.addr).chain(named) {
+            let key = Key { addr, check: check.clone(), host: addr.ip().to_string() };
+            plan.entry(key).or_default().push(Subject::Backend(id.clone(), addr));
         }
     }
 }

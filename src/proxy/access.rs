@@ -2,7 +2,7 @@
 //! the request path. What comes faster than it can be written is counted and left out.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,7 +19,7 @@ const TEXT: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) listener: ListenerId,
-    pub(crate) client: SocketAddr,
+    pub(crate) client: IpAddr,
     /// The head as the backend got it.
     pub(crate) asked: Asked,
     /// What the client was answered; 0: nothing.
@@ -123,7 +123,7 @@ mod tests {
     fn entry() -> Entry {
         Entry {
             listener: "front".parse().unwrap(),
-            client: SocketAddr::from(([192, 0, 2, 1], 5)),
+            client: IpAddr::from([192, 0, 2, 1]),
             asked: Asked::of(b"GET /a?b HTTP/1.1\r\nHost: w:80\r\nx-request-ID: 7\r\nA: b\r\n\r\n"),
             status: 200,
             pool: "web".parse().unwrap(),

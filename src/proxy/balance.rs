@@ -46,10 +46,21 @@ pub(crate) fn choose(pool: &LivePool, key: u64, exclude: &[usize], now_ms: u64) 
     }
 }
 
+/// Takes a place on this backend, if it is usable and has one. It costs no turn: those that come back to their backend say
+/// nothing of where new ones shall go.
+pub(crate) fn choose_same(pool: &LivePool, index: usize, exclude: &[usize], now_ms: u64) -> bool {
+    let (inflight, max) = (&pool.backends[index].inflight, pool.table.max_connections);
+    let one_more = |n: u32| (max == 0 || n < max).then_some(n + 1);
+    usable(pool, exclude, index, now_ms) && inflight.fetch_update(AcqRel, Acquire, one_more).is_ok()
+}
+
 /// Gives the place back, and judges the backend if its request failed.
 pub(crate) fn release(pool: &LivePool, index: usize) {
     let backend = &pool.backends[index];
     backend.inflight.fetch_sub(1, AcqRel);
+    if pool.table.max_connections > 0 {
+        pool.state.queue.wake();
+    }
     if backend.suspect.load(Relaxed) {
         outlier::judge(pool, index);
     }
@@ -60,8 +71,14 @@ pub(crate) fn key(pool: &PoolTable, request: &impl RequestHead) -> u64 {
     if pool.balance != Balance::Hash {
         return 0;
     }
+    key_by(&pool.hash, request, 0)
+}
+
+/// A number of what the request has of this; of its client's address (IPv6: of its /64, where it is `of` something) where
+/// it lacks it.
+pub(crate) fn key_by(by: &HashKey, request: &impl RequestHead, of: u64) -> u64 {
     let mut found = None;
-    match &pool.hash {
+    match by {
         HashKey::Source => {}
         HashKey::Path => found = Some(hash(request.path().as_bytes())),
         HashKey::Header(name) => {
@@ -74,7 +91,17 @@ pub(crate) fn key(pool: &PoolTable, request: &impl RequestHead) -> u64 {
             });
         }
     }
-    found.or_else(|| request.source().map(key_of_source)).unwrap_or_default()
+    let source = |addr: IpAddr| if of == 0 { key_of_source(addr) } else { key_of_network(addr) };
+    let key = found.or_else(|| request.source().map(source)).unwrap_or_default();
+    if of == 0 { key } else { mix(key ^ of) }
+}
+
+/// A number of a client's address; of an IPv6 address, which clients have many of, its /64.
+pub(crate) fn key_of_network(addr: IpAddr) -> u64 {
+    match addr.to_canonical() {
+        IpAddr::V4(v4) => hash(&v4.octets()),
+        IpAddr::V6(v6) => hash(&v6.octets()[..8]),
+    }
 }
 
 /// What a hash chooses by, for a client.
@@ -85,19 +112,30 @@ pub(crate) fn key_of_source(addr: IpAddr) -> u64 {
     }
 }
 
+/// The backend that the request's sticky cookie names, and whether the cookie is one of now.
+pub(crate) fn sticky(pool: &LivePool, request: &impl RequestHead) -> Option<(usize, bool)> {
+    let name = pool.table.sticky.as_ref()?;
+    let mut found = None;
+    request.any_header("cookie", &mut |v| {
+        found = cookie(v, name.as_bytes()).and_then(|said| pool.sticky.find(said));
+        found.is_some()
+    });
+    found
+}
+
 /// The value of a cookie in one `Cookie` field (RFC 6265 §4.2.1).
 fn cookie<'v>(field: &'v [u8], name: &[u8]) -> Option<&'v [u8]> {
     field.split(|b| *b == b';').find_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))
 }
 
 /// FNV-1a, mixed: the same on every node and in every version, so that all sites choose alike.
-fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
     mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 /// The finalizer of splitmix64.
-fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -206,7 +244,7 @@ impl Asked<'_> {
     /// The lowest cost; among equals the one that is due first, which alone is smooth weighted round-robin.
     fn scan(&self, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
         let pool = self.pool;
-        let now = pool.clock.0.load(Relaxed);
+        let now = pool.state.clock.load(Relaxed);
         let (mut best, mut full): (Option<Candidate>, bool) = (None, false);
         for (i, backend) in pool.backends.iter().enumerate() {
             if !may(i) {
@@ -247,7 +285,7 @@ impl Asked<'_> {
             backend.inflight.fetch_sub(1, AcqRel);
             return false;
         }
-        self.pool.clock.0.fetch_max(c.due, Relaxed);
+        self.pool.state.clock.fetch_max(c.due, Relaxed);
         true
     }
 

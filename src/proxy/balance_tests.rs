@@ -12,16 +12,20 @@ fn pool(balance: Balance, weights: &[u8], max: u32) -> (Arc<LocalHealth>, LivePo
         weight,
         force: None,
     };
+    let spec = Pool { balance, max_connections: max, eject_ms: 1000, ..Pool::default() };
     let table = PoolTable {
         backends: weights.iter().enumerate().map(backend).collect(),
-        balance,
-        max_connections: max,
-        eject_ms: 1000,
-        ..PoolTable::empty(&"web".parse().unwrap(), &Pool::default())
+        ..PoolTable::empty(&"web".parse().unwrap(), spec)
     };
     let health = LocalHealth::new();
-    let pool = LivePool::new(Arc::new(table), &health, None);
+    let pool = LivePool::new(Arc::new(table), &[], &health, None);
     (health, pool)
+}
+
+fn edit(pool: &mut LivePool, change: impl FnOnce(&mut Pool)) {
+    let mut table = (*pool.table).clone();
+    change(Arc::make_mut(&mut table.spec));
+    pool.table = Arc::new(table);
 }
 
 fn next(pool: &LivePool) -> usize {
@@ -182,7 +186,7 @@ fn a_hash_is_made_of_what_the_pool_says_or_of_the_client() {
             headers: vec![("Cookie".into(), cookie.into()), ("X-User".into(), "7".into())],
             ..Sample::default()
         };
-        key(&PoolTable::empty(&"web".parse().unwrap(), &spec), &request)
+        key(&PoolTable::empty(&"web".parse().unwrap(), spec), &request)
     };
     let by_cookie = |cookie, source| of(HashKey::Cookie("sid".into()), cookie, source);
     assert_eq!(by_cookie("a=b; sid=1", "::1"), by_cookie("sid=1", "::2"));
@@ -207,9 +211,7 @@ fn two_choices_keep_the_load_even() {
 #[test]
 fn a_backend_that_returns_is_warmed_up() {
     let (health, mut pool) = pool(Balance::RoundRobin, &[1, 1], 0);
-    let mut table = (*pool.table).clone();
-    table.slow_start_ms = 10_000;
-    pool.table = Arc::new(table);
+    edit(&mut pool, |p| p.slow_start_ms = 10_000);
     assert_eq!(shares(&pool, 100), [50, 50], "at the start nobody is warmed up");
     health.set(&pool.table.id, pool.backends[0].addr, false);
     health.set(&pool.table.id, pool.backends[0].addr, true);
@@ -259,9 +261,7 @@ fn a_backend_that_fails_more_than_its_peers_is_left_out() {
 #[test]
 fn errors_eject_no_more_than_the_cap_and_a_trial_lets_in_again() {
     let (health, mut pool) = pool(Balance::RoundRobin, &[1, 1, 1, 1], 0);
-    let mut table = (*pool.table).clone();
-    table.max_ejected = 25;
-    pool.table = Arc::new(table);
+    edit(&mut pool, |p| p.max_ejected = 25);
     let got = with_failures(&pool, 1000, |i| i == 1 || i == 2);
     let ejected = pool.backends.iter().filter(|b| b.ejected(now_ms())).count();
     assert_eq!(ejected, 1, "two fail, one of four may be left out: {got:?}");

@@ -1,11 +1,20 @@
 //! Totals: relaxed atomics, per worker where threads would share them, summed when read.
 
-use crate::health::{BackendHealth, LocalHealth};
+use crate::{
+    health::{BackendHealth, LocalHealth},
+    histogram::Times,
+    live::{Live, LiveListener},
+    pool_state::PoolState,
+};
 use std::{
-    net::SocketAddr,
-    sync::atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Relaxed},
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
     },
 };
 use zonekeeper_core::id::{ListenerId, PoolId};
@@ -23,6 +32,8 @@ pub struct ListenerCounters {
     pub requests: u64,
     /// Requests and handshakes refused: malformed, too large, too slow.
     pub refused: u64,
+    /// Requests (L7) or connections (L4) above the rate.
+    pub limited: u64,
     /// Requests (L7) or connections (L4) that no backend could serve.
     pub failed: u64,
     /// Bytes from clients.
@@ -48,6 +59,23 @@ pub struct BackendCounters {
     pub bytes_in: u64,
     /// Bytes from it.
     pub bytes_out: u64,
+    /// Times to the first byte of an answer (L7).
+    pub times: Times,
+}
+
+/// Totals of one pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolCounters {
+    /// Requests (L7) or connections (L4) that wait for a place now.
+    pub waiting: u64,
+    /// Those that waited for a place.
+    pub queued: u64,
+    /// Those that found the queue full.
+    pub overflowed: u64,
+    /// Those that waited for too long.
+    pub timed_out: u64,
+    /// Those that were not tried again because the retry budget was used up.
+    pub unretried: u64,
 }
 
 /// All totals since the start.
@@ -55,6 +83,10 @@ pub struct BackendCounters {
 pub struct Counters {
     /// Per listener.
     pub listeners: Vec<(ListenerId, ListenerCounters)>,
+    /// Per listener and route, by its place from 1: how long requests took from the head to the end of the answer.
+    pub routes: Vec<(ListenerId, usize, Times)>,
+    /// Per pool.
+    pub pools: Vec<(PoolId, PoolCounters)>,
     /// Per pool and backend.
     pub backends: Vec<(PoolId, SocketAddr, BackendCounters)>,
 }
@@ -67,6 +99,7 @@ pub(crate) struct Cell {
     pub(crate) rejected: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) limited: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
@@ -77,6 +110,8 @@ pub(crate) struct Cell {
 pub(crate) struct ListenerCells {
     cells: Box<[Cell]>,
     active: AtomicU32,
+    /// Connections by address, where they are limited: at most one entry per connection.
+    addresses: Mutex<HashMap<IpAddr, u32>>,
 }
 
 /// Counts one up; the only writer of a cell is its worker, but its readers are others.
@@ -86,7 +121,12 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 
 impl ListenerCells {
     pub(crate) fn new(workers: usize) -> ListenerCells {
-        ListenerCells { cells: (0..workers).map(|_| Cell::default()).collect(), active: AtomicU32::new(0) }
+        let cells = (0..workers).map(|_| Cell::default()).collect();
+        ListenerCells { cells, active: AtomicU32::new(0), addresses: Mutex::default() }
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.cells.len()
     }
 
     /// The cell that belongs to a worker, its only writer.
@@ -108,6 +148,33 @@ impl ListenerCells {
         self.active.fetch_sub(1, AcqRel);
     }
 
+    /// Takes one of `max` places of an address; the address that [`ListenerCells::leave_address`] gives it back by.
+    pub(crate) fn enter_address(&self, addr: IpAddr, max: u32) -> Option<IpAddr> {
+        let addr = match addr.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),
+            v4 => v4,
+        };
+        let mut addresses = self.addresses();
+        let open = addresses.entry(addr).or_insert(0);
+        if *open >= max {
+            return None;
+        }
+        *open += 1;
+        Some(addr)
+    }
+
+    pub(crate) fn leave_address(&self, addr: IpAddr) {
+        let mut addresses = self.addresses();
+        match addresses.get_mut(&addr) {
+            Some(open) if *open > 1 => *open -= 1,
+            _ => drop(addresses.remove(&addr)),
+        }
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn active(&self) -> u32 {
         self.active.load(Relaxed)
     }
@@ -120,6 +187,7 @@ impl ListenerCells {
             rejected: of(|c| &c.rejected),
             requests: of(|c| &c.requests),
             refused: of(|c| &c.refused),
+            limited: of(|c| &c.limited),
             failed: of(|c| &c.failed),
             bytes_in: of(|c| &c.bytes_in),
             bytes_out: of(|c| &c.bytes_out),
@@ -129,7 +197,10 @@ impl ListenerCells {
 
 fn of_backend(b: &BackendHealth) -> BackendCounters {
     let t = &b.totals;
+    let mut times = Times::default();
+    t.times.add_to(&mut times);
     BackendCounters {
+        times,
         requests: t.requests.load(Relaxed),
         errors: t.errors.load(Relaxed),
         retries: t.retries.load(Relaxed),
@@ -138,6 +209,27 @@ fn of_backend(b: &BackendHealth) -> BackendCounters {
         bytes_in: t.bytes_in.load(Relaxed),
         bytes_out: t.bytes_out.load(Relaxed),
     }
+}
+
+/// How long requests took, of all routes.
+pub(crate) fn of_routes(live: &Live) -> Vec<(ListenerId, usize, Times)> {
+    let of = |l: &LiveListener| {
+        let id = l.table.id.clone();
+        l.times.sums().into_iter().enumerate().map(move |(i, times)| (id.clone(), i + 1, times))
+    };
+    live.listeners.iter().flat_map(of).collect()
+}
+
+/// The totals of all pools that are known.
+pub(crate) fn of_pools(health: &LocalHealth) -> Vec<(PoolId, PoolCounters)> {
+    let of = |p: &PoolState| PoolCounters {
+        waiting: u64::from(p.queue.len()),
+        queued: p.totals.queued.load(Relaxed),
+        overflowed: p.totals.overflowed.load(Relaxed),
+        timed_out: p.totals.timed_out.load(Relaxed),
+        unretried: p.totals.unretried.load(Relaxed),
+    };
+    health.pools().into_iter().map(|(id, p)| (id, of(&p))).collect()
 }
 
 /// The totals of all backends that are known.

@@ -3,8 +3,9 @@
 //! Everything that the request path touches is an atomic of one backend, on its own cache lines. The map is only read
 //! when the configuration changes, by the prober, and by whoever shows it.
 
-use crate::{latency::Latency, outlier::Counted};
+use crate::{histogram::Histogram, latency::Latency, outlier::Counted, pool_state::PoolState};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
@@ -92,6 +93,8 @@ pub(crate) struct Totals {
     pub(crate) ejections: AtomicU64,
     /// Requests without an answer, or answered with 500 and above.
     pub(crate) failures: AtomicU64,
+    /// Times to the first byte of an answer.
+    pub(crate) times: Histogram,
 }
 
 impl BackendHealth {
@@ -194,15 +197,12 @@ impl BackendHealth {
     }
 }
 
-/// One pool's place in virtual time: a backend that returns does not catch up on what it missed.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct PoolClock(pub(crate) AtomicU64);
-
 #[derive(Debug, Default)]
 struct Known {
     backends: BTreeMap<PoolId, BTreeMap<SocketAddr, Arc<BackendHealth>>>,
-    clocks: BTreeMap<PoolId, Arc<PoolClock>>,
+    pools: BTreeMap<PoolId, Arc<PoolState>>,
+    /// The addresses that names stand for.
+    resolved: BTreeMap<PoolId, Vec<BackendTable>>,
 }
 
 /// The health of every backend, as this node sees it.
@@ -212,11 +212,17 @@ pub struct LocalHealth {
     version: watch::Sender<u64>,
     /// When the windows of error rates were turned.
     turned: AtomicU64,
+    resolutions: AtomicU64,
 }
 
 impl Default for LocalHealth {
     fn default() -> LocalHealth {
-        LocalHealth { known: RwLock::default(), version: watch::Sender::new(0), turned: AtomicU64::new(0) }
+        LocalHealth {
+            known: RwLock::default(),
+            version: watch::Sender::new(0),
+            turned: AtomicU64::new(0),
+            resolutions: AtomicU64::new(0),
+        }
     }
 }
 
@@ -247,8 +253,51 @@ impl LocalHealth {
         known.backends.get(pool)?.get(&addr).cloned()
     }
 
-    pub(crate) fn clock(&self, pool: &PoolId) -> Arc<PoolClock> {
-        self.write().clocks.entry(pool.clone()).or_default().clone()
+    /// What belongs to the pool itself, made when it is new.
+    pub(crate) fn pool(&self, pool: &PoolId) -> Arc<PoolState> {
+        self.write().pools.entry(pool.clone()).or_default().clone()
+    }
+
+    /// All backends of a pool, with those that its names stand for.
+    pub fn backends<'p>(&self, pool: &'p PoolTable) -> Cow<'p, [BackendTable]> {
+        if pool.names.is_empty() {
+            return Cow::Borrowed(&pool.backends);
+        }
+        let forced = |b: BackendTable| BackendTable { force: pool.forces.get(&b.addr).copied(), ..b };
+        pool.backends.iter().copied().chain(self.resolved(&pool.id).into_iter().map(forced)).collect()
+    }
+
+    /// What the names of a pool stand for.
+    pub fn resolved(&self, pool: &PoolId) -> Vec<BackendTable> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.resolved.get(pool).cloned().unwrap_or_default()
+    }
+
+    /// Grows with each change of what names stand for.
+    pub fn resolutions(&self) -> u64 {
+        self.resolutions.load(Relaxed)
+    }
+
+    pub(crate) fn set_resolved(&self, all: BTreeMap<PoolId, Vec<BackendTable>>) {
+        let mut known = self.write();
+        if known.resolved != all {
+            known.resolved = all;
+            drop(known);
+            self.resolutions.fetch_add(1, Relaxed);
+            self.bump();
+        }
+    }
+
+    /// Requests or connections that wait for a place in a pool.
+    pub fn waiting(&self, pool: &PoolId) -> u32 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.pools.get(pool).map_or(0, |p| p.queue.len())
+    }
+
+    /// All pools that are known.
+    pub(crate) fn pools(&self) -> Vec<(PoolId, Arc<PoolState>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.pools.iter().map(|(id, p)| (id.clone(), p.clone())).collect()
     }
 
     /// The verdict of the node's own checks, told after each probe. A success ends an ejection.
@@ -297,6 +346,7 @@ impl LocalHealth {
         if turn {
             self.turned.store(now, Relaxed);
             known.backends.values().flat_map(BTreeMap::values).for_each(|b| b.turn_window());
+            known.pools.values().for_each(|p| p.turn_window());
         }
         let (mut next, mut ended) = (None::<u64>, false);
         for backend in known.backends.values().flat_map(BTreeMap::values) {
@@ -320,16 +370,19 @@ impl LocalHealth {
             Some(health) => health.usable(b, now),
             None => !b.closed(),
         };
-        (pool.backends.iter().filter(usable).count() as u32, pool.backends.len() as u32)
+        let backends = self.backends(pool);
+        (backends.iter().filter(usable).count() as u32, backends.len() as u32)
     }
 
     /// Forgets the backends that the table no longer has.
     pub(crate) fn retain(&self, table: &ProxyTable) {
         let mut known = self.write();
-        known.clocks.retain(|id, _| table.pools.contains_key(id));
+        let resolved = known.resolved.clone();
+        known.pools.retain(|id, _| table.pools.contains_key(id));
         known.backends.retain(|id, backends| {
             let Some(pool) = table.pools.get(id) else { return false };
-            let addrs: BTreeSet<SocketAddr> = pool.backends.iter().map(|b| b.addr).collect();
+            let named = resolved.get(id).into_iter().flatten();
+            let addrs: BTreeSet<SocketAddr> = pool.backends.iter().chain(named).map(|b| b.addr).collect();
             backends.retain(|addr, _| addrs.contains(addr));
             true
         });
@@ -367,7 +420,7 @@ mod tests {
             |&(port, force): &(u16, Option<Force>)| BackendTable { addr: addr(port), weight: 1, force };
         PoolTable {
             backends: backends.iter().map(backend).collect(),
-            ..PoolTable::empty(&"web".parse().unwrap(), &Pool::default())
+            ..PoolTable::empty(&"web".parse().unwrap(), Pool::default())
         }
     }
 

@@ -24,32 +24,45 @@ mod counters;
 mod engine;
 mod fixed;
 mod health;
+mod histogram;
 pub mod http1;
 mod latency;
 mod live;
+mod names;
 mod outlier;
+mod pool_state;
+pub mod preamble;
+mod queue;
+mod rate;
 mod socket;
+mod sticky;
 mod supervisor;
 mod tls;
 
 use arc_swap::ArcSwap;
 use engine::Shared;
+use names::Resolver;
 use std::{
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Acquire},
     thread::JoinHandle,
     time::Duration,
 };
 use supervisor::{Command, Status, Supervisor};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use zonekeeper_core::{
     Published,
     id::{ListenerId, SiteId},
 };
 
-pub use counters::{BackendCounters, Counters, ListenerCounters};
+pub use counters::{BackendCounters, Counters, ListenerCounters, PoolCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
+pub use histogram::{BOUNDS_US, Times};
+
+/// How long idle connections have to end at the end of a hand-over.
+const CLOSING: Duration = Duration::from_millis(200);
 
 /// What a proxy needs to start.
 #[derive(Debug, Clone)]
@@ -97,6 +110,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     status: Arc<Mutex<Status>>,
     threads: Vec<JoinHandle<()>>,
+    _resolver: Resolver,
 }
 
 impl Proxy {
@@ -107,6 +121,17 @@ impl Proxy {
         published: Arc<ArcSwap<Published>>,
         health: Arc<LocalHealth>,
     ) -> Result<Proxy, BindError> {
+        Proxy::take_over(config, published, health, &mut Vec::new())
+    }
+
+    /// As [`Proxy::start`], with sockets of another process where it had them ([`Proxy::sockets`]); they are taken out of
+    /// `inherited`.
+    pub fn take_over(
+        config: ProxyConfig,
+        published: Arc<ArcSwap<Published>>,
+        health: Arc<LocalHealth>,
+        inherited: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<Proxy, BindError> {
         let shared = Arc::new(Shared::new(health));
         let (mut orders, mut threads) = (Vec::new(), Vec::new());
         for index in 0..config.workers.max(1) {
@@ -114,17 +139,17 @@ impl Proxy {
             orders.push(sender);
             threads.push(thread);
         }
-        let mut supervisor = Supervisor::new(published, shared.clone(), orders);
-        supervisor.reconcile().map_err(|(listener, addr, source)| BindError::Listen {
-            listener,
-            addr,
-            source,
-        })?;
+        let resolver =
+            Resolver::start(published.clone(), shared.health.clone()).map_err(BindError::Thread)?;
+        let mut supervisor = Supervisor::new(published, shared.clone(), orders, std::mem::take(inherited));
+        let bound = supervisor.reconcile();
+        *inherited = supervisor.not_inherited();
+        bound.map_err(|(listener, addr, source)| BindError::Listen { listener, addr, source })?;
         let status = supervisor.status();
         let (commands, inbox) = mpsc::unbounded_channel();
         threads.push(supervisor.spawn(inbox).map_err(BindError::Thread)?);
         tracing::info!(site = %config.site, workers = config.workers.max(1), "proxy started");
-        Ok(Proxy { commands, shared, status, threads })
+        Ok(Proxy { commands, shared, status, threads, _resolver: resolver })
     }
 
     /// The publication was swapped: take it over now. Without the call it is seen within a quarter of a second.
@@ -146,24 +171,51 @@ impl Proxy {
     pub fn counters(&self) -> Counters {
         let live = self.shared.live();
         let listeners = live.listeners.iter().map(|l| (l.table.id.clone(), l.cells.sum())).collect();
-        Counters { listeners, backends: counters::of_backends(&self.shared.health) }
+        Counters {
+            listeners,
+            routes: counters::of_routes(&live),
+            pools: counters::of_pools(&self.shared.health),
+            backends: counters::of_backends(&self.shared.health),
+        }
     }
 
     /// Stops accepting; what runs goes on, kept connections are closed after their request.
     pub fn drain(&self) {
-        self.shared.drain();
+        self.shared.drain(true);
         let _ = self.commands.send(Command::Drain);
     }
 
-    /// Drains, waits for what runs at most for `deadline`, and stops. Returns the connections that were cut.
-    pub async fn shutdown(mut self, deadline: Duration) -> u64 {
-        self.drain();
+    /// The sockets, each with a name by which another process takes them over. While both have them, each connection
+    /// goes to one of the two.
+    pub async fn sockets(&self) -> Vec<(String, OwnedFd)> {
+        let (reply, sockets) = oneshot::channel();
+        let _ = self.commands.send(Command::Sockets(reply));
+        sockets.await.unwrap_or_default()
+    }
+
+    /// Leaves the sockets to another process that accepts from them already: no more is accepted here, and what runs goes
+    /// on for at most `linger`. A connection ends with its next answer; only at the end those end that wait for a
+    /// request, since a client may just be sending one. Returns the connections that were cut.
+    pub async fn leave(self, linger: Duration) -> u64 {
+        self.shared.drain(false);
+        let _ = self.commands.send(Command::Leave);
+        self.settle(linger).await;
+        self.shutdown(CLOSING).await
+    }
+
+    async fn settle(&self, deadline: Duration) -> u64 {
         let end = tokio::time::Instant::now() + deadline;
         let busy = || (self.shared.accepting.load(Acquire), self.shared.connections.load(Acquire));
         while busy() != (0, 0) && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let cut = busy().1;
+        busy().1
+    }
+
+    /// Drains, waits for what runs at most for `deadline`, and stops. Returns the connections that were cut.
+    pub async fn shutdown(mut self, deadline: Duration) -> u64 {
+        self.drain();
+        let cut = self.settle(deadline).await;
         let threads = std::mem::take(&mut self.threads);
         drop(self);
         let join = move || threads.into_iter().for_each(|t| drop(t.join()));

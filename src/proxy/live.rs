@@ -2,11 +2,16 @@
 //! node. Made by the supervisor, swapped as one.
 
 use crate::{
+    balance,
     counters::ListenerCells,
-    health::{BackendHealth, LocalHealth, PoolClock},
+    health::{BackendHealth, LocalHealth},
+    histogram::{Histogram, Times},
+    pool_state::PoolState,
+    sticky,
     tls::{Backends, Client},
 };
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{
         Arc,
@@ -14,6 +19,7 @@ use std::{
     },
 };
 use zonekeeper_core::{
+    entry::Secret,
     id::{ListenerId, PoolId},
     route::{ListenerTable, PoolTable, ProxyTable},
 };
@@ -30,11 +36,43 @@ pub(crate) struct Live {
 #[derive(Debug)]
 pub(crate) struct LiveListener {
     pub(crate) table: Arc<ListenerTable>,
+    /// A number of its own, for what is counted by listener.
+    pub(crate) seed: u64,
     /// For each route where its requests go.
     pub(crate) routes: Vec<Split>,
     pub(crate) cells: Arc<ListenerCells>,
+    /// How long requests took, by route.
+    pub(crate) times: Arc<RouteTimes>,
     /// Present when the listener terminates TLS and its files could be read.
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// How long requests took, by route and worker.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTimes(Vec<Vec<Histogram>>);
+
+impl RouteTimes {
+    fn new(routes: usize, workers: usize) -> RouteTimes {
+        let of_route = |_| (0..workers).map(|_| Histogram::default()).collect();
+        RouteTimes((0..routes).map(of_route).collect())
+    }
+
+    /// Counts a request.
+    pub(crate) fn record(&self, route: usize, worker: usize, us: u64) {
+        if let Some(of_route) = self.0.get(route) {
+            of_route[worker % of_route.len()].record(us);
+        }
+    }
+
+    /// What was counted, by route.
+    pub(crate) fn sums(&self) -> Vec<Times> {
+        let sum = |of_route: &Vec<Histogram>| {
+            let mut times = Times::default();
+            of_route.iter().for_each(|h| h.add_to(&mut times));
+            times
+        };
+        self.0.iter().map(sum).collect()
+    }
 }
 
 /// A route's pools, by their index, and whose turn it is.
@@ -64,9 +102,11 @@ impl Split {
 pub(crate) struct LivePool {
     pub(crate) table: Arc<PoolTable>,
     pub(crate) backends: Vec<Arc<BackendHealth>>,
-    pub(crate) clock: Arc<PoolClock>,
+    pub(crate) state: Arc<PoolState>,
     /// How they are spoken to over TLS; none without TLS, or while its files cannot be read.
     pub(crate) tls: Option<Arc<Client>>,
+    /// The sticky cookie's values.
+    pub(crate) sticky: sticky::Values,
     /// Where an ejection is told.
     pub(crate) health: Arc<LocalHealth>,
 }
@@ -74,20 +114,31 @@ pub(crate) struct LivePool {
 impl LivePool {
     pub(crate) fn new(
         table: Arc<PoolTable>,
+        secrets: &[Secret],
         health: &Arc<LocalHealth>,
         tls: Option<Arc<Client>>,
     ) -> LivePool {
-        let backends = table.backends.iter().map(|b| health.backend(&table.id, b.addr)).collect();
-        LivePool { backends, clock: health.clock(&table.id), tls, health: health.clone(), table }
+        let table = match health.backends(&table) {
+            Cow::Borrowed(_) => table,
+            Cow::Owned(backends) => Arc::new(PoolTable { backends, ..(*table).clone() }),
+        };
+        let backends: Vec<_> = table.backends.iter().map(|b| health.backend(&table.id, b.addr)).collect();
+        let sticky = match table.sticky {
+            Some(_) => sticky::Values::new(secrets, &table.id, backends.iter().map(|b| b.seed)),
+            None => sticky::Values::default(),
+        };
+        LivePool { backends, state: health.pool(&table.id), tls, health: health.clone(), sticky, table }
     }
 }
 
 impl Live {
-    /// Joins a table with what this node knows; `listener` gives counters and certificates.
+    /// Joins a table with what this node knows; `listener` gives counters and certificates. What was counted by route goes
+    /// on where the routes of a listener stay as they are in `before`.
     pub(crate) fn build(
         table: &ProxyTable,
         health: &Arc<LocalHealth>,
         backends: &Backends,
+        before: &Live,
         mut listener: impl FnMut(&Arc<ListenerTable>) -> (Arc<ListenerCells>, Option<Arc<rustls::ServerConfig>>),
     ) -> Live {
         let mut live = Live::default();
@@ -101,7 +152,8 @@ impl Live {
                     let next = live.pools.len();
                     let index = *at.entry(&pool.id).or_insert(next);
                     if index == next {
-                        live.pools.push(LivePool::new(pool.clone(), health, backends.of(pool)));
+                        let tls = backends.of(pool);
+                        live.pools.push(LivePool::new(pool.clone(), &table.secrets, health, tls));
                     }
                     sum += u32::from(*weight);
                     split.pools.push((index, sum));
@@ -110,7 +162,13 @@ impl Live {
             }
             let (cells, tls) = listener(l);
             live.index.insert(l.id.clone(), live.listeners.len());
-            live.listeners.push(LiveListener { table: l.clone(), routes, cells, tls });
+            let seed = balance::hash(l.id.as_str().as_bytes());
+            let known = before.find(&l.id).map(|i| &before.listeners[i]);
+            let times = match known.filter(|k| k.table.spec.routes == l.spec.routes) {
+                Some(known) => known.times.clone(),
+                None => Arc::new(RouteTimes::new(l.routes.len(), cells.workers())),
+            };
+            live.listeners.push(LiveListener { table: l.clone(), seed, routes, cells, times, tls });
         }
         live
     }

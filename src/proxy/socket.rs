@@ -2,8 +2,14 @@
 #![allow(unsafe_code)] // TCP_INFO and TCP_DEFER_ACCEPT have no safe wrapper in our dependencies
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use std::{io, mem, net::SocketAddr, os::fd::AsRawFd};
+use std::{
+    io, mem,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
+/// Bytes of datagrams that wait, per worker, as far as the system allows (`net.core.rmem_max`).
+const DATAGRAMS: usize = 4 << 20;
 /// Connections that wait to be accepted, per worker; the system's own limit (`net.core.somaxconn`) applies too.
 const BACKLOG: i32 = 4096;
 
@@ -27,6 +33,30 @@ pub(crate) fn reserve(addr: SocketAddr) -> io::Result<Socket> {
 /// The address that a reservation got, its port known.
 pub(crate) fn local_addr(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+}
+
+fn datagrams(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Takes a UDP address while nobody else has it: sockets with `SO_REUSEPORT` alone would not notice.
+pub(crate) fn reserve_udp(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = datagrams(addr)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// One worker's socket for datagrams.
+pub(crate) fn receive(addr: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = datagrams(addr)?;
+    socket.set_reuse_port(true)?;
+    let _ = socket.set_recv_buffer_size(DATAGRAMS); // a smaller one works, too
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
 }
 
 /// How many seconds the system waits for a client's first bytes before it hands the connection over without them.

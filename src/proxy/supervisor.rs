@@ -9,7 +9,7 @@
 use crate::{
     Problem,
     counters::ListenerCells,
-    engine::{Door, Fate, Line, Listening, Shared},
+    engine::{Fate, Handed, Line, Listening, Shared},
     health::now_ms,
     live::Live,
     socket,
@@ -21,11 +21,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::AcqRel},
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use zonekeeper_core::{
     Published,
     id::ListenerId,
@@ -39,12 +40,16 @@ const POLL_MS: u64 = 250;
 const RETRY_MS: u64 = 1000;
 
 /// What the handle tells the supervisor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum Command {
     /// The publication was swapped.
     Refresh,
     /// Stop accepting, for good.
     Drain,
+    /// The same, and another process goes on with the sockets.
+    Leave,
+    /// Give each socket once more, by its name.
+    Sockets(oneshot::Sender<Vec<(String, OwnedFd)>>),
 }
 
 /// What the handle shows.
@@ -59,9 +64,18 @@ type Key = (SocketAddr, Option<ListenerId>);
 
 /// An address that is ours.
 struct Open {
-    _reservation: Socket,
+    /// None for UDP, where a socket that nobody reads from would swallow its share.
+    reservation: Option<Socket>,
     local: SocketAddr,
-    listening: Option<(Arc<ListenerId>, Fate)>,
+    listening: Option<Heard>,
+}
+
+/// What listens on an address.
+struct Heard {
+    id: Arc<ListenerId>,
+    fate: Fate,
+    /// The workers' sockets once more.
+    sockets: Vec<OwnedFd>,
 }
 
 /// The listener, the address and the error of a bind that failed.
@@ -82,7 +96,11 @@ pub(crate) struct Supervisor {
     problems: BTreeMap<Key, Problem>,
     tls_problems: BTreeMap<ListenerId, Problem>,
     retried: u64,
+    /// The count of changes of what names stand for that is published.
+    resolutions: u64,
     status: Arc<Mutex<Status>>,
+    /// Sockets of the process before this one, by name, until they have found their places.
+    inherited: Vec<(String, OwnedFd)>,
 }
 
 impl Supervisor {
@@ -90,6 +108,7 @@ impl Supervisor {
         published: Arc<ArcSwap<Published>>,
         shared: Arc<Shared>,
         workers: Vec<Line>,
+        inherited: Vec<(String, OwnedFd)>,
     ) -> Supervisor {
         Supervisor {
             published,
@@ -104,8 +123,31 @@ impl Supervisor {
             problems: BTreeMap::new(),
             tls_problems: BTreeMap::new(),
             retried: 0,
+            resolutions: 0,
             status: Arc::default(),
+            inherited,
         }
+    }
+
+    /// Inherited sockets that have no place here; from now on there are none.
+    pub(crate) fn not_inherited(&mut self) -> Vec<(String, OwnedFd)> {
+        std::mem::take(&mut self.inherited)
+    }
+
+    fn inherit(&mut self, name: &str) -> Option<OwnedFd> {
+        let at = self.inherited.iter().position(|(n, _)| n == name)?;
+        Some(self.inherited.remove(at).1)
+    }
+
+    fn sockets(&self) -> Vec<(String, OwnedFd)> {
+        let mut all = Vec::new();
+        for (key, open) in &self.open {
+            let listening = open.listening.iter().flat_map(|l| &l.sockets).map(OwnedFd::try_clone);
+            let reserved = open.reservation.as_ref().and_then(|s| s.try_clone().ok());
+            all.extend(reserved.map(|s| (name(key, false), s.into())));
+            all.extend(listening.filter_map(Result::ok).map(|s| (name(key, true), s)));
+        }
+        all
     }
 
     pub(crate) fn status(&self) -> Arc<Mutex<Status>> {
@@ -129,7 +171,9 @@ impl Supervisor {
             tokio::select! {
                 command = inbox.recv() => match command {
                     None => return,
-                    Some(Command::Drain) => return self.drained(inbox).await,
+                    Some(Command::Drain) => return self.drained(inbox, Listening::Drain).await,
+                    Some(Command::Leave) => return self.drained(inbox, Listening::Refuse).await,
+                    Some(Command::Sockets(reply)) => drop(reply.send(self.sockets())),
                     Some(Command::Refresh) => {}
                 },
                 _ = health.changed() => {}
@@ -141,10 +185,12 @@ impl Supervisor {
     }
 
     /// Nothing is accepted any more; what runs goes on until the commands end.
-    async fn drained(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
-        self.open.values_mut().for_each(|o| close(o, Listening::Drain, &self.workers));
+    async fn drained(mut self, mut inbox: mpsc::UnboundedReceiver<Command>, how: Listening) {
+        self.open.values_mut().for_each(|o| close(o, how, &self.workers));
         self.wake();
-        while inbox.recv().await.is_some() {}
+        while inbox.recv().await.is_some() {
+            self.wake(); // who waits for a request shall go now
+        }
         self.shared.access.write();
     }
 
@@ -157,7 +203,9 @@ impl Supervisor {
         let table = self.published.load().proxy.clone();
         let now = now_ms();
         let retry = now.saturating_sub(self.retried) >= RETRY_MS;
-        let changed = !Arc::ptr_eq(&table, &self.table);
+        let resolutions = self.shared.health.resolutions();
+        let changed = !Arc::ptr_eq(&table, &self.table) || self.resolutions != resolutions;
+        self.resolutions = resolutions;
         if changed || retry {
             self.retried = now;
             let reloaded = self.backends.load(&table) | self.load_certificates(&table);
@@ -176,7 +224,8 @@ impl Supervisor {
         let workers = self.workers.len();
         let (cells, certificates) = (&mut self.cells, &self.certificates);
         cells.retain(|id, _| table.listeners.contains_key(id));
-        let live = Live::build(table, &self.shared.health, &self.backends, |l| {
+        let before = self.shared.live();
+        let live = Live::build(table, &self.shared.health, &self.backends, &before, |l| {
             let cells = cells.entry(l.id.clone()).or_insert_with(|| Arc::new(ListenerCells::new(workers)));
             (cells.clone(), certificates.get(&l.id).map(|c| c.config.clone()))
         });
@@ -236,32 +285,58 @@ impl Supervisor {
 
     fn bind_one(&mut self, key: &Key, listener: &ListenerTable) -> io::Result<()> {
         let wanted = self.wanted(listener);
-        let spoken = listener.client_first;
-        let open = match self.open.entry(key.clone()) {
-            std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
-            std::collections::btree_map::Entry::Vacant(v) => {
-                let reservation = socket::reserve(key.0)?;
-                let local = socket::local_addr(&reservation)?;
-                v.insert(Open { _reservation: reservation, local, listening: None })
+        if !self.open.contains_key(key) {
+            let open = self.reserve(key, listener.protocol == Protocol::Udp)?;
+            self.open.insert(key.clone(), open);
+        }
+        let heard = self.open.get(key).and_then(|o| o.listening.as_ref());
+        let same = heard.is_some_and(|h| *h.id == listener.id);
+        if wanted && !same {
+            let udp = listener.protocol == Protocol::Udp;
+            let sockets = self.listen(key, listener.client_first, udp)?;
+            let copies = sockets.iter().map(|s| s.as_fd().try_clone_to_owned()).collect::<io::Result<_>>()?;
+            let (id, fate) = (Arc::new(listener.id.clone()), Fate::default());
+            for (socket, worker) in sockets.into_iter().zip(self.workers.iter().cycle()) {
+                self.shared.accepting.fetch_add(1, AcqRel);
+                let spoken = listener.client_first;
+                worker.open(Handed { socket, id: id.clone(), fate: fate.clone(), spoken, udp });
             }
-        };
-        let same = open.listening.as_ref().is_some_and(|(id, _)| **id == listener.id);
-        match (wanted, same) {
-            (true, false) => {
-                let sockets: io::Result<Vec<_>> =
-                    self.workers.iter().map(|_| socket::listen(open.local, spoken)).collect();
-                let (id, fate) = (Arc::new(listener.id.clone()), Fate::default());
-                for (worker, socket) in self.workers.iter().zip(sockets?) {
-                    self.shared.accepting.fetch_add(1, AcqRel);
-                    worker.open(Door { socket, id: id.clone(), fate: fate.clone(), spoken });
-                }
+            if let Some(open) = self.open.get_mut(key) {
                 close(open, Listening::Drain, &self.workers); // a listener of another name had the address
-                open.listening = Some((id, fate));
+                open.listening = Some(Heard { id, fate, sockets: copies });
             }
-            (false, _) => close(open, Listening::Refuse, &self.workers),
-            (true, true) => {}
+        } else if !wanted && let Some(open) = self.open.get_mut(key) {
+            close(open, Listening::Refuse, &self.workers);
         }
         Ok(())
+    }
+
+    /// Takes an address, so that nobody else gets it.
+    fn reserve(&mut self, key: &Key, udp: bool) -> io::Result<Open> {
+        let reservation = match self.inherit(&name(key, false)) {
+            Some(socket) => socket.into(),
+            // Another process may go on with the same sockets of UDP, so there is nothing to reserve then.
+            None if udp && self.inherited.iter().any(|(n, _)| *n == name(key, true)) => {
+                return Ok(Open { reservation: None, local: key.0, listening: None });
+            }
+            None if udp => socket::reserve_udp(key.0)?,
+            None => socket::reserve(key.0)?,
+        };
+        let local = socket::local_addr(&reservation)?;
+        Ok(Open { reservation: (!udp).then_some(reservation), local, listening: None })
+    }
+
+    /// One socket for each worker, and each that the process before this one had.
+    fn listen(&mut self, key: &Key, spoken: bool, udp: bool) -> io::Result<Vec<OwnedFd>> {
+        let Some(local) = self.open.get(key).map(|o| o.local) else { return Ok(Vec::new()) };
+        let mut sockets: Vec<OwnedFd> = std::iter::from_fn(|| self.inherit(&name(key, true))).collect();
+        for _ in sockets.len()..self.workers.len() {
+            sockets.push(match udp {
+                true => socket::receive(local)?,
+                false => socket::listen(local, spoken)?.into(),
+            });
+        }
+        Ok(sockets)
     }
 
     /// Whether clients shall be able to connect.
@@ -312,9 +387,15 @@ fn key(addr: SocketAddr, id: &ListenerId) -> Key {
     (addr, (addr.port() == 0).then(|| id.clone()))
 }
 
+/// What a socket is called when it is handed over.
+fn name((addr, id): &Key, listening: bool) -> String {
+    let (what, id) = (if listening { "listen" } else { "reserve" }, id.as_ref().map_or("", |id| id.as_str()));
+    format!("proxy {what} {addr} {id}")
+}
+
 fn close(open: &mut Open, how: Listening, workers: &[Line]) {
-    if let Some((_, fate)) = open.listening.take() {
-        fate.set(how);
+    if let Some(heard) = open.listening.take() {
+        heard.fate.set(how);
         workers.iter().for_each(Line::look);
     }
 }

@@ -3,7 +3,7 @@
 use super::Exposition;
 use zonekeeper_dns::Totals;
 use zonekeeper_peer::Refusal;
-use zonekeeper_proxy::Counters;
+use zonekeeper_proxy::{BOUNDS_US, Counters};
 
 /// The DNS server's counters. In a node: `Arc::new(move |out| metrics::dns(out, &server.counters()))`.
 pub fn dns(out: &mut Exposition, totals: &Totals) {
@@ -51,12 +51,36 @@ pub fn proxy(out: &mut Exposition, counters: &Counters) {
     for (listener, c) in &counters.listeners {
         out.sample(&[("listener", listener), ("outcome", &"taken")], c.requests);
         out.sample(&[("listener", listener), ("outcome", &"refused")], c.refused);
+        out.sample(&[("listener", listener), ("outcome", &"limited")], c.limited);
         out.sample(&[("listener", listener), ("outcome", &"failed")], c.failed);
     }
     out.counter("zonekeeper_proxy_bytes_total", "Bytes by direction.");
     for (listener, c) in &counters.listeners {
         out.sample(&[("listener", listener), ("direction", &"in")], c.bytes_in);
         out.sample(&[("listener", listener), ("direction", &"out")], c.bytes_out);
+    }
+    out.histogram(
+        "zonekeeper_proxy_request_seconds",
+        "From a request's head to the end of its answer; route: its place in the listener.",
+    );
+    for (listener, route, t) in &counters.routes {
+        out.buckets(&[("listener", listener), ("route", route)], &BOUNDS_US, &t.counts, t.sum_us);
+    }
+    out.histogram("zonekeeper_proxy_backend_seconds", "From a request to the first byte of its answer.");
+    for (pool, addr, c) in &counters.backends {
+        let t = &c.times;
+        out.buckets(&[("pool", pool), ("backend", addr)], &BOUNDS_US, &t.counts, t.sum_us);
+    }
+    out.gauge("zonekeeper_proxy_pool_waiting", "Requests or connections that wait for a place.");
+    for (pool, c) in &counters.pools {
+        out.sample(&[("pool", pool)], c.waiting);
+    }
+    out.counter("zonekeeper_proxy_pool_limited_total", "What limits of a pool did to requests.");
+    for (pool, c) in &counters.pools {
+        out.sample(&[("pool", pool), ("outcome", &"queued")], c.queued);
+        out.sample(&[("pool", pool), ("outcome", &"overflowed")], c.overflowed);
+        out.sample(&[("pool", pool), ("outcome", &"timed_out")], c.timed_out);
+        out.sample(&[("pool", pool), ("outcome", &"unretried")], c.unretried);
     }
     out.gauge("zonekeeper_proxy_backend_active", "Requests or connections in flight.");
     for (pool, addr, c) in &counters.backends {

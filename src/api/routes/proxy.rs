@@ -13,6 +13,7 @@ use zonekeeper_core::{
     entry::Scope,
     id::PoolId,
     model::{self, Balance, HashKey, PathMatch, Route},
+    route::BackendTable,
 };
 use zonekeeper_proxy::{Checked, now_ms};
 
@@ -45,12 +46,18 @@ fn pool(handles: &Handles, state: &State, id: &PoolId, pool: &model::Pool) -> Po
             in_flight: seen.map(|(_, n)| n),
         }
     };
+    let resolved = handles.proxy.iter().flat_map(|p| p.resolved(id));
+    let here =
+        |b: BackendTable| model::Backend { site: Some(handles.site.clone()), addr: b.addr, weight: b.weight };
+    let named = resolved.map(here).map(|b| one(&b)).collect::<Vec<_>>();
     Pool {
         id: id.clone(),
         balance: pool.balance,
         checked: pool.check.is_some(),
         hash: (pool.balance == Balance::Hash).then(|| hash(&pool.hash)),
-        backends: pool.backends.iter().map(one).collect(),
+        waiting: handles.proxy.as_ref().map_or(0, |p| p.waiting(id)),
+        sticky: pool.sticky.clone(),
+        backends: pool.backends.iter().map(one).chain(named).collect(),
     }
 }
 
@@ -139,6 +146,13 @@ fn changes(route: &Route) -> Vec<String> {
     all.extend(rewrite.remove.iter().map(|n| format!("header {n} is left out")));
     all.extend(limits.response_timeout_ms.map(|ms| format!("response timeout {ms} ms")));
     all.extend(limits.retries.map(|n| format!("{n} retries")));
+    all.extend(limits.request_timeout_ms.map(|ms| format!("request timeout {ms} ms")));
+    all.extend(
+        route
+            .rate_limit
+            .as_ref()
+            .map(|l| format!("{} requests in {} ms by {}", l.requests, l.per_ms, hash(&l.key))),
+    );
     all.extend(limits.max_body.map(|n| format!("bodies of {n} bytes at most")));
     all
 }

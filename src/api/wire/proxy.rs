@@ -22,6 +22,10 @@ pub struct Pool {
     pub checked: bool,
     /// What is hashed, as `cookie:NAME`, where the pool is balanced so.
     pub hash: Option<String>,
+    /// Requests or connections that wait for a place at the answering node.
+    pub waiting: u32,
+    /// The cookie by which clients come back to their backend, where there is one.
+    pub sticky: Option<String>,
     /// The backends of all sites.
     pub backends: Vec<Backend>,
 }
@@ -52,7 +56,7 @@ pub struct Listener {
     /// Its id.
     #[schema(value_type = String)]
     pub id: ListenerId,
-    /// `tcp` or `http`.
+    /// `tcp`, `http` or `udp`.
     #[schema(value_type = String)]
     pub protocol: Protocol,
     /// Whether it terminates TLS.

@@ -5,15 +5,47 @@ use crate::{cluster::ClusterConfig, log::Log, reader::join};
 use std::{io::Read, net::SocketAddr};
 use zonekeeper_core::{
     id::{ListenerId, PoolId},
-    model::{Bind, Listener, Protocol, Rewrite, Route, Target},
+    model::{Bind, HashKey, Listener, Protocol, Rewrite, Route, Target},
 };
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
-    let mut taken: Vec<(&Bind, String)> = Vec::new();
+    // TCP and UDP have ports of their own.
+    let mut taken: [Vec<(&Bind, String)>; 2] = Default::default();
     for (id, listener) in &config.listeners {
-        binds(config, log, id, listener, &mut taken);
+        binds(config, log, id, listener, &mut taken[usize::from(listener.protocol == Protocol::Udp)]);
         routes(config, log, id, listener);
         tls(log, id, listener);
+        without_requests(log, id, listener);
+    }
+}
+
+/// What a listener that sees no requests has no use for.
+fn without_requests(log: &Log, id: &ListenerId, listener: &Listener) {
+    if listener.protocol == Protocol::Http {
+        return;
+    }
+    let say = |field: &str, why: &str| log.error_at(&path(id, field), why);
+    if listener.rate_limit.as_ref().is_some_and(|l| l.key != HashKey::Source) {
+        let why = "this listener sees no requests, so it counts connections by \"source\" alone";
+        log.error_at(&join(&path(id, "rate_limit"), "key"), why);
+    }
+    if !listener.trusted.is_empty() {
+        say(
+            "trusted_proxies",
+            "is about HTTP headers, which this listener does not see; use proxy_protocol, or protocol = \"http\"",
+        );
+    }
+    if listener.protocol == Protocol::Udp {
+        if listener.tls.is_some() {
+            say("tls", "is for streams; a UDP listener has none, so take it out");
+        }
+        if !listener.proxy_from.is_empty() {
+            say("proxy_protocol", "is for streams; a UDP listener has none, so take it out");
+        }
+        let wild = |b: &Bind| b.addr.ip().is_unspecified();
+        if listener.binds.iter().any(wild) {
+            log.warn_at(&path(id, "bind"), "takes datagrams to every address and answers from the one that the system chooses; on a host with several addresses name them");
+        }
     }
 }
 
@@ -49,7 +81,7 @@ fn binds<'c>(
     }
 }
 
-/// Whether two TCP sockets cannot both be bound. A wildcard covers every address of its own family (IPv6 sockets here
+/// Whether two sockets of one protocol cannot both be bound. A wildcard covers every address of its own family (IPv6 sockets here
 /// take IPv6 only, so `0.0.0.0` and `[::]` go together).
 pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let wild = a.ip().is_unspecified() || b.ip().is_unspecified();
@@ -71,10 +103,10 @@ fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listene
         let plain = Route { target: r.target.clone(), ..Route::default() };
         *r == plain && matches!(r.target, Target::Pools(_))
     };
-    if listener.protocol == Protocol::Tcp
+    if matches!(listener.protocol, Protocol::Tcp | Protocol::Udp)
         && (listener.routes.len() > 1 || listener.routes.iter().any(|r| !bytes(r)))
     {
-        log.error_at(&field, "a TCP listener sees no requests, so it has one route to a pool, without conditions and changes; give pool = \"NAME\" instead, or protocol = \"http\"");
+        log.error_at(&field, "a TCP or UDP listener sees no requests, so it has one route to a pool, without conditions and changes; give pool = \"NAME\" instead, or protocol = \"http\"");
     }
     for (i, route) in listener.routes.iter().enumerate() {
         let at = format!("{field}[{i}]");

@@ -9,11 +9,15 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
         let path = join("pool", id.as_str());
         let field = join(&path, "backends");
         timing(log, &join(&path, "check"), pool.check.as_ref());
-        if pool.backends.is_empty() && !log.failed(&field) {
+        for site in pool.names.iter().filter_map(|b| b.site.as_ref()) {
+            known_site(config, log, &field, site);
+        }
+        if pool.backends.is_empty() && pool.names.is_empty() && !log.failed(&field) {
             log.error_at(&field, "has no backend; give at least one, as [\"10.0.0.1:8080\"]");
         }
         for (i, backend) in pool.backends.iter().enumerate() {
-            let at = if log.failed(&field) { field.clone() } else { format!("{field}[{i}]") };
+            let whole = log.failed(&field) || !pool.names.is_empty(); // the places are counted without the names
+            let at = if whole { field.clone() } else { format!("{field}[{i}]") };
             if let Some(site) = &backend.site {
                 known_site(config, log, &at, site);
             }
@@ -30,7 +34,13 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
                 );
             }
         }
-        if !pool.backends.is_empty() && pool.backends.iter().all(|b| b.weight == 0) {
+        if pool.http2 && pool.send_proxy.is_some() {
+            let why = "names one client for a connection that HTTP/2 shares among all; take it out, or http2";
+            log.error_at(&join(&path, "send_proxy"), why);
+        }
+        let named = pool.names.iter().map(|b| b.weight);
+        let weights: Vec<u8> = pool.backends.iter().map(|b| b.weight).chain(named).collect();
+        if !weights.is_empty() && weights.iter().all(|w| *w == 0) {
             log.warn_at(&field, "every backend has weight 0, so the pool takes no traffic");
         }
         let routed = config.listeners.values().any(|l| l.routes.iter().any(|r| r.pools().any(|p| p == id)));

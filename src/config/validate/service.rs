@@ -212,7 +212,8 @@ impl<'c> At<'c> {
         for site in self.service.endpoints.keys().filter(|_| !self.log.failed(&path)) {
             let have = pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == site)).count();
             let want = self.service.min_backends;
-            if want as usize > have {
+            let named = pool.names.iter().any(|b| b.site.as_ref().is_none_or(|s| s == site));
+            if want as usize > have && !named {
                 let message = format!(
                     "{want} can never be met: pool {id} has {have} backends at site \"{site}\"; add backends, or lower it"
                 );

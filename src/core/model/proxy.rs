@@ -38,6 +38,29 @@ pub enum HashKey {
     Path,
 }
 
+/// How a backend is told whose connection it is (the PROXY protocol of HAProxy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyHeader {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// How many requests are taken, by what they have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// So many in each period, 1 to 1,000,000.
+    pub requests: u32,
+    /// The period in milliseconds.
+    pub per_ms: u32,
+    /// So many may come at once, at least 1.
+    pub burst: u32,
+    /// What requests are counted by. An IPv6 source is its /64.
+    pub key: HashKey,
+}
+
 /// One backend of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
@@ -49,11 +72,26 @@ pub struct Backend {
     pub weight: u8,
 }
 
+/// A backend whose addresses each node asks its system for, again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedBackend {
+    /// The site whose proxy uses it; none: every site's.
+    pub site: Option<SiteId>,
+    /// A host name.
+    pub name: String,
+    /// The port at each of its addresses.
+    pub port: u16,
+    /// Of each of its addresses: 1 to 255; 0 takes no new traffic.
+    pub weight: u8,
+}
+
 /// A pool of backends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// The backends of all sites.
     pub backends: Vec<Backend>,
+    /// Those of all sites that have names.
+    pub names: Vec<NamedBackend>,
     /// How one is chosen.
     pub balance: Balance,
     /// How the local node checks them; none: only passive ejection.
@@ -81,6 +119,16 @@ pub struct Pool {
     pub http2: bool,
     /// Backends are spoken to over TLS.
     pub tls: Option<BackendTls>,
+    /// How each connection to a backend begins; none: with the client's bytes.
+    pub send_proxy: Option<ProxyHeader>,
+    /// The cookie by which a client comes back to its backend (L7).
+    pub sticky: Option<String>,
+    /// Requests or connections that wait for a place when all backends are at their limit; 0: none does.
+    pub max_queue: u32,
+    /// Longest wait for a place.
+    pub queue_timeout_ms: u32,
+    /// Retries are at most so many percent of the requests of the last 5 to 10 seconds, and 50.
+    pub retry_budget: u8,
 }
 
 impl Default for Pool {
@@ -88,6 +136,7 @@ impl Default for Pool {
     fn default() -> Pool {
         Pool {
             backends: Vec::new(),
+            names: Vec::new(),
             balance: Balance::default(),
             check: None,
             connect_timeout_ms: 1000,
@@ -101,6 +150,11 @@ impl Default for Pool {
             max_ejected: 50,
             http2: false,
             tls: None,
+            send_proxy: None,
+            sticky: None,
+            max_queue: 1000,
+            queue_timeout_ms: 5000,
+            retry_budget: 20,
         }
     }
 }
@@ -115,6 +169,8 @@ pub enum Protocol {
     Tls,
     /// L7: HTTP/1.1 and HTTP/2.
     Http,
+    /// L4: datagrams both ways, by the client's address.
+    Udp,
 }
 
 /// Which clients of an HTTP listener may speak HTTP/2.
@@ -205,6 +261,20 @@ pub struct Listener {
     pub client_first: bool,
     /// HTTP: who may speak HTTP/2.
     pub http2: Http2,
+    /// Connections from these networks begin with a PROXY protocol header, others must not.
+    pub proxy_from: Vec<Network>,
+    /// Proxies whose word on the client is taken: `X-Forwarded-*` and `Forwarded`.
+    pub trusted: Vec<Network>,
+    /// Client connections at once from one address (IPv6: one /64); 0 for no limit.
+    pub max_per_address: u32,
+    /// Requests (L7) or connections (L4) are taken at this rate.
+    pub rate_limit: Option<RateLimit>,
+    /// Slowest request body, in bytes a second, after the first ten seconds; 0 for no limit.
+    pub min_rate: u32,
+    /// Longest time from a request's head to the end of its response; 0 for no limit. Tunnels are not counted.
+    pub request_timeout_ms: u32,
+    /// Longest quiet time of a tunnel after an upgrade.
+    pub tunnel_timeout_ms: u32,
 }
 
 impl Default for Listener {
@@ -223,6 +293,13 @@ impl Default for Listener {
             identify: false,
             client_first: false,
             http2: Http2::default(),
+            proxy_from: Vec::new(),
+            trusted: Vec::new(),
+            max_per_address: 0,
+            rate_limit: None,
+            min_rate: 100,
+            request_timeout_ms: 0,
+            tunnel_timeout_ms: 3_600_000,
         }
     }
 }
@@ -250,6 +327,8 @@ pub struct Route {
     pub rewrite: Rewrite,
     /// What holds for them in place of what the pool and the listener say.
     pub limits: RouteLimits,
+    /// They are taken at this rate, which is the route's own; beside it the listener's holds.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl Route {
@@ -318,6 +397,11 @@ impl Network {
     }
 }
 
+/// Whether the address is in one of the networks.
+pub fn within(networks: &[Network], addr: IpAddr) -> bool {
+    networks.iter().any(|n| n.contains(addr))
+}
+
 /// What becomes of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
@@ -383,4 +467,6 @@ pub struct RouteLimits {
     pub retries: Option<u8>,
     /// Largest request body, in bytes; 0 for no limit.
     pub max_body: Option<u64>,
+    /// Longest time from a request's head to the end of its response, in milliseconds; 0 for no limit.
+    pub request_timeout_ms: Option<u32>,
 }

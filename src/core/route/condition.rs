@@ -1,7 +1,7 @@
 //! A route's conditions: whether a request meets them, and in words why not.
 
 use super::RequestHead;
-use crate::model::{Network, PathMatch, Route, Target};
+use crate::model::{Network, PathMatch, Route, Target, within};
 use alloc::{
     borrow::Cow,
     format,
@@ -86,8 +86,7 @@ impl Route {
         {
             return Some(Mismatch::Cookie);
         }
-        let inside = |n: &Network| request.source().is_some_and(|a| n.contains(a));
-        if !self.sources.is_empty() && !self.sources.iter().any(inside) {
+        if !self.sources.is_empty() && !request.source().is_some_and(|a| within(&self.sources, a)) {
             return Some(Mismatch::Source);
         }
         None

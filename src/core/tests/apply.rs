@@ -437,6 +437,7 @@ fn a_site_that_a_pool_or_a_listener_names_must_be_declared() {
     let (muc, addr) = (Some(site("muc")), ([192, 0, 2, 1], 80).into());
     let pool = Pool {
         backends: vec![Backend { site: muc.clone(), addr, weight: 1 }],
+        names: Vec::new(),
         balance: Balance::RoundRobin,
         check: None,
         connect_timeout_ms: 1000,
@@ -450,6 +451,11 @@ fn a_site_that_a_pool_or_a_listener_names_must_be_declared() {
         max_ejected: 0,
         http2: false,
         tls: None,
+        send_proxy: None,
+        sticky: None,
+        max_queue: 0,
+        queue_timeout_ms: 0,
+        retry_budget: 0,
     };
     let why = refused(Change::PutPool("web".parse().unwrap(), Box::new(pool)));
     assert_eq!(why, "pool web: site muc is not declared");

@@ -13,7 +13,9 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use support::*;
 use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State, codec,
-    entry::{Cause, Duty, Force, Init, Join, Member, Object, Read, Role, Scope, Timing, Token, Webhook},
+    entry::{
+        Cause, Duty, Force, Init, Join, Member, Object, Read, Role, Scope, Secret, Timing, Token, Webhook,
+    },
     evidence::{
         Kind,
         Standing::{Degraded, Down, Up},
@@ -22,8 +24,8 @@ use zonekeeper_core::{
     id::{ListenerId, PoolId, ServiceId},
     model::{
         Backend, BackendTls, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Http2, Listener,
-        Network, PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits,
-        Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        NamedBackend, Network, PathMatch, Policy, Pool, Protocol, ProxyHeader, Quorum, RateLimit, Redirect,
+        Respond, Rewrite, Route, RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     time::LogTime,
 };
@@ -179,7 +181,10 @@ fn members() -> Vec<Command> {
         Command::PutWebhook(Webhook { url: "https://hook.example".into(), secret: "s".into() }),
         Command::PutWebhook(Webhook { url: "http://gone.example".into(), secret: "s".into() }),
         Command::RemoveWebhook("http://gone.example".into()),
-        Command::Upgrade(9), // refused
+        Command::PutSecret(Secret([1; 32])),
+        Command::PutSecret(Secret([2; 32])),
+        Command::PutSecret(Secret([3; 32])), // the first one goes
+        Command::Upgrade(9),                 // refused
     ]
 }
 
@@ -192,6 +197,7 @@ fn declared() -> Vec<Change> {
     let backend = |n| Backend { site: Some(site("a")), addr: ([127, 0, 0, n], 9000).into(), weight: n };
     let pool_spec = Pool {
         backends: vec![backend(1), backend(2)],
+        names: vec![NamedBackend { site: None, name: "app.internal".into(), port: 80, weight: 1 }],
         balance: Balance::ResponseTime,
         check: Some(check()),
         connect_timeout_ms: 1_000,
@@ -209,6 +215,11 @@ fn declared() -> Vec<Change> {
             name: Some("inside.example".into()),
             client: Some(TlsFiles { cert: "/etc/c.pem".into(), key: "/etc/k.pem".into() }),
         }),
+        send_proxy: Some(ProxyHeader::V2),
+        sticky: Some("zk".into()),
+        max_queue: 50,
+        queue_timeout_ms: 2_000,
+        retry_budget: 10,
     };
     changes.push(Change::PutPool(pool.clone(), Box::new(pool_spec)));
     let route = Route {
@@ -226,7 +237,18 @@ fn declared() -> Vec<Change> {
             set: vec![("x-by".into(), "us".into())],
             remove: vec!["x-secret".into()],
         },
-        limits: RouteLimits { response_timeout_ms: Some(5_000), retries: Some(0), max_body: Some(1 << 20) },
+        limits: RouteLimits {
+            response_timeout_ms: Some(5_000),
+            retries: Some(0),
+            max_body: Some(1 << 20),
+            request_timeout_ms: Some(60_000),
+        },
+        rate_limit: Some(RateLimit {
+            requests: 10,
+            per_ms: 60_000,
+            burst: 5,
+            key: HashKey::Header("x-key".into()),
+        }),
     };
     let location = Redirect { status: 308, scheme: Some("https".into()), host: None, path: None };
     let redirect = Route { target: Target::Redirect(location), ..Route::default() };
@@ -251,6 +273,13 @@ fn declared() -> Vec<Change> {
         identify: true,
         client_first: true,
         http2: Http2::PriorKnowledge,
+        proxy_from: vec![Network { addr: [192, 0, 2, 0].into(), bits: 24 }],
+        trusted: vec![Network { addr: [198, 51, 100, 0].into(), bits: 24 }],
+        max_per_address: 100,
+        rate_limit: None,
+        min_rate: 100,
+        request_timeout_ms: 0,
+        tunnel_timeout_ms: 3_600_000,
     };
     changes.push(Change::PutListener("front".parse::<ListenerId>().unwrap(), Box::new(listener)));
     let put = |id: &str, spec: Service| Change::PutService(id.parse::<ServiceId>().unwrap(), Box::new(spec));

@@ -3,10 +3,11 @@
 use super::{
     Worker,
     buffer::Buffer,
-    http, http2, passthrough, relay,
+    http, http2, passthrough, preamble, relay,
     stream::Stream,
     timer::{Side, Timer},
     tls::Tls,
+    udp,
     wire::Wire,
 };
 use crate::{counters, live::LiveListener, socket};
@@ -15,8 +16,9 @@ use rustix::{
     net::{SocketFlags, acceptfrom_with},
 };
 use std::{
-    cell::Cell,
-    net::{SocketAddr, TcpListener},
+    cell::{Cell, RefCell},
+    net::{IpAddr, SocketAddr},
+    ops::Deref,
     os::fd::OwnedFd,
     rc::Rc,
     sync::{
@@ -27,7 +29,10 @@ use std::{
         },
     },
 };
-use zonekeeper_core::{id::ListenerId, model::Protocol};
+use zonekeeper_core::{
+    id::ListenerId,
+    model::{Protocol, within},
+};
 
 /// Connections accepted from one socket before the others have their turn.
 const BURST: usize = 64;
@@ -63,12 +68,28 @@ impl Fate {
 
 /// A listening socket of one worker, as the supervisor gives it.
 #[derive(Debug)]
-pub(crate) struct Door {
-    pub(crate) socket: TcpListener,
+pub(crate) struct Handed {
+    pub(crate) socket: OwnedFd,
     pub(crate) id: Arc<ListenerId>,
     pub(crate) fate: Fate,
     /// Its connections come with their first bytes (`TCP_DEFER_ACCEPT`).
     pub(crate) spoken: bool,
+    /// Datagrams come, and no connections.
+    pub(crate) udp: bool,
+}
+
+/// A door as its worker has it.
+pub(crate) struct Door {
+    handed: Handed,
+    /// Those of its datagrams.
+    pub(crate) sessions: udp::Sessions,
+}
+
+impl Deref for Door {
+    type Target = Handed;
+    fn deref(&self) -> &Handed {
+        &self.handed
+    }
 }
 
 /// A door, and whether nothing is accepted until the next tick, because the system had no more descriptors.
@@ -79,28 +100,77 @@ pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Arc<ListenerId>,
     pub(crate) peer: SocketAddr,
+    /// Where it connected to, when a proxy before us said so.
+    pub(crate) destination: Option<Box<SocketAddr>>,
     pub(crate) timer: Timer,
     /// None for a stream of a connection that has it.
-    _place: Option<Place>,
-}
-
-impl Client {
-    /// The same client on a stream of its connection.
-    pub(crate) fn of_stream(&self, timer: Timer) -> Client {
-        let (worker, listener) = (self.worker.clone(), self.listener.clone());
-        Client { worker, listener, peer: self.peer, timer, _place: None }
-    }
+    place: Option<Place>,
 }
 
 /// A connection's place among the connections of its listener.
-struct Place {
+pub(crate) struct Place {
     worker: Rc<Worker>,
     cells: Arc<counters::ListenerCells>,
+    /// Its place among those of its address, where they are limited.
+    address: Option<Box<IpAddr>>,
+}
+
+impl Client {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        listener: Arc<ListenerId>,
+        peer: SocketAddr,
+        timer: Timer,
+        place: Place,
+    ) -> Client {
+        Client { worker, listener, peer, destination: None, timer, place: Some(place) }
+    }
+
+    /// The same client on a stream of its connection.
+    pub(crate) fn of_stream(&self, timer: Timer) -> Client {
+        let (worker, listener) = (self.worker.clone(), self.listener.clone());
+        Client {
+            worker,
+            listener,
+            peer: self.peer,
+            destination: self.destination.clone(),
+            timer,
+            place: None,
+        }
+    }
+
+    /// Takes a place among the connections of the listener and of the address; none when there is none.
+    pub(crate) fn enter(worker: &Rc<Worker>, listener: &LiveListener, addr: IpAddr) -> Option<Place> {
+        let mut place = Place::enter(worker, listener)?;
+        place.enter_address(addr, listener.table.max_per_address).then_some(place)
+    }
+}
+
+impl Place {
+    /// Takes a place among the connections of the listener.
+    fn enter(worker: &Rc<Worker>, listener: &LiveListener) -> Option<Place> {
+        listener.cells.enter(listener.table.max_connections).then(|| {
+            worker.shared.connections.fetch_add(1, AcqRel);
+            Place { worker: worker.clone(), cells: listener.cells.clone(), address: None }
+        })
+    }
+
+    /// Takes one of `max` (0: no limit) places of an address; false when there is none.
+    fn enter_address(&mut self, addr: IpAddr, max: u32) -> bool {
+        if max == 0 {
+            return true;
+        }
+        self.address = self.cells.enter_address(addr, max).map(Box::new);
+        self.address.is_some()
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.cells.leave();
+        if let Some(address) = &self.address {
+            self.cells.leave_address(**address);
+        }
         self.worker.shared.connections.fetch_sub(1, AcqRel);
     }
 }
@@ -114,7 +184,8 @@ enum Accepted {
 }
 
 /// Begins to accept.
-pub(crate) fn open(worker: &Rc<Worker>, door: Door) {
+pub(crate) fn open(worker: &Rc<Worker>, handed: Handed) {
+    let door = Door { handed, sessions: RefCell::default() };
     let mut doors = worker.doors.borrow_mut();
     let number = doors.iter().position(Option::is_none).unwrap_or_else(|| {
         doors.push(None);
@@ -133,6 +204,9 @@ pub(crate) fn open(worker: &Rc<Worker>, door: Door) {
 pub(crate) fn ready(worker: &Rc<Worker>, number: u32) {
     let door = worker.doors.borrow().get(number as usize).and_then(|d| Some(d.as_ref()?.0.clone()));
     let Some(door) = door.filter(|d| d.fate.get() == Listening::Open) else { return };
+    if door.udp {
+        return udp::receive(worker, &door);
+    }
     if let Accepted::Exhausted = accept(worker, &door, BURST) {
         worker.reactor.unwatch(&door.socket); // those that run may free some
         if let Some((_, paused)) = &worker.doors.borrow()[number as usize] {
@@ -161,7 +235,9 @@ pub(crate) fn close(worker: &Rc<Worker>) {
         doors.iter_mut().filter_map(|d| d.take_if(shall)).collect()
     };
     for (door, _) in closing {
-        if door.fate.get() == Listening::Drain {
+        if door.udp {
+            worker.reactor.unwatch(&door.socket); // its sessions have it a little longer
+        } else if door.fate.get() == Listening::Drain {
             accept(worker, &door, usize::MAX);
         }
         drop(door);
@@ -191,53 +267,92 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, fd: OwnedFd, peer: SocketAddr) {
     let Some(index) = view.live.find(&door.id) else { return };
     let listener = view.listener(index);
     let cell = listener.cells.of(worker.index);
-    if !listener.cells.enter(listener.table.max_connections) {
+    let told = within(&listener.table.proxy_from, peer.ip());
+    let place = match told {
+        true => Place::enter(worker, listener),
+        false => Client::enter(worker, listener, peer.ip()),
+    };
+    let Some(place) = place else {
         counters::add(&cell.rejected, 1);
         return socket::reset_on_close(&fd);
-    }
-    counters::add(&cell.connections, 1);
-    worker.shared.connections.fetch_add(1, AcqRel);
-    let place = Place { worker: worker.clone(), cells: listener.cells.clone() };
-    let stream = Stream::accepted(fd, &worker.reactor, door.spoken);
-    let tls = match (&listener.table.tls, &listener.tls) {
-        (None, _) => None,
-        (Some(_), Some(config)) => Some(config.clone()),
-        (Some(_), None) => return socket::reset_on_close(&stream),
     };
-    let protocol = listener.table.protocol;
+    counters::add(&cell.connections, 1);
+    let stream = Stream::accepted(fd, &worker.reactor, door.spoken);
     let (worker, id) = (worker.clone(), door.id.clone());
-    let client = move |timer| Client { worker, listener: id, peer, timer, _place: Some(place) };
+    let client = move |timer| Client::new(worker, id, peer, timer, place);
     let reactor = &stream.reactor().clone();
-    match (tls, protocol) {
+    if told {
+        reactor.spawn(|timer| introduced(client(timer), stream));
+        return;
+    }
+    match (&listener.table.tls, listener.table.protocol) {
         (None, Protocol::Http) => reactor.spawn(|timer| http::serve(client(timer), Wire::plain(stream))),
-        (None, Protocol::Tcp) => {
+        (None, Protocol::Tcp | Protocol::Udp) => {
             reactor.spawn(|timer| relay::serve(client(timer), Wire::plain(stream), view, index));
         }
         (None, Protocol::Tls) => {
             reactor.spawn(|timer| passthrough::serve(client(timer), Wire::plain(stream), view, index));
         }
-        (Some(config), _) => match Tls::new(stream, config) {
-            Ok(tls) => reactor.spawn(|timer| handshake(client(timer), Wire::tls(tls), protocol)),
-            Err(e) => tracing::error!(listener = %door.id, error = %e, "a TLS connection cannot begin"),
-        },
+        (Some(_), _) => reactor.spawn(|timer| secured(client(timer), stream)),
     }
 }
 
-async fn handshake(client: Client, wire: Wire, protocol: Protocol) {
+/// A connection that begins with the word of a proxy on who it is.
+async fn introduced(mut client: Client, stream: Stream) {
+    let view = client.worker.view();
+    let Some(index) = view.live.find(&client.listener) else { return };
+    let listener = view.listener(index);
+    client.timer.arm(Side::Client, listener.table.header_timeout_ms);
+    let Ok(ends) = preamble::read(&stream, &client.timer).await else {
+        counters::add(&listener.cells.of(client.worker.index).refused, 1);
+        return socket::reset_on_close(&stream);
+    };
+    client.timer.disarm(Side::Client);
+    let (addr, max) = (ends.map_or(client.peer, |e| e.source).ip(), listener.table.max_per_address);
+    if !client.place.as_mut().is_none_or(|p| p.enter_address(addr, max)) {
+        counters::add(&listener.cells.of(client.worker.index).rejected, 1);
+        return socket::reset_on_close(&stream);
+    }
+    if let Some(ends) = ends {
+        (client.peer, client.destination) = (ends.source, Some(Box::new(ends.destination)));
+    }
+    match (&listener.table.tls, listener.table.protocol) {
+        (Some(_), _) => Box::pin(secured(client, stream)).await,
+        (None, Protocol::Http) => Box::pin(http::serve(client, Wire::plain(stream))).await,
+        (None, Protocol::Tls) => {
+            Box::pin(passthrough::serve(client, Wire::plain(stream), view, index)).await;
+        }
+        (None, Protocol::Tcp | Protocol::Udp) => {
+            Box::pin(relay::serve(client, Wire::plain(stream), view, index)).await
+        }
+    }
+}
+
+/// A connection that begins with a TLS handshake.
+async fn secured(client: Client, stream: Stream) {
     let view = client.worker.view();
     let Some(index) = view.live.find(&client.listener) else { return };
     let listener: &LiveListener = view.listener(index);
+    let Some(config) = listener.tls.clone() else { return socket::reset_on_close(&stream) };
+    let wire = match Tls::new(stream, config) {
+        Ok(tls) => Wire::tls(tls),
+        Err(e) => {
+            return tracing::error!(listener = %client.listener, error = %e, "a TLS connection cannot begin");
+        }
+    };
     client.timer.arm(Side::Client, listener.table.header_timeout_ms);
     if wire.handshake(&client.timer, Side::Client).await.is_err() {
         return counters::add(&listener.cells.of(client.worker.index).refused, 1);
     }
     client.timer.disarm(Side::Client);
-    match protocol {
+    match listener.table.protocol {
         Protocol::Http if wire.speaks_http2() => {
             drop(view);
             Box::pin(http2::serve(client, wire, Buffer::default())).await;
         }
         Protocol::Http => Box::pin(http::serve(client, wire)).await,
-        Protocol::Tcp | Protocol::Tls => Box::pin(relay::serve(client, wire, view, index)).await,
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
+            Box::pin(relay::serve(client, wire, view, index)).await;
+        }
     }
 }

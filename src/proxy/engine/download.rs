@@ -72,6 +72,8 @@ pub(crate) struct Download<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) wait: Wait<'a>,
     pub(crate) request: Asked,
+    /// A field that the client gets beside the backend's.
+    pub(crate) cookie: Option<&'a str>,
     /// The final response's status, once it is known.
     pub(crate) status: &'a Cell<u16>,
     pub(crate) idle_ms: u32,
@@ -163,10 +165,10 @@ impl Download<'_> {
         }
         let mut out = Out::new();
         if let Some(stream) = self.client.stream2() {
-            let interim = http2::response_head(head, &response);
+            let interim = http2::response_head(head, &response, None);
             interim.map(|head| stream.inform(head)); // a client that is gone is noticed elsewhere
         } else if self.request.minor == 1 {
-            write_response(head, &response, 1, true, &mut out);
+            write_response(head, &response, 1, true, None, &mut out);
         }
         Ok(Some(out))
     }
@@ -226,10 +228,11 @@ impl Download<'_> {
         let stream = self.client.stream2();
         let (mut bare, encoder, keep_alive) = match stream {
             None => {
-                let (encoder, keep) = write_response(head, &response, asked.minor, asked.keep_alive, out);
+                let (encoder, keep) =
+                    write_response(head, &response, asked.minor, asked.keep_alive, self.cookie, out);
                 (None, encoder, keep)
             }
-            Some(_) => (http2::response_head(head, &response), Encoder::Raw, true),
+            Some(_) => (http2::response_head(head, &response, self.cookie), Encoder::Raw, true),
         };
         let (mut decoder, reuse) = (Decoder::new(response.framing), response.keep_alive);
         self.buffer.consume(len);
@@ -335,6 +338,7 @@ impl<'a> Wait<'a> {
         self.over = true;
         self.health.latency.end(now, Some(took));
         self.health.answered(status);
+        self.health.totals.times.record(took);
         match status {
             SERVER_ERROR.. => self.health.latency.penalise(now, took),
             101 => {}

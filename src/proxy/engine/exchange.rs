@@ -15,7 +15,7 @@ use super::{
     download::{Asked, Download, Downloaded, Lost, Wait},
     http::{End, Session},
     http2::{Refused, Upstream2},
-    relay,
+    preamble, relay,
     timer::Side,
     upload::{Upload, Uploaded},
     upstream::Lease,
@@ -26,10 +26,13 @@ use crate::{
     counters,
     health::now_us,
     http1::Answer,
+    pool_state::may_retry,
+    preamble::Ends,
     socket,
 };
 use std::{
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
@@ -40,6 +43,9 @@ use std::{
 pub(crate) struct Plan {
     pub(crate) view: Rc<View>,
     pub(crate) listener: usize,
+    pub(crate) route: usize,
+    /// When its head was there, in microseconds.
+    pub(crate) began_us: u64,
     pub(crate) pool: usize,
     /// The head as the backend gets it.
     pub(crate) head: Out,
@@ -52,6 +58,12 @@ pub(crate) struct Plan {
     pub(crate) response_ms: u32,
     /// What a hash chooses by.
     pub(crate) key: u64,
+    /// The backend that the client's sticky cookie names, and whether the cookie needs no renewal.
+    pub(crate) before: Option<(usize, bool)>,
+    /// Longest time until the response is over, in milliseconds; 0 for no limit.
+    pub(crate) total_ms: u32,
+    /// Who asks: the address that connects, or the one that a trusted proxy names.
+    pub(crate) client: IpAddr,
 }
 
 /// Why an attempt failed without a byte of the response forwarded.
@@ -76,11 +88,41 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     let count = || session.cell(&plan.view, plan.listener).requests.load(Relaxed);
     // Boxed: few requests have one, and each would hold its room.
     let began = (every > 0 && count() % every == 0).then(|| Box::new(Began::now(session)));
-    let end = serve(session, &mut plan).await;
+    let end = match plan.total_ms {
+        0 => serve(session, &mut plan).await,
+        ms => within(ms, session, &mut plan).await,
+    };
+    let (listener, worker) = (plan.view.listener(plan.listener), session.client.worker.index);
+    listener.times.record(plan.route, worker, now_us().saturating_sub(plan.began_us));
     if let Some(began) = began {
         began.log(session, &plan);
     }
     end
+}
+
+/// Serves a request that may take so long in all: then it is answered 504, or cut where its answer has begun.
+async fn within(ms: u32, session: &mut Session, plan: &mut Plan) -> End {
+    session.seen.0.set(0);
+    session.client.timer.arm(Side::Total, ms);
+    let timer = session.client.timer.again();
+    let end = {
+        let mut serving = Box::pin(serve(session, plan));
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if timer.expired(Side::Total) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    };
+    session.client.timer.disarm(Side::Total);
+    match end {
+        Some(end) => end,
+        None if session.seen.0.get() == 0 => {
+            counters::add(&session.cell(&plan.view, plan.listener).failed, 1);
+            session.answer(Answer::GatewayTimeout, plan.asked.head, false).await
+        }
+        None => End::Reset,
+    }
 }
 
 /// A sampled request when it began.
@@ -98,7 +140,7 @@ impl Began {
     fn log(self, session: &Session, plan: &Plan) {
         session.client.worker.shared.access.push(Entry {
             listener: (*session.client.listener).clone(),
-            client: session.client.peer,
+            client: plan.client,
             asked: access::Asked::of(&plan.head),
             status: session.seen.0.get(),
             pool: plan.view.pool(plan.pool).table.id.clone(),
@@ -115,7 +157,17 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
     // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile.
     let (mut exclude, mut retries, mut fresh) = (Vec::new(), plan.retries, plan.upload.too_large_to_replay());
     let mut answer = Answer::Unavailable;
-    while let Some(lease) = Lease::take(&view, pool, plan.key, &exclude, session.client.timer.now()) {
+    loop {
+        let client = (&session.wire, &session.client.timer);
+        let lease =
+            match Lease::take(&view, pool, (plan.before.map(|(i, _)| i), plan.key), &exclude, client).await {
+                Ok(lease) => lease,
+                Err(why) if exclude.is_empty() => {
+                    answer = why;
+                    break;
+                }
+                Err(_) => break, // what the last one failed with says more
+            };
         plan.asked.elsewhere = plan.idempotent && retries > 0 && exclude.len() + 1 < table.backends.len();
         let failure = match attempt(session, plan, &lease, fresh).await {
             Ok(end) => return end,
@@ -136,7 +188,7 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
         }
         if failure.stale {
             fresh = true; // the others that are kept may be as dead
-        } else if retries == 0 {
+        } else if retries == 0 || !may_retry(view.pool(pool)) {
             break;
         } else {
             retries -= 1;
@@ -157,18 +209,21 @@ struct Opened {
     before: (u64, u64),
     /// Bytes that its TCP was given before.
     sent: u64,
+    /// Whose connection the backend was told that it is.
+    ends: Option<Ends>,
 }
 
 impl Opened {
     async fn open(session: &Session, lease: &Lease, fresh: bool) -> Option<Opened> {
         let timer = &session.client.timer;
-        let kept = if fresh { None } else { lease.take_kept(timer) };
+        let ends = preamble::ends(&session.client, &session.wire, lease.pool());
+        let kept = if fresh { None } else { lease.take_kept(timer, ends) };
         let reused = kept.is_some();
         let wire = match kept {
             Some(wire) => wire,
-            None => lease.open(timer).await?,
+            None => lease.open(timer, ends).await?,
         };
-        Some(Opened { reused, before: (wire.written(), wire.read()), sent: wire.sent(), wire })
+        Some(Opened { reused, before: (wire.written(), wire.read()), sent: wire.sent(), wire, ends })
     }
 
     /// Why nothing came on a stream of HTTP/2.
@@ -209,7 +264,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
             return Err(Failure { lost: Lost::Broken, unread: true, stale: backend.reused });
         }
         Err(Sending::Broken) | Ok(()) => {
-            let mut exchanged = respond(session, plan, &backend.wire, wait).await;
+            let mut exchanged = respond(session, plan, lease, &backend.wire, wait).await;
             exchanged.uploaded &= sent.is_ok(); // half a request was sent: nothing may follow it
             settle(session, plan, lease, &backend, exchanged).await
         }
@@ -217,7 +272,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
     backend.count(lease);
     match end {
         Ok((end, true)) => {
-            lease.kept().give(backend.wire, session.client.timer.now());
+            lease.kept().give(backend.wire, session.client.timer.now(), backend.ends);
             Ok(end)
         }
         Ok((end, false)) => Ok(end),
@@ -272,8 +327,26 @@ struct Exchanged {
     buffer: Buffer,
 }
 
+/// The field that makes a client come back to this backend, where it does not already.
+fn set_cookie(plan: &Plan, lease: &Lease, tls: bool) -> Option<String> {
+    let pool = lease.pool();
+    let name = pool.table.sticky.as_ref()?;
+    if plan.before == Some((lease.index(), true)) {
+        return None;
+    }
+    let (value, secure) = (pool.sticky.of(lease.index())?, if tls { "; Secure" } else { "" });
+    Some(format!("Set-Cookie: {name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n"))
+}
+
 /// Sends the rest of the body and forwards the response, at once, as one state machine.
-async fn respond(session: &mut Session, plan: &mut Plan, backend: &Wire, wait: Wait<'_>) -> Exchanged {
+async fn respond(
+    session: &mut Session,
+    plan: &mut Plan,
+    lease: &Lease,
+    backend: &Wire,
+    wait: Wait<'_>,
+) -> Exchanged {
+    let cookie = set_cookie(plan, lease, session.wire.is_tls());
     let listener = &plan.view.listener(plan.listener).table;
     let (idle_ms, response_ms) = (listener.idle_timeout_ms, plan.response_ms);
     let Session { client, wire, buffer: read, seen, .. } = session;
@@ -289,6 +362,7 @@ async fn respond(session: &mut Session, plan: &mut Plan, backend: &Wire, wait: W
             timer: &client.timer,
             wait,
             request: plan.asked,
+            cookie: cookie.as_deref(),
             status: &seen.0,
             idle_ms,
             body_ms: response_ms.max(idle_ms),
@@ -352,7 +426,8 @@ async fn settle(
             return Ok((end, reuse && uploaded));
         }
         Some(Downloaded::Tunnel) => {
-            let idle_ms = plan.view.listener(plan.listener).table.idle_timeout_ms;
+            let idle_ms = plan.view.listener(plan.listener).table.tunnel_timeout_ms;
+            session.client.timer.disarm(Side::Total);
             let read = (std::mem::take(&mut session.buffer), buffer);
             let wire = &backend.wire;
             match relay::relay(&session.client.timer, idle_ms, &session.wire, wire, read).await {

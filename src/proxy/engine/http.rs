@@ -15,13 +15,14 @@ use crate::{
     balance::{self, random},
     counters::{self, Cell as Counters},
     fixed,
+    health::now_us,
     http1::{
         Answer, Edit, Forwarded, Framing, Identity, MAX_FIELDS, MAX_HEAD, Offer, Request, Scan, Scanner,
         write_request,
     },
 };
 use std::{cell::Cell, mem::MaybeUninit, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Acquire};
-use zonekeeper_core::model::Http2;
+use zonekeeper_core::model::{Http2, RateLimit};
 
 /// After a last answer the client may still be sending; so long it is read from, so that the answer is not lost in a
 /// reset (RFC 9112 §9.6).
@@ -132,6 +133,10 @@ impl Session {
                 counters::add(&self.cell(&view, listener).requests, 1);
                 Box::pin(exchange::exchange(self, plan)).await // an idle connection does not hold its room
             }
+            Err((Answer::Limited(after), asked, bodiless)) => {
+                counters::add(&self.cell(&view, listener).limited, 1);
+                self.answer(Answer::Limited(after), asked.head, asked.keep_alive && bodiless).await
+            }
             Err((Answer::NoRoute, asked, true)) => {
                 self.answer(Answer::NoRoute, asked.head, asked.keep_alive).await
             }
@@ -183,13 +188,21 @@ impl Session {
                 self.client.timer.arm(Side::Client, table.header_timeout_ms);
             }
             let worker = &self.client.worker;
-            let leave = || idle && !first && (worker.shared.draining() || gone(view, &self.client));
+            let leave = || idle && !first && (worker.shared.closing() || gone(view, &self.client));
             match self.wire.fill_unless(&mut self.buffer, &self.client.timer, Side::Client, leave).await {
                 Ok(_) => {}
                 Err(Trouble::Timeout) if !idle => return Err(self.refuse(Answer::Slow, false).await),
                 Err(_) => return Err(End::Close),
             }
         }
+    }
+
+    /// Whether a limit (`of`: a number of its own) has room for the request.
+    fn limited(&self, limit: Option<&RateLimit>, of: u64, request: &Request<'_, '_>) -> Result<(), Answer> {
+        let Some(limit) = limit else { return Ok(()) };
+        let key = balance::key_by(&limit.key, request, of);
+        let taken = self.client.worker.shared.rates().take(limit, key, now_us());
+        taken.map_err(|us| Answer::Limited(us.div_ceil(1_000_000).min(u64::from(u32::MAX)) as u32))
     }
 
     /// Judges the head, finds the pool and writes the head that the backend gets. The error says whether the
@@ -200,7 +213,9 @@ impl Session {
         let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: None, elsewhere: false };
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = Request::parse(head, &mut room).map_err(|a| (a, asked, false))?;
-        request.client = Some(self.client.peer.ip());
+        let (from, client) =
+            Forwarded::of(self.client.peer.ip(), self.wire.is_tls(), &live.table.trusted, request.fields);
+        request.client = Some(client);
         asked = Asked {
             head: request.method == "HEAD",
             minor: request.minor,
@@ -209,14 +224,16 @@ impl Session {
             elsewhere: false,
         };
         let bodiless = matches!(request.framing, Framing::None | Framing::Length(0));
+        let limited = |limit, of| self.limited(limit, of, &request).map_err(|a| (a, asked, bodiless));
+        limited(live.table.rate_limit.as_ref(), live.seed)?;
         let index = live.table.match_route(&request).ok_or((Answer::NoRoute, asked, bodiless))?;
         let route = &live.table.routes[index];
+        limited(route.spec.rate_limit.as_ref(), live.seed + 1 + index as u64)?;
         let max = route.spec.limits.max_body.unwrap_or(live.table.max_body);
         if max > 0 && matches!(request.framing, Framing::Length(n) if n > max) {
             return Err((Answer::BodyTooLarge, asked, false));
         }
         let mut out = Out::new();
-        let from = Forwarded { client: self.client.peer.ip(), tls: self.wire.is_tls() };
         let Some(pool) = live.routes[index].next() else {
             let keep_alive = asked.keep_alive && bodiless;
             fixed::write(&route.spec.target, &request, from.tls, keep_alive, &mut out);
@@ -235,14 +252,23 @@ impl Session {
         Ok(Planned::Forward(Plan {
             view: view.clone(),
             listener,
+            route: index,
+            began_us: now_us(),
             pool,
             head: out,
-            upload: Upload::new(request.framing, max, (self.wire.stream2().is_some(), table.http2)),
+            upload: Upload::new(
+                request.framing,
+                (max, live.table.min_rate),
+                (self.wire.stream2().is_some(), table.http2),
+            ),
             asked,
             idempotent: request.idempotent(),
             retries: route.spec.limits.retries.unwrap_or(table.retries),
             response_ms: route.spec.limits.response_timeout_ms.unwrap_or(table.response_timeout_ms),
             key: balance::key(table, &request),
+            before: balance::sticky(view.pool(pool), &request),
+            total_ms: route.spec.limits.request_timeout_ms.unwrap_or(live.table.request_timeout_ms),
+            client,
         }))
     }
 

@@ -4,7 +4,7 @@
 //! Why not tokio's current-thread runtime, which was here before: a fifth of a proxied request was spent outside of the
 //! kernel, much of it in readiness atomics and wakers, and a connection cost it three more calls. Measured here, ratios
 //! to HAProxy 2.6 in the same run: a connection per HTTP request 0.62 (tokio 0.96), 10 MB bodies 0.40 and 0.31 (0.64 and
-//! 0.61), 838 bytes per idle connection (HAProxy 1144) and 4.9 KB with TLS (15.6), 13 % of a kept connection's request
+//! 0.61), some 900 bytes per idle connection (HAProxy 1144) and 4.9 KB with TLS (15.6), 13 % of a kept connection's request
 //! outside of the kernel (HAProxy 24 %, tokio 19 %). Where the worker is not busy, what a request costs is mostly how often
 //! the worker sleeps: a wake-up costs as much as a request, and a faster proxy sleeps more often.
 
@@ -16,12 +16,15 @@ mod exchange;
 mod http;
 mod http2;
 mod passthrough;
+mod preamble;
 mod reactor;
 mod relay;
 mod splice;
 mod stream;
+mod summons;
 mod timer;
 mod tls;
+mod udp;
 mod upload;
 mod upstream;
 mod wire;
@@ -30,27 +33,27 @@ use crate::{
     access::AccessLog,
     health::LocalHealth,
     live::{Live, LiveListener, LivePool},
+    rate::Rates,
 };
 use accept::Watched;
-pub(crate) use accept::{Door, Fate, Listening};
+pub(crate) use accept::{Fate, Handed, Listening};
 use arc_swap::ArcSwap;
 use reactor::{Notice, Reactor};
-use rustix::event::{EventfdFlags, eventfd};
 use std::{
     cell::{Cell, RefCell},
     io,
-    os::fd::OwnedFd,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicU8, AtomicU64,
             Ordering::{Acquire, Release},
         },
         mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread::JoinHandle,
 };
+use summons::Summons;
 use upstream::Kept;
 
 /// The number of the event source that says that there are orders.
@@ -63,13 +66,15 @@ const SWEEP_MS: u64 = 1000;
 pub(crate) struct Shared {
     live: ArcSwap<Live>,
     version: AtomicU64,
-    draining: AtomicBool,
+    draining: AtomicU8,
     /// Client connections open now, over all listeners.
     pub(crate) connections: AtomicU64,
     /// Listening sockets that still accept, over all workers.
     pub(crate) accepting: AtomicU64,
     pub(crate) health: Arc<LocalHealth>,
     pub(crate) access: AccessLog,
+    /// Made when the first limit is asked.
+    rates: OnceLock<Rates>,
 }
 
 impl Shared {
@@ -77,12 +82,18 @@ impl Shared {
         Shared {
             live: ArcSwap::from_pointee(Live::default()),
             version: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            draining: AtomicU8::new(0),
             connections: AtomicU64::new(0),
             accepting: AtomicU64::new(0),
             health,
             access: AccessLog::default(),
+            rates: OnceLock::new(),
         }
+    }
+
+    /// Who came how often.
+    pub(crate) fn rates(&self) -> &Rates {
+        self.rates.get_or_init(Rates::default)
     }
 
     /// What the workers serve from.
@@ -96,13 +107,19 @@ impl Shared {
         self.version.fetch_add(1, Release);
     }
 
-    /// From now on kept connections end after their request.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Release);
+    /// From now on connections end after their next answer; with `idle`, those that wait for a request end now.
+    pub(crate) fn drain(&self, idle: bool) {
+        self.draining.fetch_max(1 + u8::from(idle), Release);
     }
 
+    /// Connections end after their next answer.
     pub(crate) fn draining(&self) -> bool {
-        self.draining.load(Acquire)
+        self.draining.load(Acquire) > 0
+    }
+
+    /// Connections that wait for a request end.
+    pub(crate) fn closing(&self) -> bool {
+        self.draining.load(Acquire) > 1
     }
 }
 
@@ -110,7 +127,7 @@ impl Shared {
 #[derive(Debug)]
 enum Order {
     /// Accept from this socket.
-    Open(Door),
+    Open(Handed),
     /// Doors and idle connections shall look at what changed.
     Look,
 }
@@ -119,12 +136,12 @@ enum Order {
 #[derive(Debug)]
 pub(crate) struct Line {
     orders: Option<Sender<Order>>,
-    bell: Arc<OwnedFd>,
+    summons: Arc<Summons>,
 }
 
 impl Line {
     /// Accept from this socket.
-    pub(crate) fn open(&self, door: Door) {
+    pub(crate) fn open(&self, door: Handed) {
         self.send(Order::Open(door));
     }
 
@@ -137,18 +154,14 @@ impl Line {
         if let Some(orders) = &self.orders {
             let _ = orders.send(order);
         }
-        self.ring();
-    }
-
-    fn ring(&self) {
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        self.summons.wake();
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         self.orders = None;
-        self.ring();
+        self.summons.wake();
     }
 }
 
@@ -201,28 +214,28 @@ impl Worker {
 
 /// Starts a worker thread.
 pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<(Line, JoinHandle<()>)> {
-    let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+    let summons = Arc::new(Summons::new()?);
     let (orders, inbox) = channel();
-    let line = Line { orders: Some(orders), bell: bell.clone() };
+    let line = Line { orders: Some(orders), summons: summons.clone() };
     let body = move || {
-        if let Err(e) = run(index, shared, &inbox, &bell) {
+        if let Err(e) = run(index, shared, &inbox, summons) {
             tracing::error!(worker = index, error = %e, "a worker of the proxy ended");
         }
     };
     Ok((line, std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body)?))
 }
 
-fn run(index: usize, shared: Arc<Shared>, inbox: &Receiver<Order>, bell: &OwnedFd) -> io::Result<()> {
+fn run(index: usize, shared: Arc<Shared>, inbox: &Receiver<Order>, summons: Arc<Summons>) -> io::Result<()> {
     let (version, live) = (shared.version.load(Acquire), shared.live());
     let view = RefCell::new(Rc::new(View::new(version, live, None)));
-    let reactor = Rc::new(Reactor::new()?);
-    reactor.watch(bell, ORDERS)?;
+    let reactor = Rc::new(Reactor::new(summons)?);
+    reactor.watch(&*reactor.summons, ORDERS)?;
     let doors = RefCell::default();
     let worker = Rc::new(Worker { shared, index, reactor, doors, view, swept: Cell::new(0) });
     let mut open = true;
     while open {
         worker.reactor.turn(&mut |notice| match notice {
-            Notice::Special(ORDERS) => open = worker.obey(inbox, bell),
+            Notice::Special(ORDERS) => open = worker.obey(inbox),
             Notice::Special(door) => accept::ready(&worker, door),
             Notice::Tick => worker.tick(),
         })?;
@@ -233,8 +246,8 @@ fn run(index: usize, shared: Arc<Shared>, inbox: &Receiver<Order>, bell: &OwnedF
 
 impl Worker {
     /// Does what is ordered; false when there will be no more orders.
-    fn obey(self: &Rc<Self>, inbox: &Receiver<Order>, bell: &OwnedFd) -> bool {
-        let _ = rustix::io::read(bell, &mut [0; 8]);
+    fn obey(self: &Rc<Self>, inbox: &Receiver<Order>) -> bool {
+        self.reactor.answer_summons();
         loop {
             match inbox.try_recv() {
                 Ok(Order::Open(door)) => accept::open(self, door),
@@ -269,7 +282,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small_and_a_request_has_its_own_room() {
         let (idle, request) = (size(http::serve), size(exchange::exchange));
-        assert!(idle <= 864, "{idle} bytes wait for the next request; HAProxy's wait in 1165");
-        assert!(request <= 1680, "{request} bytes are taken for each request");
+        assert!(idle <= 944, "{idle} bytes wait for the next request; HAProxy's wait in 1165");
+        assert!(request <= 1824, "{request} bytes are taken for each request");
     }
 }

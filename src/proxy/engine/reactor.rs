@@ -7,6 +7,7 @@
 
 use super::{
     bell::{Bell, Rung},
+    summons::Summons,
     timer::{Deadlines, TICK_MS, Timer},
 };
 use crate::health::now_ms;
@@ -101,6 +102,8 @@ pub(crate) struct Reactor {
     tasks: RefCell<Tasks>,
     current: Cell<u32>,
     rung: Arc<Rung>,
+    /// How other threads wake its tasks.
+    pub(crate) summons: Arc<Summons>,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -120,7 +123,7 @@ impl Tasks {
 }
 
 impl Reactor {
-    pub(crate) fn new() -> io::Result<Reactor> {
+    pub(crate) fn new(summons: Arc<Summons>) -> io::Result<Reactor> {
         let clock =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -133,6 +136,7 @@ impl Reactor {
             tasks: RefCell::default(),
             current: Cell::new(NOBODY),
             rung: Arc::default(),
+            summons,
             deadlines: Deadlines::default(),
         })
     }
@@ -234,6 +238,18 @@ impl Reactor {
         }
         let mut tasks = self.tasks.borrow_mut();
         self.rung.take(|id| tasks.queue(id));
+    }
+
+    /// A task of this loop looks again.
+    pub(crate) fn wake(&self, task: u32) {
+        self.tasks.borrow_mut().queue(task);
+    }
+
+    /// The tasks that other threads woke have their turn.
+    pub(crate) fn answer_summons(&self) {
+        let woken = self.summons.take();
+        let mut tasks = self.tasks.borrow_mut();
+        woken.into_iter().for_each(|id| tasks.queue(id));
     }
 
     /// Polls every task, to look at what changed.

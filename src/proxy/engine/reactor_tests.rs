@@ -32,7 +32,7 @@ fn finish(reactor: &Reactor) {
 
 #[test]
 fn a_task_that_panics_ends_alone() {
-    let reactor = Rc::new(Reactor::new().unwrap());
+    let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
     let (done, told) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
     reactor.spawn(|_| async { panic!("a defect, as told") });
     for flag in [&done, &told] {
@@ -48,7 +48,7 @@ fn a_task_that_panics_ends_alone() {
 
 #[test]
 fn a_read_waits_for_bytes_the_end_or_its_deadline() {
-    let reactor = Rc::new(Reactor::new().unwrap());
+    let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
     let (wire, mut other) = pair(&reactor);
     let (quiet, _other) = pair(&reactor);
     reactor.spawn(|timer| async move {
@@ -69,7 +69,7 @@ fn a_read_waits_for_bytes_the_end_or_its_deadline() {
 #[test]
 fn bulk_data_arrives_as_it_was_sent_while_its_reader_stalls() {
     const SIZE: usize = 6_000_000;
-    let reactor = Rc::new(Reactor::new().unwrap());
+    let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
     let ((client, mut sender), (backend, mut receiver)) = (pair(&reactor), pair(&reactor));
     reactor.spawn(|timer| async move {
         assert!(relay::relay(&timer, 10_000, &client, &backend, Default::default()).await);

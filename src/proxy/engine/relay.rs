@@ -2,18 +2,25 @@
 //! many.
 
 use super::{
-    View,
+    View, Worker,
     accept::Client,
     buffer::Buffer,
+    preamble,
     splice::Splice,
     timer::{BURST, Side, Timer},
     upstream::Lease,
     wire::Wire,
 };
-use crate::{balance, counters, live::Split};
+use crate::{
+    balance, counters,
+    health::now_us,
+    live::{LiveListener, Split},
+    pool_state::may_retry,
+};
 use std::{
     future::poll_fn,
     io,
+    net::IpAddr,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
     task::{Poll, ready},
@@ -33,8 +40,12 @@ pub(crate) async fn serve_route(
 ) {
     let listener = view.listener(index);
     let cell = listener.cells.of(client.worker.index);
+    if limited(&client.worker, listener, client.peer.ip()) {
+        counters::add(&cell.limited, 1);
+        return wire.reset_on_close();
+    }
     let connected = match listener.routes.get(route).and_then(Split::next) {
-        Some(pool) => connect(&client, &view, pool).await,
+        Some(pool) => connect(&client, &wire, &view, pool).await,
         None => None,
     };
     let Some((lease, backend)) = connected else {
@@ -55,19 +66,30 @@ pub(crate) async fn serve_route(
     }
 }
 
+/// Whether an address comes more often than the listener allows.
+pub(crate) fn limited(worker: &Worker, listener: &LiveListener, addr: IpAddr) -> bool {
+    let Some(limit) = &listener.table.rate_limit else { return false };
+    let key = balance::mix(balance::key_of_network(addr) ^ listener.seed);
+    worker.shared.rates().take(limit, key, now_us()).is_err()
+}
+
 /// A connection to a backend of the pool; another one is tried when it fails.
-async fn connect(client: &Client, view: &Rc<View>, pool: usize) -> Option<(Lease, Wire)> {
+async fn connect(client: &Client, wire: &Wire, view: &Rc<View>, pool: usize) -> Option<(Lease, Wire)> {
+    let ends = preamble::ends(client, wire, view.pool(pool));
     let table = &view.pool(pool).table;
     let key = balance::key_of_source(client.peer.ip());
     let mut exclude = Vec::new();
     for attempt in 0..=table.retries {
-        let lease = Lease::take(view, pool, key, &exclude, client.timer.now())?;
+        if attempt > 0 && !may_retry(view.pool(pool)) {
+            break;
+        }
+        let lease = Lease::take(view, pool, (None, key), &exclude, (wire, &client.timer)).await.ok()?;
         let totals = &lease.health().totals;
         totals.requests.fetch_add(1, Relaxed);
         if attempt > 0 {
             totals.retries.fetch_add(1, Relaxed);
         }
-        if let Some(backend) = lease.connect(&client.timer).await {
+        if let Some(backend) = lease.connect(&client.timer, ends).await {
             lease.health().answered(200);
             return Some((lease, backend));
         }

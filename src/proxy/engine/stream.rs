@@ -51,6 +51,21 @@ impl Stream {
         &self.reactor
     }
 
+    /// From now on the running task is told when the other end breaks it off.
+    pub(crate) fn watch(&self) {
+        let _ = self.reactor.wait_for(self.slot, &self.fd);
+    }
+
+    /// The other end broke it off.
+    pub(crate) fn broken(&self) -> bool {
+        self.reactor.flags(self.slot) & BROKEN != 0
+    }
+
+    /// Our end of it.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        net::getsockname(&self.fd).ok().and_then(|a| SocketAddr::try_from(a).ok())
+    }
+
     /// Begins to connect.
     pub(crate) fn connect(addr: SocketAddr, reactor: &Rc<Reactor>) -> io::Result<Stream> {
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -62,6 +77,30 @@ impl Stream {
             Err(e) => return Err(e.into()),
         }
         Ok(Stream { fd, slot: reactor.enter(0), reactor: reactor.clone() })
+    }
+
+    /// A socket for datagrams to and from one address.
+    pub(crate) fn datagrams(addr: SocketAddr, reactor: &Rc<Reactor>) -> io::Result<Stream> {
+        let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
+        net::connect(&fd, &addr)?;
+        Ok(Stream { fd, slot: reactor.enter(0), reactor: reactor.clone() })
+    }
+
+    /// Sends a datagram, if there is room for it now; false when the other end refused an earlier one.
+    pub(crate) fn send_datagram(&self, data: &[u8]) -> bool {
+        let sent = net::send(&self.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        !matches!(sent, Err(Errno::CONNREFUSED))
+    }
+
+    /// Takes the next datagram.
+    pub(crate) fn poll_datagram(&self, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match retry(|| net::recv(&self.fd, &mut *room, RecvFlags::empty())) {
+            Ok((_, n)) => Poll::Ready(Ok(n)),
+            Err(Errno::AGAIN) => self.wait(),
+            Err(e) => Poll::Ready(Err(e.into())),
+        }
     }
 
     /// The connection stands.
@@ -112,6 +151,30 @@ impl Stream {
             }
             Err(e) => Poll::Ready(Err(e.into())),
         }
+    }
+
+    /// Looks at what is there without taking it; 0 at the end.
+    pub(crate) fn poll_peek(&self, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.reactor.flags(self.slot) & READABLE == 0 {
+            return self.wait();
+        }
+        match retry(|| net::recv(&self.fd, &mut *room, RecvFlags::PEEK)) {
+            Ok((_, n)) => Poll::Ready(Ok(n)),
+            Err(Errno::AGAIN) => {
+                self.reactor.clear(self.slot, READABLE);
+                self.wait()
+            }
+            Err(e) => Poll::Ready(Err(e.into())),
+        }
+    }
+
+    /// Waits for more than was peeked at; ready when no more will come.
+    pub(crate) fn poll_more(&self) -> Poll<()> {
+        if self.reactor.flags(self.slot) & ENDING != 0 {
+            return Poll::Ready(());
+        }
+        self.reactor.clear(self.slot, READABLE);
+        self.wait::<()>().map(|_| ())
     }
 
     /// Writes as much as fits, at least one byte.

@@ -15,18 +15,20 @@ pub(crate) const TICK_MS: u64 = 50;
 /// Pieces of data that a connection moves before the others have their turn.
 pub(crate) const BURST: u32 = 16;
 
-/// Which of a connection's two sides a deadline concerns.
+/// Which side of a connection a deadline concerns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Side {
     Client = 0,
     Backend = 1,
+    /// Neither: the request as a whole.
+    Total = 2,
 }
 
-/// All deadlines of a worker, two per task; 0: none.
+/// All deadlines of a worker, one per side and task; 0: none.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     now: Cell<u64>,
-    of: RefCell<Vec<[u64; 2]>>,
+    of: RefCell<Vec<[u64; 3]>>,
 }
 
 impl Deadlines {
@@ -43,9 +45,9 @@ impl Deadlines {
     pub(crate) fn reset(&self, task: u32) {
         let mut of = self.of.borrow_mut();
         if of.len() <= task as usize {
-            of.resize(task as usize + 1, [0; 2]);
+            of.resize(task as usize + 1, [0; 3]);
         }
-        of[task as usize] = [0; 2];
+        of[task as usize] = [0; 3];
     }
 
     /// The tasks with a deadline that is over.
@@ -69,6 +71,11 @@ pub(crate) struct Timer {
 impl Timer {
     pub(crate) fn new(reactor: Rc<Reactor>, task: u32) -> Timer {
         Timer { reactor, task }
+    }
+
+    /// Once more, for another part of the same task.
+    pub(crate) fn again(&self) -> Timer {
+        Timer { reactor: self.reactor.clone(), task: self.task }
     }
 
     fn set(&self, side: Side, at: u64) {
@@ -112,6 +119,11 @@ impl Timer {
         .await
     }
 
+    /// The task that the deadlines are of.
+    pub(crate) fn task(&self) -> u32 {
+        self.task
+    }
+
     /// The loop that runs the task.
     pub(crate) fn reactor(&self) -> &Rc<Reactor> {
         &self.reactor
@@ -126,7 +138,7 @@ mod tests {
     fn only_deadlines_that_are_over_are_due() {
         let deadlines = Deadlines::default();
         (0..3).for_each(|task| deadlines.reset(task));
-        deadlines.of.borrow_mut()[1] = [0, 100];
+        deadlines.of.borrow_mut()[1] = [0, 100, 0];
         let due = |now| {
             let mut due = Vec::new();
             deadlines.set_now(now);

@@ -11,6 +11,9 @@ use crate::http1::{Answer, Decoder, Encoder, Framing};
 /// Largest body that is remembered, in bytes: what a form or an API call needs, times the connections that send one.
 const REPLAY: usize = 64 * 1024;
 
+/// A client has so much time before its rate counts, in milliseconds of waiting for it.
+const GRACE_MS: u64 = 10_000;
+
 /// How sending a body ended.
 #[derive(Debug)]
 pub(crate) enum Uploaded {
@@ -32,7 +35,11 @@ pub(crate) struct Upload {
     /// Its end comes as the end of a stream.
     bare: bool,
     max: u64,
+    /// Slowest body, in bytes a second; 0 for no limit.
+    min_rate: u32,
     received: u64,
+    /// How long the client was waited for, in milliseconds.
+    waited_ms: u64,
     /// As sent so far; when `remembered` is off, only the last piece.
     framed: Vec<u8>,
     remembered: bool,
@@ -40,8 +47,8 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// A stream of HTTP/2 frames the data by itself, so that what comes in chunks elsewhere comes bare.
-    /// The same holds for what goes to a backend.
-    pub(crate) fn new(framing: Framing, max: u64, (bare, bare_out): (bool, bool)) -> Upload {
+    /// The same holds for what goes to a backend. `limits`: the most bytes, and the fewest in a second.
+    pub(crate) fn new(framing: Framing, limits: (u64, u32), (bare, bare_out): (bool, bool)) -> Upload {
         let chunked = framing == Framing::Chunked && !bare_out;
         let encoder = if chunked { Encoder::Chunked } else { Encoder::Raw };
         let decoder = match framing {
@@ -52,11 +59,18 @@ impl Upload {
             decoder,
             encoder,
             bare: decoder == Decoder::Close,
-            max,
+            max: limits.0,
+            min_rate: limits.1,
             received: 0,
+            waited_ms: 0,
             framed: Vec::new(),
             remembered: true,
         }
+    }
+
+    /// The client sends more slowly than it may.
+    fn too_slow(&self) -> bool {
+        self.waited_ms > GRACE_MS && self.received * 1000 < u64::from(self.min_rate) * self.waited_ms
     }
 
     /// The client sent all of it.
@@ -122,7 +136,11 @@ impl Upload {
                 }
             }
             timer.arm(Side::Client, idle_ms);
-            match from.fill(buffer, timer, Side::Client).await {
+            let since = timer.now();
+            let filled = from.fill(buffer, timer, Side::Client).await;
+            self.waited_ms += timer.now() - since;
+            match filled {
+                _ if self.too_slow() => return Uploaded::Refused(Answer::Slow),
                 Ok(n) if !self.remembered => splice.observe(n, from, to),
                 Ok(_) => {}
                 Err(Trouble::Timeout) => return Uploaded::Refused(Answer::Slow),

@@ -2,6 +2,7 @@
 
 use super::{
     View,
+    buffer::Out,
     http2::Connections,
     stream::Stream,
     timer::{Side, Timer},
@@ -11,23 +12,42 @@ use super::{
 use crate::{
     balance::{self, Choice},
     health::BackendHealth,
+    http1::Answer,
     live::LivePool,
+    preamble::{self, Ends},
     tls::Client,
 };
-use std::{cell::RefCell, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+};
 
 /// Quiet connections kept per backend and worker: as many as a busy worker has requests in flight.
 const KEEP: usize = 256;
 /// A connection that is quiet for longer is closed; most servers close it after 60 s themselves.
 const KEEP_MS: u64 = 30_000;
+/// How often those who wait for a place look by themselves.
+const LOOK_MS: u32 = 100;
 
 /// The quiet connections of one worker to one backend.
 pub(crate) struct Kept {
     health: Arc<BackendHealth>,
-    idle: RefCell<Vec<(Wire, u64)>>,
+    idle: RefCell<Vec<Idle>>,
     http2: Connections,
     /// What they were opened with.
     tls: Option<Arc<Client>>,
+}
+
+/// A quiet connection.
+struct Idle {
+    wire: Wire,
+    since: u64,
+    /// The client's connection that it was announced as: it can serve no other.
+    ends: Option<Ends>,
 }
 
 impl Kept {
@@ -51,22 +71,32 @@ impl Kept {
         })
     }
 
-    /// The one that was used last, if it is still open and quiet.
-    fn take(&self) -> Option<Wire> {
+    /// The one that was used last for these ends, if it is still open and quiet.
+    fn take(&self, ends: Option<Ends>) -> Option<Wire> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).map(|(wire, _)| wire).find(Wire::quiet)
+        let mut next = || match ends {
+            None => idle.pop(),
+            Some(_) => idle.iter().rposition(|i| i.ends == ends).map(|at| idle.remove(at)),
+        };
+        std::iter::from_fn(|| next()).map(|i| i.wire).find(Wire::quiet)
     }
 
     /// Keeps a connection for the next request.
-    pub(crate) fn give(&self, wire: Wire, now_ms: u64) {
+    pub(crate) fn give(&self, wire: Wire, now_ms: u64, ends: Option<Ends>) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < KEEP && wire.upstream2().is_none() {
-            idle.push((wire, now_ms));
+        if wire.upstream2().is_some() {
+            return; // its connection is kept where it runs
+        }
+        if idle.len() >= KEEP && ends.is_some() {
+            idle.remove(0); // of a client that has most likely gone
+        }
+        if idle.len() < KEEP {
+            idle.push(Idle { wire, since: now_ms, ends });
         }
     }
 
     fn sweep(&self, now: u64) {
-        self.idle.borrow_mut().retain(|(wire, since)| now.saturating_sub(*since) < KEEP_MS && wire.quiet());
+        self.idle.borrow_mut().retain(|i| now.saturating_sub(i.since) < KEEP_MS && i.wire.quiet());
         self.http2.sweep(now, KEEP_MS);
     }
 }
@@ -84,15 +114,64 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Chooses a backend of the pool at `now_ms`; `key` is what a hash chooses by.
-    pub(crate) fn take(
+    /// Chooses a backend of the pool that is not in `exclude`: the one that the client had before, or by `key` where the
+    /// pool hashes, or as it is balanced. Where all are at their limit, the pool's queue is joined, until the client of `wire` breaks off.
+    pub(crate) async fn take(
         view: &Rc<View>,
         pool: usize,
-        key: u64,
+        (before, key): (Option<usize>, u64),
         exclude: &[usize],
-        now_ms: u64,
-    ) -> Option<Lease> {
-        match balance::choose(view.pool(pool), key, exclude, now_ms) {
+        (wire, timer): (&Wire, &Timer),
+    ) -> Result<Lease, Answer> {
+        let live = view.pool(pool);
+        let (queue, totals) = (&live.state.queue, &live.state.totals);
+        let choose = || match before {
+            Some(i) if balance::choose_same(live, i, exclude, timer.now()) => Choice::Backend(i),
+            _ => balance::choose(live, key, exclude, timer.now()),
+        };
+        let lease = |backend| Lease { view: view.clone(), pool, backend };
+        if live.table.max_connections == 0 || queue.len() == 0 {
+            match choose() {
+                Choice::Backend(backend) => return Ok(lease(backend)),
+                Choice::Nothing => return Err(Answer::Unavailable),
+                Choice::Full => {}
+            }
+        }
+        let line = timer.reactor().summons.clone();
+        let Some(turn) = queue.join(live.table.max_queue, line, timer.task()) else {
+            totals.overflowed.fetch_add(1, Relaxed);
+            return Err(Answer::QueueFull);
+        };
+        totals.queued.fetch_add(1, Relaxed);
+        wire.watch();
+        let until = timer.now() + u64::from(live.table.queue_timeout_ms);
+        let chosen = poll_fn(|_| {
+            if turn.first() {
+                match choose() {
+                    Choice::Backend(backend) => return Poll::Ready(Ok(lease(backend))),
+                    Choice::Nothing => return Poll::Ready(Err(Answer::Unavailable)),
+                    Choice::Full => {}
+                }
+            }
+            if timer.now() >= until {
+                totals.timed_out.fetch_add(1, Relaxed);
+                return Poll::Ready(Err(Answer::QueueTimeout));
+            }
+            if wire.broken() {
+                return Poll::Ready(Err(Answer::Unavailable));
+            }
+            // A backend that comes back, or a limit that is raised, wakes nobody.
+            timer.arm(Side::Backend, LOOK_MS.min((until - timer.now()) as u32));
+            Poll::Pending
+        })
+        .await;
+        timer.disarm(Side::Backend);
+        chosen
+    }
+
+    /// A place on a backend that has one now, for a client by its address.
+    pub(crate) fn now(view: &Rc<View>, pool: usize, client: IpAddr, now_ms: u64) -> Option<Lease> {
+        match balance::choose(view.pool(pool), balance::key_of_source(client), &[], now_ms) {
             Choice::Backend(backend) => Some(Lease { view: view.clone(), pool, backend }),
             Choice::Full | Choice::Nothing => None,
         }
@@ -115,21 +194,41 @@ impl Lease {
     }
 
     /// A place on a connection that stands.
-    pub(crate) fn take_kept(&self, timer: &Timer) -> Option<Wire> {
+    pub(crate) fn take_kept(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
         match self.pool().table.http2 {
             true => self.kept().http2.take(timer).map(Wire::upstream),
-            false => self.kept().take(),
+            false => self.kept().take(ends),
         }
     }
 
     /// A place on a connection that is opened for it.
-    pub(crate) async fn open(&self, timer: &Timer) -> Option<Wire> {
-        let wire = self.connect(timer).await?;
+    pub(crate) async fn open(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
+        let wire = self.connect(timer, ends).await?;
         let table = &self.pool().table;
         if !table.http2 {
             return Some(wire);
         }
         self.kept().http2.add(wire, timer, table.connect_timeout_ms).await.map(Wire::upstream)
+    }
+
+    /// Tells whose connection it is, where the pool's backends are told; false when that is not taken.
+    async fn announce(&self, stream: &Stream, timer: &Timer, ends: Option<Ends>) -> bool {
+        let (Some(version), Some(ends)) = (self.pool().table.send_proxy, ends) else { return true };
+        let mut header = Out::new();
+        preamble::write(version, ends, &mut header);
+        let mut at = 0;
+        poll_fn(|_| {
+            while at < header.len() {
+                match stream.poll_write(&header[at..]) {
+                    Poll::Ready(Ok(n)) if n > 0 => at += n,
+                    Poll::Ready(_) => return Poll::Ready(false),
+                    Poll::Pending if timer.expired(Side::Backend) => return Poll::Ready(false),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(true)
+        })
+        .await
     }
 
     /// Shakes hands where the pool has TLS; none when the backend is not who it shall be.
@@ -145,8 +244,8 @@ impl Lease {
         (shaken.is_ok() && (!table.http2 || wire.speaks_http2())).then_some(wire)
     }
 
-    /// Opens a connection; none when it is refused or takes too long.
-    pub(crate) async fn connect(&self, timer: &Timer) -> Option<Wire> {
+    /// Opens a connection, for these ends where the backend is told; none when it is refused or takes too long.
+    pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
         let stream = Stream::connect(self.health().addr, timer.reactor()).ok()?;
         timer.arm(Side::Backend, self.pool().table.connect_timeout_ms);
         let connected = poll_fn(|_| match stream.poll_connected() {
@@ -155,7 +254,7 @@ impl Lease {
             Poll::Pending => Poll::Pending,
         })
         .await;
-        let wire = match connected {
+        let wire = match connected && self.announce(&stream, timer, ends).await {
             true => self.encrypt(stream, timer).await,
             false => None,
         };

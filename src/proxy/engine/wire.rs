@@ -12,6 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
+    net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     rc::Rc,
     task::{Poll, ready},
@@ -139,6 +140,33 @@ impl Wire {
         match &self.kind {
             Kind::Plain(s) => Some(s),
             Kind::Tls(_) | Kind::Http2(_) | Kind::Upstream2(_) => None,
+        }
+    }
+
+    /// From now on the running task is told when the other end breaks it off.
+    pub(crate) fn watch(&self) {
+        match &self.kind {
+            Kind::Plain(s) => s.watch(),
+            Kind::Tls(t) => t.borrow().stream().watch(),
+            Kind::Http2(_) | Kind::Upstream2(_) => {} // told by its connection
+        }
+    }
+
+    /// The other end broke it off.
+    pub(crate) fn broken(&self) -> bool {
+        match &self.kind {
+            Kind::Plain(s) => s.broken(),
+            Kind::Tls(t) => t.borrow().stream().broken(),
+            Kind::Http2(_) | Kind::Upstream2(_) => false,
+        }
+    }
+
+    /// Our end of it.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            Kind::Plain(s) => s.local_addr(),
+            Kind::Tls(t) => t.borrow().stream().local_addr(),
+            Kind::Http2(_) | Kind::Upstream2(_) => None,
         }
     }
 

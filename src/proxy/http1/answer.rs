@@ -13,6 +13,8 @@ pub enum Answer {
     Slow,
     /// The body is longer than the listener allows.
     BodyTooLarge,
+    /// Too many come; there is room again in so many seconds.
+    Limited(u32),
     /// The target is longer than [`super::MAX_TARGET`].
     TargetTooLong,
     /// An expectation other than 100-continue (RFC 9110 §10.1.1).
@@ -23,8 +25,12 @@ pub enum Answer {
     Method,
     /// No backend answered properly.
     BadGateway,
-    /// No backend is usable, or all are full.
+    /// No backend is usable.
     Unavailable,
+    /// All backends are at their limit, and as many wait as may.
+    QueueFull,
+    /// No backend became free in time.
+    QueueTimeout,
     /// The backend did not answer in time.
     GatewayTimeout,
     /// Neither HTTP/1.0 nor HTTP/1.1.
@@ -41,10 +47,11 @@ impl Answer {
             Answer::BodyTooLarge => 413,
             Answer::TargetTooLong => 414,
             Answer::Expectation => 417,
+            Answer::Limited(_) => 429,
             Answer::HeadTooLarge => 431,
             Answer::Method => 501,
             Answer::BadGateway => 502,
-            Answer::Unavailable => 503,
+            Answer::Unavailable | Answer::QueueFull | Answer::QueueTimeout => 503,
             Answer::GatewayTimeout => 504,
             Answer::Version => 505,
         }
@@ -59,10 +66,13 @@ impl Answer {
             Answer::BodyTooLarge => ("Content Too Large", "the request body is too large"),
             Answer::TargetTooLong => ("URI Too Long", "the request target is too long"),
             Answer::Expectation => ("Expectation Failed", "only 100-continue can be expected"),
+            Answer::Limited(_) => ("Too Many Requests", "too many requests of this kind come"),
             Answer::HeadTooLarge => ("Request Header Fields Too Large", "the request head is too large"),
             Answer::Method => ("Not Implemented", "CONNECT is not served here"),
             Answer::BadGateway => ("Bad Gateway", "no backend answered properly"),
             Answer::Unavailable => ("Service Unavailable", "no backend can take the request"),
+            Answer::QueueFull => ("Service Unavailable", "all backends are busy and the queue is full"),
+            Answer::QueueTimeout => ("Service Unavailable", "no backend became free in time"),
             Answer::GatewayTimeout => ("Gateway Timeout", "the backend did not answer in time"),
             Answer::Version => ("HTTP Version Not Supported", "HTTP/1.0 or HTTP/1.1 is spoken here"),
         }
@@ -72,12 +82,11 @@ impl Answer {
     pub fn write(self, out: &mut Vec<u8>, head_only: bool, keep_alive: bool) {
         let (reason, text) = self.words();
         let connection = if keep_alive { "" } else { "Connection: close\r\n" };
-        let _ = write!(
-            out,
-            "HTTP/1.1 {} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection}\r\n",
-            self.status(),
-            text.len() + 1
-        );
+        let _ = write!(out, "HTTP/1.1 {} {reason}\r\nContent-Type: text/plain\r\n", self.status());
+        if let Answer::Limited(seconds) = self {
+            let _ = write!(out, "Retry-After: {seconds}\r\n"); // RFC 6585 §4
+        }
+        let _ = write!(out, "Content-Length: {}\r\n{connection}\r\n", text.len() + 1);
         if !head_only {
             out.extend_from_slice(text.as_bytes());
             out.push(b'\n');

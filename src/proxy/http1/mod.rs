@@ -5,6 +5,7 @@
 
 mod answer;
 mod body;
+mod forwarded;
 mod identity;
 mod request;
 mod response;
@@ -13,10 +14,11 @@ mod scan;
 
 pub use answer::Answer;
 pub use body::{BodyError, Decoder, Encoder};
+pub use forwarded::Forwarded;
 pub use identity::Identity;
 pub use request::{Offer, Request};
 pub use response::Response;
-pub use rewrite::{Edit, Forwarded, end_to_end, write_request, write_response};
+pub use rewrite::{Edit, end_to_end, write_request, write_response};
 pub use scan::{Scan, Scanner};
 
 /// Largest head, in bytes: what browsers, HAProxy and nginx agree on, doubled.

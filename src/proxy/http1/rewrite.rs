@@ -1,18 +1,9 @@
 //! The heads that are sent on: untouched fields are copied in runs, framing and hop-by-hop fields are written anew.
 
-use super::{Encoder, Framing, Identity, Request, Response, list};
+use super::{Encoder, Forwarded, Framing, Identity, Request, Response, list};
 use httparse::Header;
 use std::{io::Write, net::IpAddr};
 use zonekeeper_core::model::Rewrite;
-
-/// What a forwarded request says of its client.
-#[derive(Debug, Clone, Copy)]
-pub struct Forwarded {
-    /// The client's address.
-    pub client: IpAddr,
-    /// It came over TLS.
-    pub tls: bool,
-}
 
 /// What a route changes in a request.
 #[derive(Debug, Clone, Copy)]
@@ -92,11 +83,11 @@ pub fn end_to_end<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = &'a Head
 }
 
 /// Copies the lines of a head in runs, leaving out those that `drop` names.
-fn copy_fields(
+fn copy_fields<'a>(
     head: &[u8],
-    fields: &[Header<'_>],
+    fields: &[Header<'a>],
     out: &mut Vec<u8>,
-    mut drop: impl FnMut(&Header<'_>) -> bool,
+    mut drop: impl FnMut(&Header<'a>) -> bool,
 ) {
     let at = |i: usize| match fields.get(i) {
         Some(f) => f.name.as_ptr() as usize - head.as_ptr() as usize,
@@ -174,18 +165,11 @@ pub fn write_request(
         out.extend_from_slice(part.as_bytes());
     }
     let nominated = Nominated::of(request.fields);
-    let mut for_chain: Option<Vec<u8>> = None;
+    let mut said = Said::default();
     copy_fields(head, request.fields, out, |field| match field.name.len() {
         4 if field.name.eq_ignore_ascii_case("host") => true,
         6 if field.name.eq_ignore_ascii_case("expect") => request.minor == 0,
-        15 if field.name.eq_ignore_ascii_case("x-forwarded-for") => {
-            let chain = for_chain.get_or_insert_default();
-            chain.extend_from_slice(field.value);
-            chain.extend_from_slice(b", ");
-            true
-        }
-        16 if field.name.eq_ignore_ascii_case("x-forwarded-host") => true,
-        17 if field.name.eq_ignore_ascii_case("x-forwarded-proto") => true,
+        9 | 15..=17 if said.takes(field, from.trusted) => true,
         _ => stripped(field, &nominated) || edit.drops(field),
     });
     for (name, value) in &edit.rewrite.set {
@@ -198,21 +182,72 @@ pub fn write_request(
     }
     write_framing(request.framing, out);
     write_upgrade(request.upgrade, out);
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    out.extend_from_slice(&for_chain.unwrap_or_default());
-    let proto = if from.tls { "https" } else { "http" };
-    write_address(from.client, out);
-    for part in ["\r\nX-Forwarded-Proto: ", proto, "\r\nX-Forwarded-Host: ", request.host, "\r\n\r\n"] {
-        out.extend_from_slice(part.as_bytes());
+    said.write(from, request.host.as_bytes(), out);
+}
+
+/// What trusted proxies said of a request before it came here.
+#[derive(Default)]
+struct Said<'a> {
+    chain: Vec<u8>,
+    forwarded: Vec<u8>,
+    host: Option<&'a [u8]>,
+}
+
+impl<'a> Said<'a> {
+    /// Whether it is one of these fields, which are written anew; what an untrusted client says in them is lost.
+    fn takes(&mut self, field: &Header<'a>, trusted: bool) -> bool {
+        let is = |name| field.name.eq_ignore_ascii_case(name);
+        let list = match field.name.len() {
+            9 if is("forwarded") => &mut self.forwarded,
+            15 if is("x-forwarded-for") => &mut self.chain,
+            16 if is("x-forwarded-host") => {
+                self.host = self.host.or(trusted.then_some(field.value));
+                return true;
+            }
+            17 => return is("x-forwarded-proto"),
+            _ => return false,
+        };
+        if trusted && !field.value.is_empty() {
+            list.extend_from_slice(field.value);
+            list.extend_from_slice(b", ");
+        }
+        true
+    }
+
+    /// Appends the fields and the end of the head.
+    fn write(&self, from: Forwarded, host: &[u8], out: &mut Vec<u8>) {
+        if !self.forwarded.is_empty() {
+            out.extend_from_slice(b"Forwarded: ");
+            out.extend_from_slice(&self.forwarded);
+            let quote = match from.peer.to_canonical() {
+                IpAddr::V4(_) => ["for=", ""],
+                IpAddr::V6(_) => ["for=\"[", "]\""],
+            };
+            out.extend_from_slice(quote[0].as_bytes());
+            write_address(from.peer, out);
+            for part in [quote[1], ";proto=", from.scheme(), "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        out.extend_from_slice(&self.chain);
+        write_address(from.peer, out);
+        for part in ["\r\nX-Forwarded-Proto: ", from.scheme(), "\r\nX-Forwarded-Host: "] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(self.host.unwrap_or(host));
+        out.extend_from_slice(b"\r\n\r\n");
     }
 }
 
-/// Appends the head that goes to the client and says how the body is to be framed. `minor` is the client's version.
+/// Appends the head that goes to the client and says how the body is to be framed. `minor` is the client's version,
+/// `more` a line that it gets beside the backend's.
 pub fn write_response(
     head: &[u8],
     response: &Response<'_, '_>,
     minor: u8,
     keep_alive: bool,
+    more: Option<&str>,
     out: &mut Vec<u8>,
 ) -> (Encoder, bool) {
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -222,6 +257,7 @@ pub fn write_response(
     }
     let nominated = Nominated::of(response.fields);
     copy_fields(head, response.fields, out, |field| stripped(field, &nominated));
+    out.extend_from_slice(more.unwrap_or_default().as_bytes());
     // HTTP/1.0 knows no chunks (RFC 9112 §6.1); HTTP/1.1 gets them where the backend ends by closing, so that a cut
     // stays visible.
     let (framing, encoder) = match response.framing {
@@ -251,11 +287,11 @@ mod tests {
     use super::{super::MAX_FIELDS, *};
     use std::mem::MaybeUninit;
 
-    fn forward(head: &str) -> String {
+    fn forward(head: &str, trusted: bool) -> String {
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let request = Request::parse(head.as_bytes(), &mut room).unwrap();
         let mut out = Vec::new();
-        let from = Forwarded { client: IpAddr::from([192, 0, 2, 7]), tls: true };
+        let from = Forwarded { peer: IpAddr::from([192, 0, 2, 7]), tls: true, trusted };
         write_request(
             head.as_bytes(),
             &request,
@@ -277,7 +313,7 @@ mod tests {
             set: vec![("x-env".into(), "eu".into())],
             remove: vec!["x-secret".into()],
         };
-        let from = Forwarded { client: IpAddr::from([192, 0, 2, 7]), tls: false };
+        let from = Forwarded { peer: IpAddr::from([192, 0, 2, 7]), tls: false, trusted: false };
         let mut out = Vec::new();
         write_request(
             head.as_bytes(),
@@ -299,33 +335,41 @@ mod tests {
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let response = Response::parse(head.as_bytes(), &mut room, to_head).unwrap();
         let mut out = Vec::new();
-        write_response(head.as_bytes(), &response, minor, true, &mut out);
+        write_response(head.as_bytes(), &response, minor, true, None, &mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn fields_of_one_connection_stay_and_the_client_is_named() {
-        let got = forward(concat!(
+        let head = concat!(
             "GET /a?b HTTP/1.1\r\nHost: w.example:80\r\nAccept: */*\r\nConnection: close, X-Secret, Host\r\n",
             "X-Secret: 1\r\nTE: trailers\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: ftp\r\n",
-            "Keep-Alive: 5\r\nCookie: a=b\r\n\r\n"
-        ));
+            "Keep-Alive: 5\r\nX-Forwarded-Host: w\r\nForwarded: for=_a\r\nCookie: a=b\r\n\r\n"
+        );
+        let got = forward(head, false);
         assert_eq!(
             got,
             concat!(
                 "GET /a?b HTTP/1.1\r\nHost: w.example:80\r\nAccept: */*\r\nCookie: a=b\r\n",
-                "X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-Proto: https\r\n",
+                "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n",
                 "X-Forwarded-Host: w.example:80\r\n\r\n"
-            )
+            ),
+            "an untrusted client says nothing about itself"
         );
+        let got = forward(head, true);
+        let said = concat!(
+            "Forwarded: for=_a, for=192.0.2.7;proto=https\r\nX-Forwarded-For: 198.51.100.1, 192.0.2.7\r\n",
+            "X-Forwarded-Proto: https\r\nX-Forwarded-Host: w\r\n\r\n"
+        );
+        assert!(got.ends_with(said), "{got}");
     }
 
     #[test]
     fn a_body_has_exactly_one_framing() {
-        let got = forward("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\nHost: a\r\n\r\n");
+        let got = forward("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\nHost: a\r\n\r\n", false);
         assert_eq!(got.matches("Transfer-Encoding: chunked\r\n").count(), 1);
         assert_eq!(got.to_ascii_lowercase().matches("transfer-encoding").count(), 1);
-        let got = forward("POST / HTTP/1.1\r\nContent-Length: 007\r\nHost: a\r\n\r\n");
+        let got = forward("POST / HTTP/1.1\r\nContent-Length: 007\r\nHost: a\r\n\r\n", false);
         assert!(got.contains("\r\nContent-Length: 7\r\n"), "{got}");
     }
 

@@ -22,6 +22,9 @@ use zonekeeper_proxy::http1::{
     write_request, write_response,
 };
 
+use zonekeeper_core::model::ProxyHeader;
+use zonekeeper_proxy::preamble::{self, Ends, MAX, Preamble};
+
 /// How long each test goes on in CI.
 const SHORT: Duration = Duration::from_millis(1500);
 
@@ -156,7 +159,11 @@ fn requests(time: Duration) {
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let Ok(request) = Request::parse(&bytes[..len], &mut room) else { return };
         let mut out = Vec::new();
-        let from = Forwarded { client: IpAddr::from([192, 0, 2, 1]), tls: rng.below(2) == 0 };
+        let from = Forwarded {
+            peer: IpAddr::from([192, 0, 2, 1]),
+            tls: rng.below(2) == 0,
+            trusted: rng.below(2) == 0,
+        };
         let rewrite = Rewrite::default();
         write_request(
             &bytes[..len],
@@ -202,7 +209,7 @@ fn responses(time: Duration) {
         let Ok(response) = Response::parse(&bytes[..len], &mut room, rng.below(4) == 0) else { return };
         let minor = rng.below(2) as u8;
         let mut out = Vec::new();
-        let (encoder, keep_alive) = write_response(&bytes[..len], &response, minor, true, &mut out);
+        let (encoder, keep_alive) = write_response(&bytes[..len], &response, minor, true, None, &mut out);
         assert_eq!(Scanner::default().scan(&out), Scan::Head(out.len()));
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS + 8];
         let mut raw = httparse::Response::new(&mut []);
@@ -360,4 +367,64 @@ fn responses_for_long() {
 #[ignore = "long: ZK_FUZZ_SECONDS, 10 minutes by default"]
 fn routes_for_long() {
     routes(long());
+}
+
+/// Headers of both versions with some of their bytes changed: a header is one however it is cut and whatever follows, it
+/// is no longer than allowed, and what it says can be said again.
+fn preambles(time: Duration) {
+    let line = |text: &str| text.as_bytes().to_vec();
+    let mut seeds = vec![
+        line("PROXY TCP4 192.0.2.1 198.51.100.1 1 65535\r\nGET /"),
+        line("PROXY TCP6 2001:db8::1 ::1 443 80\r\n"),
+        line("PROXY UNKNOWN\r\n"),
+    ];
+    for ends in [("192.0.2.1:1", "192.0.2.2:2"), ("[::1]:1", "[2001:db8::2]:2")] {
+        let ends = Ends { source: ends.0.parse().unwrap(), destination: ends.1.parse().unwrap() };
+        let mut out = Vec::new();
+        preamble::write(ProxyHeader::V2, ends, &mut out);
+        let len = u16::from_be_bytes([out[14], out[15]]) + 5;
+        seeds.push(out.clone());
+        out[14..16].copy_from_slice(&len.to_be_bytes());
+        out.extend_from_slice(&[1, 0, 2, b'h', b'2']);
+        seeds.push(out);
+    }
+    run(time, |rng| {
+        let bytes = mutated(rng, &seeds);
+        let verdict = preamble::parse(&bytes);
+        for cut in 0..bytes.len().min(300) {
+            match (preamble::parse(&bytes[..cut]), verdict) {
+                (Preamble::More, _) => {}
+                (early, verdict) => assert_eq!(early, verdict, "decided after {cut} bytes"),
+            }
+        }
+        let more = [bytes.as_slice(), b"PROXY \r\n"].concat();
+        if verdict != Preamble::More {
+            assert_eq!(preamble::parse(&more), verdict);
+        }
+        if let Preamble::Header(len, ends) = verdict {
+            assert!(len <= MAX && len <= bytes.len());
+            let Some(ends) = ends else { return };
+            for version in [ProxyHeader::V1, ProxyHeader::V2] {
+                let mut out = Vec::new();
+                preamble::write(version, ends, &mut out);
+                let Preamble::Header(n, Some(again)) = preamble::parse(&out) else { panic!("{ends:?}") };
+                assert_eq!(n, out.len());
+                let same = |a: std::net::SocketAddr, b: std::net::SocketAddr| {
+                    (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port())
+                };
+                assert!(same(again.source, ends.source) && same(again.destination, ends.destination));
+            }
+        }
+    });
+}
+
+#[test]
+fn hostile_preambles() {
+    preambles(SHORT);
+}
+
+#[test]
+#[ignore = "ten minutes; ZK_FUZZ_SECONDS shortens it"]
+fn hostile_preambles_for_long() {
+    preambles(long());
 }

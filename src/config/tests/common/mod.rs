@@ -11,8 +11,8 @@ use zonekeeper_core::{
     id::SiteId,
     model::{
         Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2, Listener,
-        Network, PathMatch, Policy, Pool, Protocol, Quorum, Redirect, Respond, Rewrite, Route, RouteLimits,
-        Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        NamedBackend, Network, PathMatch, Policy, Pool, Protocol, ProxyHeader, Quorum, RateLimit, Redirect,
+        Respond, Rewrite, Route, RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -217,6 +217,14 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 };
                 Pool {
                     backends: backends.into_iter().enumerate().map(backend).chain([shared]).collect(),
+                    names: (0..usize::from(retries % 3))
+                        .map(|i| NamedBackend {
+                            site: (i == 1).then(|| site(i)),
+                            name: format!("app-{i}.internal"),
+                            port: 8000 + i as u16,
+                            weight: retries,
+                        })
+                        .collect(),
                     balance,
                     check,
                     connect_timeout_ms: connect,
@@ -241,6 +249,11 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                             key: "/nonexistent/k.pem".into(),
                         }),
                     }),
+                    sticky: (retries == 3).then(|| "zk-site".into()),
+                    send_proxy: [None, Some(ProxyHeader::V1), Some(ProxyHeader::V2)][eject_ms as usize % 3],
+                    max_queue: u32::from(retries) * 10_000,
+                    queue_timeout_ms: connect,
+                    retry_budget: retries * 10,
                 }
             },
         )
@@ -320,6 +333,19 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
             if tcp {
                 routes = vec![Route::to("p0".parse().unwrap())];
             }
+            let limit = (max_connections % 5 == 1).then(|| RateLimit {
+                requests: 1 + max_connections % 100_000,
+                per_ms: 1000 + max_connections,
+                burst: 1 + max_connections % 7,
+                key: if tcp { HashKey::Source } else { HashKey::Header("x-key".into()) },
+            });
+            if !tcp {
+                routes[0].rate_limit.clone_from(&limit);
+            }
+            let networks = vec![
+                Network { addr: [10, 0, 0, 0].into(), bits: 8 },
+                Network { addr: "::1".parse().unwrap(), bits: 128 },
+            ];
             Listener {
                 binds: vec![Bind {
                     site: s.map(site),
@@ -336,6 +362,13 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
                 identify: max_connections % 2 == 1,
                 client_first: max_connections % 3 == 1,
                 http2: [Http2::Off, Http2::Tls, Http2::PriorKnowledge][max_connections as usize % 3],
+                proxy_from: networks[..usize::from(tcp)].to_vec(),
+                trusted: if tcp { Vec::new() } else { networks },
+                max_per_address: max_connections / 3,
+                rate_limit: limit.clone(),
+                min_rate: max_connections,
+                request_timeout_ms: idle_timeout_ms,
+                tunnel_timeout_ms: idle_timeout_ms,
             }
         },
     )

@@ -41,7 +41,9 @@ type Connection = server::Connection<Io, Bytes>;
 type Accepted = (::http::Request<RecvStream>, SendResponse<Bytes>);
 
 /// Serves a connection to its end; `read` came already.
-pub(crate) async fn serve(client: Client, wire: Wire, read: Buffer) {
+pub(crate) async fn serve(mut client: Client, wire: Wire, read: Buffer) {
+    // Its streams have no address of their own.
+    client.destination = client.destination.or_else(|| wire.local_addr().map(Box::new));
     let (wire, account) = (Rc::new(wire), Rc::new(Account::default()));
     let view = client.worker.view();
     let Some(index) = view.live.find(&client.listener) else { return };

@@ -47,8 +47,12 @@ fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The head that a client of HTTP/2 gets: without the fields of one connection.
-pub(crate) fn response(head: &[u8], response: &Response<'_, '_>) -> Option<http::Response<()>> {
+/// The head that a client of HTTP/2 gets: without the fields of one connection, and with a line `more`.
+pub(crate) fn response(
+    head: &[u8],
+    response: &Response<'_, '_>,
+    more: Option<&str>,
+) -> Option<http::Response<()>> {
     let shared = Bytes::copy_from_slice(head); // one allocation for all values
     let mut fields = HeaderMap::with_capacity(response.fields.len());
     for field in end_to_end(response.fields) {
@@ -60,6 +64,9 @@ pub(crate) fn response(head: &[u8], response: &Response<'_, '_>) -> Option<http:
         && response.status != 204
     {
         fields.append(header::CONTENT_LENGTH, HeaderValue::from(n));
+    }
+    if let Some((name, value)) = more.and_then(|line| line.trim_end().split_once(": ")) {
+        fields.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
     }
     let mut built = http::Response::new(());
     *built.status_mut() = StatusCode::from_u16(response.status).ok()?;
@@ -172,8 +179,9 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nA: 1\r\nConnection: close, x\r\nX: 2\r\nContent-Length: 5\r\nA: 3\r\n\r\n";
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let parsed = Response::parse(head, &mut room, false).unwrap();
-        let got = response(head, &parsed).unwrap();
+        let got = response(head, &parsed, Some("Set-Cookie: a=b; Path=/\r\n")).unwrap();
         let fields: Vec<_> = got.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
-        assert_eq!(fields, [("a", "1"), ("a", "3"), ("content-length", "5")]);
+        let want = [("a", "1"), ("a", "3"), ("content-length", "5"), ("set-cookie", "a=b; Path=/")];
+        assert_eq!(fields, want);
     }
 }

@@ -97,7 +97,7 @@ async fn a_taken_port_is_an_error_at_the_start_and_a_problem_later() {
     assert_eq!(Client::connect(addr).await.get("/").await.status, 200);
 }
 
-fn write_certificate(folder: &Path) -> (TlsFiles, RootCertStore) {
+pub fn write_certificate(folder: &Path) -> (TlsFiles, RootCertStore) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["w.example".to_string()]).unwrap();
     let file = |name: &str| folder.join(name).to_str().unwrap().to_string();
     let files = TlsFiles { cert: file("cert.pem"), key: file("key.pem") };
@@ -108,13 +108,17 @@ fn write_certificate(folder: &Path) -> (TlsFiles, RootCertStore) {
     (files, roots)
 }
 
-async fn tls(world: &World, roots: RootCertStore) -> tokio_rustls::client::TlsStream<TcpStream> {
+pub async fn tls(
+    world: &World,
+    listener: &str,
+    roots: RootCertStore,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let stream = TcpStream::connect(world.addr("web")).await.unwrap();
+    let stream = TcpStream::connect(world.addr(listener)).await.unwrap();
     let name = ServerName::try_from("w.example").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }
@@ -128,7 +132,7 @@ async fn tls_is_terminated_for_both_protocols_and_certificates_are_read_again() 
         let mut start = state(protocol, &[backend.addr]);
         edit_listener(&mut start, |l| (l.tls, l.http2) = (Some(files.into()), Http2::Off));
         let world = World::start(start);
-        let mut stream = tls(&world, roots).await;
+        let mut stream = tls(&world, "web", roots).await;
         // Bytes of an unknown protocol have no name; what a listener speaks is agreed on.
         let agreed = if protocol == Protocol::Http { Some(b"http/1.1".as_slice()) } else { None };
         assert_eq!(stream.get_ref().1.alpn_protocol(), agreed);

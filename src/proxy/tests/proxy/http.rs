@@ -271,7 +271,7 @@ async fn a_backend_at_its_limit_is_not_given_more() {
         }
     });
     let mut state = state(zonekeeper_core::model::Protocol::Http, &[slow.addr]);
-    edit_pool(&mut state, |p| p.max_connections = 1);
+    edit_pool(&mut state, |p| (p.max_connections, p.max_queue) = (1, 0));
     let world = World::start(state);
     let mut first = world.client().await;
     first.send(GET).await;

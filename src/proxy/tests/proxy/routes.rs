@@ -152,7 +152,12 @@ async fn a_routes_own_limits_hold() {
         read_request(&mut stream, &mut Vec::new()).await;
         tokio::time::sleep(std::time::Duration::from_secs(30)).await;
     });
-    let limits = RouteLimits { response_timeout_ms: Some(200), retries: Some(0), max_body: Some(4) };
+    let limits = RouteLimits {
+        response_timeout_ms: Some(200),
+        retries: Some(0),
+        max_body: Some(4),
+        ..RouteLimits::default()
+    };
     let routes =
         vec![Route { path: PathMatch::Prefix("/tight".into()), limits, ..route("web") }, route("web")];
     let mut world = world(&[("web", &slow)], routes);

@@ -41,11 +41,11 @@ pub fn show(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-fn installed(program: &str) -> Option<String> {
+pub fn installed(program: &str) -> Option<String> {
     let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
     let found = places.iter().map(|d| format!("{d}/{program}")).find(|p| Path::new(p).exists());
     if found.is_none() {
-        show(&format!("NOT RUN: {program} is not installed; the comparison with it is missing"));
+        show(&format!("NOT RUN: {program} is not installed; what it would show is missing"));
         assert!(env::var_os("CI").is_none(), "{program} must be installed in CI");
     }
     found

@@ -1,0 +1,194 @@
+//! UDP: datagrams of one client belong to a session, which has a backend and a socket of its own to it. A session ends
+//! when nothing came for the listener's idle time, or when its backend refuses.
+//!
+//! A client's datagram costs a lookup and two system calls; one that its backend's socket does not take is lost, as on a
+//! full network. Sessions are bounded as connections are, by listener and by address.
+
+use super::{
+    View, Worker,
+    accept::{Client, Door, Listening},
+    relay,
+    stream::Stream,
+    timer::{BURST, Side},
+    upstream::Lease,
+};
+use crate::{counters, live::Split};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, recvfrom, sendto},
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::poll_fn,
+    net::SocketAddr,
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    task::Poll,
+};
+
+/// Largest datagram (RFC 768 and RFC 8200), in bytes.
+const LARGEST: usize = 65_535;
+/// Datagrams taken from one socket before the others have their turn.
+const BATCH: usize = 64;
+
+thread_local! {
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGEST].into());
+}
+
+/// The sessions at one socket.
+pub(crate) type Sessions = RefCell<HashMap<SocketAddr, Rc<Session>>>;
+
+/// One client's datagrams.
+pub(crate) struct Session {
+    lease: Lease,
+    backend: Stream,
+    /// When a datagram went either way, in milliseconds of the loop's clock.
+    last: Cell<u64>,
+    /// Bytes from the client that its listener's totals lack.
+    received: Cell<u64>,
+    /// The task that it is served by.
+    task: Cell<u32>,
+    /// A datagram to the backend met a closed port (RFC 1122 §4.1.3.3).
+    refused: Cell<bool>,
+}
+
+/// Takes what came from clients.
+pub(crate) fn receive(worker: &Rc<Worker>, door: &Rc<Door>) {
+    ROOM.with_borrow_mut(|room| {
+        for _ in 0..BATCH {
+            let (len, from) = match recvfrom(&door.socket, &mut room[..], RecvFlags::empty()) {
+                Ok((_, len, from)) => (len, from.and_then(|a| SocketAddr::try_from(a).ok())),
+                Err(Errno::AGAIN) => return,
+                Err(_) => continue, // of an answer that did not reach its client
+            };
+            if let Some(from) = from {
+                forward(worker, door, from, &room[..len]);
+            }
+        }
+    });
+}
+
+fn forward(worker: &Rc<Worker>, door: &Rc<Door>, from: SocketAddr, data: &[u8]) {
+    let known = door.sessions.borrow().get(&from).cloned();
+    let Some(session) = known.or_else(|| begin(worker, door, from)) else { return };
+    session.last.set(worker.reactor.deadlines.now());
+    session.received.set(session.received.get() + data.len() as u64);
+    session.lease.health().totals.bytes_in.fetch_add(data.len() as u64, Relaxed);
+    if !session.backend.send_datagram(data) {
+        session.refused.set(true);
+        worker.reactor.wake(session.task.get());
+    }
+}
+
+/// A session of a new client; none at a limit or without a backend.
+fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Session>> {
+    let view = worker.view();
+    let index = view.live.find(&door.id)?;
+    let listener = view.listener(index);
+    let cell = listener.cells.of(worker.index);
+    if relay::limited(worker, listener, peer.ip()) {
+        counters::add(&cell.limited, 1);
+        return None;
+    }
+    let Some(place) = Client::enter(worker, listener, peer.ip()) else {
+        counters::add(&cell.rejected, 1);
+        return None;
+    };
+    counters::add(&cell.connections, 1);
+    let now = worker.reactor.deadlines.now();
+    let pool = listener.routes.first().and_then(Split::next)?;
+    let Some((lease, backend)) = connect(worker, Lease::now(&view, pool, peer.ip(), now)) else {
+        counters::add(&cell.failed, 1);
+        return None;
+    };
+    let idle_ms = listener.table.idle_timeout_ms;
+    let session = Rc::new(Session {
+        lease,
+        backend,
+        last: Cell::new(now),
+        received: Cell::new(0),
+        task: Cell::new(0),
+        refused: Cell::new(false),
+    });
+    door.sessions.borrow_mut().insert(peer, session.clone());
+    let (door, worker_, served) = (door.clone(), worker.clone(), session.clone());
+    worker.reactor.spawn(|timer| {
+        served.task.set(timer.task());
+        serve(Client::new(worker_, door.id.clone(), peer, timer, place), door, served, view, idle_ms)
+    });
+    Some(session)
+}
+
+async fn serve(client: Client, door: Rc<Door>, session: Rc<Session>, view: Rc<View>, idle_ms: u32) {
+    let sent = answer(&client, &door, &session, idle_ms).await;
+    door.sessions.borrow_mut().remove(&client.peer);
+    if let Some(index) = view.live.find(&client.listener) {
+        let cell = view.listener(index).cells.of(client.worker.index);
+        counters::add(&cell.bytes_in, session.received.get());
+        counters::add(&cell.bytes_out, sent);
+    }
+}
+
+fn connect(worker: &Rc<Worker>, lease: Option<Lease>) -> Option<(Lease, Stream)> {
+    let lease = lease?;
+    lease.health().totals.requests.fetch_add(1, Relaxed);
+    match Stream::datagrams(lease.health().addr, &worker.reactor) {
+        Ok(backend) => Some((lease, backend)),
+        Err(_) => {
+            lease.health().totals.errors.fetch_add(1, Relaxed);
+            None
+        }
+    }
+}
+
+/// Sends the backend's datagrams to the client until the session is over; how many bytes that were.
+async fn answer(client: &Client, door: &Door, session: &Session, idle_ms: u32) -> u64 {
+    let (health, timer) = (session.lease.health(), &client.timer);
+    let mut sent = 0;
+    timer.arm(Side::Client, idle_ms);
+    poll_fn(|_| {
+        for _ in 0..BURST {
+            let polled = ROOM.with_borrow_mut(|room| match session.backend.poll_datagram(room) {
+                Poll::Ready(Ok(len)) => {
+                    sent += len as u64;
+                    let _ = sendto(&door.socket, &room[..len], SendFlags::DONTWAIT, &client.peer);
+                    Poll::Ready(Ok(len as u64))
+                }
+                Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+                Poll::Pending => Poll::Pending,
+            });
+            match polled {
+                Poll::Ready(Ok(len)) => {
+                    session.last.set(timer.now());
+                    health.totals.bytes_out.fetch_add(len, Relaxed);
+                    health.answered(200);
+                }
+                Poll::Ready(Err(_)) => return refuse(client, session),
+                Poll::Pending if session.refused.get() => return refuse(client, session),
+                Poll::Pending => {
+                    let quiet = timer.now().saturating_sub(session.last.get());
+                    if door.fate.get() != Listening::Open || quiet >= u64::from(idle_ms) {
+                        return Poll::Ready(());
+                    }
+                    if timer.expired(Side::Client) {
+                        timer.arm(Side::Client, (u64::from(idle_ms) - quiet) as u32);
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        timer.reactor().again();
+        Poll::Pending
+    })
+    .await;
+    sent
+}
+
+/// The backend takes no datagrams: the next one of the client goes to another one.
+fn refuse(client: &Client, session: &Session) -> Poll<()> {
+    let health = session.lease.health();
+    health.totals.errors.fetch_add(1, Relaxed);
+    client.worker.shared.health.eject(health, session.lease.pool().table.eject_ms);
+    Poll::Ready(())
+}

@@ -1,0 +1,123 @@
+//! UDP listeners: sessions by client, bounded, moved away from a backend that refuses.
+
+use crate::support::*;
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
+use zonekeeper_core::model::Protocol;
+
+/// Answers each datagram with its name and the datagram.
+struct Echo {
+    addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn echo(name: &'static str) -> Echo {
+    let socket = UdpSocket::bind(any()).await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut room = vec![0; 65_535];
+        while let Ok((n, from)) = socket.recv_from(&mut room).await {
+            let answer = [name.as_bytes(), b" ", &room[..n]].concat();
+            let _ = socket.send_to(&answer, from).await;
+        }
+    });
+    Echo { addr, task }
+}
+
+struct Asker(UdpSocket);
+
+impl Asker {
+    async fn new(world: &World) -> Asker {
+        let socket = UdpSocket::bind(any()).await.unwrap();
+        socket.connect(world.addr("web")).await.unwrap();
+        Asker(socket)
+    }
+
+    /// The answer to a datagram, if one comes within so long.
+    async fn ask(&self, what: &str, within: Duration) -> Option<String> {
+        let _ = self.0.send(what.as_bytes()).await;
+        let mut room = vec![0; 65_535];
+        let n = timeout(within, self.0.recv(&mut room)).await.ok()?.ok()?;
+        Some(String::from_utf8_lossy(&room[..n]).into_owned())
+    }
+
+    async fn must(&self, what: &str) -> String {
+        self.ask(what, PATIENCE).await.unwrap_or_else(|| panic!("no answer to {what}"))
+    }
+}
+
+const SOON: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_client_keeps_its_backend_and_clients_are_balanced() {
+    let (a, b) = (echo("a").await, echo("b").await);
+    let world = World::start(state(Protocol::Udp, &[a.addr, b.addr]));
+    let mut by = BTreeSet::new();
+    for i in 0..6 {
+        let asker = Asker::new(&world).await;
+        let first = asker.must("x").await;
+        let name = first.split(' ').next().unwrap().to_owned();
+        for j in 0..20 {
+            assert_eq!(asker.must(&format!("{i} {j}")).await, format!("{name} {i} {j}"));
+        }
+        let large = "y".repeat(9000);
+        assert_eq!(asker.must(&large).await, format!("{name} {large}"));
+        by.insert(name);
+    }
+    assert_eq!(by.len(), 2);
+    let counters = world.proxy.counters();
+    assert_eq!((counters.listeners[0].1.connections, counters.listeners[0].1.active), (6, 6));
+    assert_eq!(counters.backends.iter().map(|b| b.2.active).sum::<u64>(), 6);
+}
+
+#[tokio::test]
+async fn sessions_end_when_they_are_quiet_and_are_no_more_than_allowed() {
+    let a = echo("a").await;
+    let mut state = state(Protocol::Udp, &[a.addr]);
+    edit_listener(&mut state, |l| (l.idle_timeout_ms, l.max_connections) = (1000, 2));
+    let world = World::start(state);
+    let (first, second, third) =
+        (Asker::new(&world).await, Asker::new(&world).await, Asker::new(&world).await);
+    for asker in [&first, &second] {
+        asker.must("x").await;
+    }
+    assert_eq!(third.ask("x", SOON).await, None, "no place is left");
+    assert_eq!(world.proxy.counters().listeners[0].1.rejected, 1);
+    eventually("quiet sessions end", async || world.proxy.counters().listeners[0].1.active == 0).await;
+    assert_eq!(third.must("z").await, "a z");
+    assert_eq!(first.must("again").await, "a again");
+    let counters = world.proxy.counters();
+    assert_eq!((counters.listeners[0].1.bytes_in, counters.listeners[0].1.bytes_out), (2, 6));
+}
+
+#[tokio::test]
+async fn a_backend_that_refuses_loses_its_sessions_to_the_others() {
+    let (a, b) = (echo("a").await, echo("b").await);
+    let world = World::start(state(Protocol::Udp, &[a.addr, b.addr]));
+    let asker = Asker::new(&world).await;
+    let by = asker.must("x").await;
+    let (dead, alive) = if by.starts_with('a') { (a, b) } else { (b, a) };
+    drop(dead);
+    let name = if by.starts_with('a') { "b x" } else { "a x" };
+    eventually("the other one answers", async || asker.ask("x", SOON).await.is_some_and(|t| t == name)).await;
+    drop(alive);
+}
+
+#[tokio::test]
+async fn a_removed_listener_takes_no_more_and_its_port_is_free() {
+    let a = echo("a").await;
+    let mut world = World::start(state(Protocol::Udp, &[a.addr]));
+    let asker = Asker::new(&world).await;
+    asker.must("x").await;
+    let addr = world.addr("web");
+    assert!(UdpSocket::bind(addr).await.is_err(), "nobody else gets it");
+    world.change(|s| drop(s.listeners.remove(&listener_id("web"))));
+    eventually("the port is free", async || UdpSocket::bind(addr).await.is_ok()).await;
+    assert_eq!(asker.ask("x", SOON).await, None);
+}
