@@ -150,7 +150,7 @@ impl Line {
     }
 
     /// Asks once. A connection that was closed in the meantime is made again, once.
-    fn ask(&mut self, id: u16, name: &str, rtype: u16) -> io::Result<Answer> {
+    pub fn ask(&mut self, id: u16, name: &str, rtype: u16) -> io::Result<Answer> {
         let (server, within, stream) = match self {
             Line::Udp(socket) => return ask_on(socket, id, name, rtype),
             Line::Tcp { server, within, stream } => (server, within, stream),

@@ -1,7 +1,9 @@
 //! The command line: what each command needs, and how it ends.
 
 use crate::{
-    demo, keys,
+    demo,
+    handover::{self, Line, Predecessor, Sockets},
+    keys,
     node::{self, Node, Start},
     priority, serve,
 };
@@ -183,17 +185,93 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
     let handle = data.handle().clone();
     // spawned, so that it runs on a thread with the control plane's priority
     let node = control.spawn(async move {
-        let mut node = Node::start(config, start, &handle).await.map_err(|e| chain(&e))?;
-        let ended = until_signal(&mut node).await;
-        stop(node).await;
-        ended
+        let (sockets, line) = inherit().await?;
+        let start = if line.is_successor() { Start::Again } else { start };
+        let node = Node::start(config, start, &handle, sockets).await.map_err(|e| chain(&e))?;
+        line.ready();
+        until_end(node, true).await
     });
     control.block_on(node).map_err(|e| e.to_string())?
 }
 
+/// What the process before this one hands over, if this is its successor.
+pub(crate) async fn inherit() -> Result<(Sockets, Line), String> {
+    // from here on SIGUSR2 does not end the process
+    let _ = tokio::signal::unix::signal(SignalKind::user_defined2());
+    let taken = blocking(Line::of_environment).await;
+    taken.map_err(|e| format!("nothing was handed over: {e}"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Runs a node until SIGTERM or Ctrl-C ends it, or SIGUSR2 hands it over to a new process of the same program.
+pub(crate) async fn until_end(mut node: Node, lasting: bool) -> Result<(), String> {
+    handover::tell_ready();
+    loop {
+        let ended = tokio::select! {
+            ended = until_signal(&mut node) => ended,
+            () = signal(SignalKind::user_defined2()) => {
+                let begun = tokio::select! {
+                    begun = begin(&node, lasting) => Some(begun),
+                    () = any_signal() => None,
+                };
+                match begun {
+                    Some(Ok(successor)) => return hand_over(node, successor).await,
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "nothing was handed over, this process goes on");
+                        continue;
+                    }
+                    None => Ok(()), // and the successor finds nobody
+                }
+            }
+        };
+        stop(node).await;
+        return ended;
+    }
+}
+
+async fn begin(node: &Node, lasting: bool) -> io::Result<Predecessor> {
+    if !lasting {
+        return Err(io::Error::other("its state is temporary; give --dir"));
+    }
+    let dir = node.data_dir().to_owned();
+    blocking(move || Predecessor::begin(&dir, &handover::program()?)).await
+}
+
+/// From here on there is no way back: a successor has the store. One that fails is followed by another.
+async fn hand_over(node: Node, successor: Predecessor) -> Result<(), String> {
+    let (dir, linger) = (node.data_dir().to_owned(), node.linger());
+    let Some(data) = node.let_go().await else { return Ok(()) };
+    let finish = async |successor: Predecessor| {
+        let sockets = data.sockets().await?;
+        blocking(move || successor.finish(&sockets)).await
+    };
+    if let Err(error) = finish(successor).await {
+        tracing::error!(%error, "the new process failed; the binary that runs now is started anew");
+        let again = blocking(move || Predecessor::begin(&dir, &handover::running())).await;
+        let again = match again {
+            Ok(successor) => finish(successor).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = again {
+            tracing::error!(%error, "it failed, too; this process goes on answering with what it knows");
+            any_signal().await;
+            data.stop(linger).await;
+            return Err("the hand-over failed".into());
+        }
+    }
+    tokio::select! {
+        () = data.leave(linger) => {}
+        () = any_signal() => {}
+    }
+    Ok(())
+}
+
 /// Waits for SIGTERM or Ctrl-C. A store that fails is said once; the node goes on answering, unless it is new and has
 /// nothing to answer: then this is an error.
-pub(crate) async fn until_signal(node: &mut Node) -> Result<(), String> {
+async fn until_signal(node: &mut Node) -> Result<(), String> {
     let failed = async {
         let why = node.failed().await;
         if node.consensus.is_fresh() {
@@ -209,7 +287,7 @@ pub(crate) async fn until_signal(node: &mut Node) -> Result<(), String> {
 }
 
 /// Drains and stops; a second signal ends it at once.
-pub(crate) async fn stop(node: Node) {
+async fn stop(node: Node) {
     tokio::select! {
         () = node.stop() => {}
         () = any_signal() => tracing::warn!("a second signal: stopped without draining"),

@@ -23,6 +23,7 @@ mod clock;
 mod command;
 mod control;
 mod demo;
+mod handover;
 mod keys;
 mod memory;
 mod node;

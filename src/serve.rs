@@ -2,7 +2,7 @@
 //! here can grow into a cluster later.
 
 use crate::{
-    command::{chain, control_runtime, data_runtime, log_to_stderr, stop, until_signal},
+    command::{chain, control_runtime, data_runtime, inherit, log_to_stderr, until_end},
     keys,
     node::{self, CERTIFICATE_LIFETIME, Node, Start},
 };
@@ -14,8 +14,8 @@ use std::{
     str::FromStr,
 };
 use zonekeeper_config::{
-    AdminConfig, ClusterConfig, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig, plan,
-    stages,
+    AdminConfig, ClusterConfig, DRAIN_MS, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig,
+    plan, stages,
 };
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
@@ -141,14 +141,14 @@ impl Serve {
 
     async fn serve(self, dir: &Path, data: &tokio::runtime::Handle) -> Result<(), String> {
         let config = self.node(dir)?;
-        let mut node = Node::start(config, Start::Alone, data).await.map_err(|e| chain(&e))?;
+        let (sockets, line) = inherit().await?;
+        let node = Node::start(config, Start::Alone, data, sockets).await.map_err(|e| chain(&e))?;
         let index = self.declare(&node.consensus).await?;
         node.serving(index, SERVING).await?;
         crate::memory::give_back();
         let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
-        let ended = until_signal(&mut node).await;
-        stop(node).await;
-        ended
+        line.ready();
+        until_end(node, self.dir.is_some()).await
     }
 
     /// The node file that the flags stand for; its keys are made at the first start in a folder.
@@ -186,7 +186,7 @@ impl Serve {
                 max_stale: None,
                 on_stale: OnStale::Keep,
             },
-            proxy: ProxyConfig { workers },
+            proxy: ProxyConfig { workers, drain_ms: DRAIN_MS },
         })
     }
 

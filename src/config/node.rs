@@ -32,7 +32,9 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
     "on_stale",
 ];
 pub(crate) const ENCRYPTED_FIELDS: &[&str] = &["tls", "https", "quic", "path", "cert", "key"];
-pub(crate) const PROXY_FIELDS: &[&str] = &["workers"];
+pub(crate) const PROXY_FIELDS: &[&str] = &["workers", "drain"];
+/// How long open connections may go on at a stop, in milliseconds.
+pub const DRAIN_MS: u32 = 5000;
 
 /// A validated node file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +148,8 @@ pub struct EncryptedDns {
 pub struct ProxyConfig {
     /// Event loops; default: one per core.
     pub workers: usize,
+    /// How long open connections may go on when the node stops or hands over; default 5 s.
+    pub drain_ms: u32,
 }
 
 /// What a node without a leader answers after `max_stale`.

@@ -4,7 +4,7 @@
 //! by the one function that answers all transports. hickory-server cannot send bytes that are encoded already, so the
 //! answer is read into its types and written again there: the same records, with names compressed.
 
-use crate::{responder::Transport, tcp::Shared};
+use crate::{bind::Sockets, responder::Transport, tcp::Shared};
 use hickory_server::{
     Server,
     net::{runtime::Time, xfer::Protocol},
@@ -20,7 +20,6 @@ use hickory_server::{
     zone_handler::{MessageResponse, MessageResponseBuilder},
 };
 use rustls::server::ResolvesServerCert;
-use socket2::{Domain, Socket, Type};
 use std::{
     io,
     iter::{Empty, empty},
@@ -29,7 +28,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::{TcpListener, UdpSocket};
 
 /// Answers are padded to a multiple of so many bytes (RFC 8467 §4.1).
 const PAD_TO: usize = 468;
@@ -69,27 +67,27 @@ impl Encrypted {
         config: &EncryptedConfig,
         idle: Duration,
         shared: Arc<Shared>,
-        tcp: impl Fn(SocketAddr) -> io::Result<(SocketAddr, TcpListener)>,
+        sockets: &mut Sockets<'_>,
     ) -> Result<Encrypted, Failure> {
         let mut server = Server::new(Front { shared });
         let mut addrs = Vec::new();
         let failure = |addr, transport| move |source| Failure { addr, transport, source };
         for &addr in &config.tls {
             let wrong = failure(addr, "TLS");
-            let (real, listener) = tcp(addr).map_err(&wrong)?;
+            let (real, listener) = sockets.listen("tls", addr).map_err(&wrong)?;
             server.register_tls_listener(listener, idle, config.certificate.clone()).map_err(&wrong)?;
             addrs.push((Transport::Tls, real));
         }
         for &addr in &config.https {
             let wrong = failure(addr, "HTTPS");
-            let (real, listener) = tcp(addr).map_err(&wrong)?;
+            let (real, listener) = sockets.listen("https", addr).map_err(&wrong)?;
             let (certificate, path) = (config.certificate.clone(), config.path.clone());
             server.register_https_listener(listener, idle, certificate, None, path).map_err(&wrong)?;
             addrs.push((Transport::Https, real));
         }
         for &addr in &config.quic {
             let wrong = failure(addr, "QUIC");
-            let (real, socket) = bind_udp(addr).map_err(&wrong)?;
+            let (real, socket) = sockets.quic(addr).map_err(&wrong)?;
             server.register_quic_listener(socket, idle, config.certificate.clone()).map_err(&wrong)?;
             addrs.push((Transport::Quic, real));
         }
@@ -107,17 +105,6 @@ impl Encrypted {
     pub(crate) fn halt(&self) {
         self.server.shutdown_token().cancel();
     }
-}
-
-fn bind_udp(addr: SocketAddr) -> io::Result<(SocketAddr, UdpSocket)> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    Ok((socket.local_addr()?, socket))
 }
 
 type Records<'a> = slice::Iter<'a, Record>;

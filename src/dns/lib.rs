@@ -5,6 +5,7 @@
 //! (one thread and one socket per worker and address), and TCP connections on the caller's runtime. Standard zone files
 //! are read and written in [`zonefile`].
 
+mod bind;
 mod cookie;
 mod counters;
 mod encrypted;

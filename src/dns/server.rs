@@ -1,18 +1,20 @@
 //! Binds the addresses, starts the workers, stops them.
 
 use crate::{
+    bind::Sockets,
     counters::{Counters, Totals},
     encrypted::{Encrypted, EncryptedConfig, Failure},
     rate::{RateConfig, RateLimit},
     responder::{DnsFlags, Setup, Transport},
     tap::{Tap, TapConfig},
-    tcp, udp, udp_sys,
+    tcp, udp,
 };
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::Socket;
 use std::{
     io,
     net::{Shutdown, SocketAddr},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,15 +22,7 @@ use std::{
     thread::{self, JoinHandle},
     time::Duration,
 };
-use tokio::net::TcpListener;
 use zonekeeper_core::Published;
-
-/// Socket buffers: a burst of some ten thousand queries waits instead of being lost.
-const SOCKET_BUFFER: usize = 4 << 20;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
-/// With port 0, TCP and UDP must agree on a port that the kernel chose for one of them.
-const PORT_TRIES: usize = 32;
 
 /// How a server listens.
 #[derive(Debug, Clone)]
@@ -120,12 +114,15 @@ pub struct DnsServer {
     addrs: Vec<SocketAddr>,
     counters: Vec<Arc<Counters>>,
     stop: Arc<AtomicBool>,
+    leave: Arc<AtomicBool>,
     shared: Arc<tcp::Shared>,
     threads: Vec<JoinHandle<()>>,
     sockets: Vec<Arc<Socket>>,
     encrypted: Option<Encrypted>,
     /// Answers that the query log has lost.
     untapped: Option<Arc<AtomicU64>>,
+    /// All sockets once more, to be handed over.
+    handed: Vec<(String, OwnedFd)>,
 }
 
 impl DnsServer {
@@ -135,6 +132,18 @@ impl DnsServer {
         published: Arc<ArcSwap<Published>>,
         flags: Arc<DnsFlags>,
     ) -> Result<DnsServer, BindError> {
+        DnsServer::take_over(config, published, flags, &mut Vec::new())
+    }
+
+    /// As [`DnsServer::start`], with sockets of another process where it had them ([`DnsServer::sockets`]); they are taken
+    /// out of `inherited`.
+    pub fn take_over(
+        config: DnsConfig,
+        published: Arc<ArcSwap<Published>>,
+        flags: Arc<DnsFlags>,
+        inherited: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<DnsServer, BindError> {
+        let mut sockets = Sockets::new(inherited);
         let limits = tcp::Limits {
             total: config.tcp_connections,
             per_address: config.tcp_connections_per_address,
@@ -153,18 +162,21 @@ impl DnsServer {
             addrs: Vec::new(),
             counters: vec![counters],
             stop: Arc::default(),
+            leave: Arc::default(),
             shared: Arc::new(shared),
             threads: Vec::new(),
             sockets: Vec::new(),
             encrypted: None,
             untapped: setup.tap.as_ref().map(Tap::lost),
+            handed: Vec::new(),
         };
         if let Some(encrypted) = &config.encrypted {
-            let started = Encrypted::start(encrypted, config.tcp_idle, server.shared.clone(), bind_tcp);
+            let started = Encrypted::start(encrypted, config.tcp_idle, server.shared.clone(), &mut sockets);
             server.encrypted = Some(started.map_err(BindError::from)?);
         }
         let workers = config.workers.max(1);
-        let bound = config.addrs.iter().map(|a| bind(*a, workers)).collect::<Result<Vec<_>, _>>()?;
+        let bound = config.addrs.iter().map(|a| sockets.bind(*a, workers)).collect::<Result<Vec<_>, _>>()?;
+        server.handed = sockets.copies;
         for (addr, listener, sockets) in bound {
             server.addrs.push(addr);
             tokio::spawn(tcp::serve(listener, server.shared.clone()));
@@ -181,6 +193,7 @@ impl DnsServer {
                     published: published.clone(),
                     flags: flags.clone(),
                     stop: server.stop.clone(),
+                    leave: server.leave.clone(),
                 };
                 let thread = thread::Builder::new().name(format!("dns-udp-{i}")).spawn(|| worker.run());
                 server.threads.push(thread.map_err(BindError::Thread)?);
@@ -205,6 +218,31 @@ impl DnsServer {
         Totals { untapped, ..Totals::sum(self.counters.iter().map(|c| &**c)) }
     }
 
+    /// The sockets, each with a name by which another process takes them over. While both have them, each of what comes
+    /// goes to one of the two.
+    pub fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.handed.iter().map(|(name, fd)| Ok((name.clone(), fd.try_clone()?))).collect()
+    }
+
+    /// Leaves the sockets to another process that reads from them already: what has come here is answered, open TCP
+    /// connections go on for at most `linger`, encrypted ones end.
+    pub async fn leave(mut self, linger: Duration) {
+        self.leave.store(true, Ordering::Relaxed);
+        self.shared.leave.cancel();
+        if let Some(encrypted) = self.encrypted.take() {
+            encrypted.shutdown().await;
+        }
+        let end = tokio::time::Instant::now() + linger;
+        let open = || self.shared.open() + self.threads.iter().filter(|t| !t.is_finished()).count();
+        // A thread that waits is the next to be woken by a query, answers it, and ends. Where none comes none is lost.
+        while open() > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.shared.stop.cancel();
+        self.sockets.clear();
+        std::mem::forget(std::mem::take(&mut self.threads));
+    }
+
     /// Stops answering; returns when every socket is closed.
     pub async fn shutdown(mut self) {
         self.halt();
@@ -219,7 +257,9 @@ impl DnsServer {
     }
 
     fn halt(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        if !self.leave.load(Ordering::Relaxed) {
+            self.stop.store(true, Ordering::Relaxed); // what comes from now on is thrown away
+        }
         for socket in &self.sockets {
             // It is not connected, which the system says, but only after it has woken who waits there.
             drop(socket.shutdown(Shutdown::Both));
@@ -235,51 +275,4 @@ impl Drop for DnsServer {
     fn drop(&mut self) {
         self.halt(); // the threads follow at once
     }
-}
-
-type Bound = (SocketAddr, TcpListener, Vec<Socket>);
-
-/// Binds TCP and all UDP sockets of an address.
-fn bind(addr: SocketAddr, workers: usize) -> Result<Bound, BindError> {
-    let error = |transport| move |source| BindError::Address { addr, transport, source };
-    let mut tries = if addr.port() == 0 { PORT_TRIES } else { 1 };
-    loop {
-        let (real, listener) = bind_tcp(addr).map_err(error("TCP"))?;
-        // Alone first: SO_REUSEPORT would let a second program of the same user share the port unseen.
-        let sockets = bind_udp(real, false)
-            .map(drop)
-            .and_then(|()| (0..workers).map(|_| bind_udp(real, true)).collect::<io::Result<Vec<_>>>());
-        tries -= 1;
-        match sockets {
-            Ok(sockets) => return Ok((real, listener, sockets)),
-            Err(_) if tries > 0 => {}
-            Err(e) => return Err(error("UDP")(e)),
-        }
-    }
-}
-
-fn bind_tcp(addr: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?; // connections of the last run that still wait to end do not matter
-    socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::from(addr))?;
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    Ok((listener.local_addr()?, listener))
-}
-
-fn bind_udp(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_port(shared)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    udp_sys::set_options(&socket, &addr)?;
-    socket.bind(&SockAddr::from(addr))?;
-    Ok(socket)
 }

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) flags: Arc<DnsFlags>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) stop: CancellationToken,
+    /// No more connections are accepted; those that are open go on.
+    pub(crate) leave: CancellationToken,
     answerer: Mutex<Answerer>,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -65,7 +67,13 @@ impl Shared {
         let responder = setup.responder(counters.clone());
         let answerer = Mutex::new(Answerer { responder, buf: vec![0; usize::from(u16::MAX)].into() });
         let open = Mutex::new(HashMap::new());
-        Shared { limits, published, flags, counters, stop: CancellationToken::new(), answerer, open }
+        let stop = CancellationToken::new();
+        Shared { limits, published, flags, counters, leave: stop.child_token(), stop, answerer, open }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> usize {
+        locked(&self.open).values().sum()
     }
 
     /// Counts a connection in; none when a limit is reached.
@@ -131,7 +139,7 @@ impl Drop for Admitted {
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let accepted = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.leave.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -35,6 +35,8 @@ pub(crate) struct Worker {
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) flags: Arc<DnsFlags>,
     pub(crate) stop: Arc<AtomicBool>,
+    /// Another process reads from the same socket: what comes once more is answered, and then no more is read.
+    pub(crate) leave: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -46,7 +48,7 @@ impl Worker {
         let mut secrets = Cache::new(&self.flags.secrets.0);
         let mut generation = None;
         let mut turn = 0u32;
-        while !self.stop.load(Relaxed) {
+        while !self.stop.load(Relaxed) && !self.leave.load(Relaxed) {
             let n = match batch.receive(&*self.socket) {
                 Ok(n) => n,
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {

@@ -1,7 +1,7 @@
 //! DNS and proxy of a node: apart from the control plane in threads, runtime and priority.
 
 use super::NodeError;
-use crate::{control::Vitals, priority};
+use crate::{control::Vitals, handover::Sockets, priority};
 use arc_swap::ArcSwap;
 use rustls::{
     crypto::aws_lc_rs,
@@ -9,6 +9,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
+    io,
     path::Path,
     sync::{Arc, Weak},
     time::Duration,
@@ -81,6 +82,7 @@ impl DataPlane {
         config: &NodeConfig,
         published: &Arc<ArcSwap<Published>>,
         data: &Handle,
+        mut inherited: Sockets,
     ) -> Result<DataPlane, NodeError> {
         let flags = Arc::new(DnsFlags::default());
         let health = LocalHealth::new();
@@ -93,11 +95,11 @@ impl DataPlane {
         let started = data.spawn(async move {
             priority::data();
             let proxy = ProxyConfig { site: config.site.clone(), workers: config.proxy.workers };
-            let proxy = Proxy::start(proxy, published.clone(), health_)?;
+            let proxy = Proxy::take_over(proxy, published.clone(), health_, &mut inherited)?;
             let dns = dns(&config)?;
             let dns = match dns.addrs.is_empty() {
                 true => None,
-                false => Some(Arc::new(DnsServer::start(dns, published, flags_)?)),
+                false => Some(Arc::new(DnsServer::take_over(dns, published, flags_, &mut inherited)?)),
             };
             Ok::<_, NodeError>((dns, Some(Arc::new(proxy))))
         });
@@ -126,6 +128,36 @@ impl DataPlane {
             dns: self.dns.as_ref().map(Arc::downgrade),
             proxy: self.proxy.as_ref().map(Arc::downgrade),
         }
+    }
+
+    /// The listening sockets of both, by name.
+    pub(crate) async fn sockets(&self) -> io::Result<Sockets> {
+        let mut all = match &self.proxy {
+            Some(proxy) => proxy.sockets().await,
+            None => Vec::new(),
+        };
+        if let Some(dns) = &self.dns {
+            all.extend(dns.sockets()?);
+        }
+        Ok(all)
+    }
+
+    /// Leaves the sockets to a process that has taken them over; what runs gets so long to end.
+    pub(crate) async fn leave(self, linger: Duration) {
+        let (proxy, dns) = (self.proxy.and_then(Arc::into_inner), self.dns.and_then(Arc::into_inner));
+        let proxy = async {
+            let Some(proxy) = proxy else { return };
+            let cut = proxy.leave(linger).await;
+            if cut > 0 {
+                tracing::warn!(cut, "connections were still open");
+            }
+        };
+        let dns = async {
+            if let Some(dns) = dns {
+                dns.leave(linger).await;
+            }
+        };
+        tokio::join!(proxy, dns);
     }
 
     /// Stops both; open proxy connections get so long to end.

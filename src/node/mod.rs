@@ -29,13 +29,15 @@ pub(crate) use renew::LIFETIME as CERTIFICATE_LIFETIME;
 
 use crate::{
     control::{Intake, Lead, Publisher, Reporter, Vitals, publication, watch_timers},
+    handover::Sockets,
     probe::{board::Board, stream::Streams},
 };
 use arc_swap::ArcSwap;
-use data_plane::DataPlane;
+pub(crate) use data_plane::DataPlane;
 use std::{
     collections::BTreeSet,
     net::{SocketAddr, TcpListener},
+    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -56,8 +58,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a stop waits for another leader.
 const HAND_OVER: Duration = Duration::from_secs(2);
-/// How long a stop waits for open connections.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// A running node.
 pub(crate) struct Node {
@@ -74,18 +74,19 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts a node on the current runtime, which is the control plane's; `data` is the runtime of DNS over TCP and
-    /// the place from which data threads start.
+    /// the place from which data threads start. `inherited`: the listening sockets of the process before this one.
     pub(crate) async fn start(
         config: NodeConfig,
         start: Start,
         data: &tokio::runtime::Handle,
+        inherited: Sockets,
     ) -> Result<Node, NodeError> {
         let credentials = Credentials::load(&config.keys_dir)?;
         room::check(&config.data_dir)?;
         let opened = boot::open(&config, &credentials, start).await?;
         let begun = !opened.is_empty();
         let published = Arc::new(ArcSwap::from_pointee(publication(opened.state(), &config.site)));
-        let plane = DataPlane::start(&config, &published, data).await?;
+        let plane = DataPlane::start(&config, &published, data, inherited).await?;
 
         let listener = TcpListener::bind(config.peer.listen)
             .map_err(|e| NodeError::Bind("peer.listen", config.peer.listen, e))?;
@@ -137,6 +138,7 @@ impl Node {
             proxies: config.duty == Duty::Full,
             peers: peers.clone(),
             board: board.clone(),
+            health: plane.health.clone(),
             consensus: consensus.clone(),
             published: published.clone(),
             news: news.subscribe(),
@@ -243,11 +245,32 @@ impl Node {
         self.hand_over().await;
         self.tasks.shutdown().await;
         if let Some(data) = self.data.take() {
-            data.stop(LINGER).await;
+            data.stop(self.linger()).await;
         }
         self.consensus.shutdown().await;
         self.peers.shutdown().await;
         tracing::info!("stopped");
+    }
+
+    /// Lets go of Raft, the store and the ports of the control plane. DNS and proxy go on with what was published last, for
+    /// a successor is about to start on the same data.
+    pub(crate) async fn let_go(mut self) -> Option<DataPlane> {
+        tracing::info!("handing over");
+        self.hand_over().await;
+        self.tasks.shutdown().await;
+        self.consensus.shutdown().await;
+        self.peers.shutdown().await;
+        self.data.take()
+    }
+
+    /// Where this node's data lies.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.config.data_dir
+    }
+
+    /// How long open connections may go on at the end.
+    pub(crate) fn linger(&self) -> Duration {
+        Duration::from_millis(self.config.proxy.drain_ms.into())
     }
 
     /// A leader that goes hands over to the voter that answered last.

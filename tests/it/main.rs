@@ -7,6 +7,7 @@
 //! partition  a site is cut off and healed (network namespaces)
 //! members    grow, replace, hand over, shrink, under load
 //! proxy      a backend is killed under wrk
+//! handover   a restart into a new binary under load
 //! serve      one node from flags alone
 //! witness    two sites and a witness
 //! learner    a learner on duty: serves, forwards, neither votes nor judges
@@ -40,6 +41,7 @@ mod encrypted;
 mod failover;
 mod families;
 mod flood;
+mod handover;
 mod learner;
 mod members;
 mod partition;

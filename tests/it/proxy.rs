@@ -33,7 +33,7 @@ fn backend(addr: SocketAddr) -> Process {
 }
 
 /// `wrk` for `seconds`, while `meanwhile` runs; what it printed.
-fn wrk(url: &str, seconds: u32, meanwhile: impl FnOnce()) -> String {
+pub(crate) fn wrk(url: &str, seconds: u32, meanwhile: impl FnOnce()) -> String {
     let for_so_long = format!("-d{seconds}s");
     let url = url.to_owned();
     let load =
@@ -46,7 +46,7 @@ fn wrk(url: &str, seconds: u32, meanwhile: impl FnOnce()) -> String {
     text
 }
 
-fn nothing_failed(report: &str) {
+pub(crate) fn nothing_failed(report: &str) {
     let bad = |line: &&str| line.contains("Socket errors") || line.contains("Non-2xx");
     let errors: Vec<&str> = report.lines().filter(bad).collect();
     assert!(errors.is_empty(), "{errors:?} in\n{report}");

@@ -194,9 +194,12 @@ fn encrypted(value: &Value<'_>, folder: &Path) -> Parsed<Option<EncryptedDns>> {
 fn proxy(root: &Table<'_>, duty: Duty) -> ProxyConfig {
     let read = |v: &Value<'_>| {
         no_witness(v, duty, "proxies nothing")?;
-        v.table(PROXY_FIELDS).map(|t| ProxyConfig { workers: workers(&t) })
+        v.table(PROXY_FIELDS).map(|t| ProxyConfig {
+            workers: workers(&t),
+            drain_ms: t.or("drain", DRAIN_MS, |v| millis(v, 0..=3_600_000)),
+        })
     };
-    root.opt("proxy", read).unwrap_or(ProxyConfig { workers: cores() })
+    root.opt("proxy", read).unwrap_or(ProxyConfig { workers: cores(), drain_ms: DRAIN_MS })
 }
 
 fn workers(table: &Table<'_>) -> usize {

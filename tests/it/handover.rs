@@ -1,0 +1,221 @@
+//! A restart into a new binary under load: not one refused connection, failed request or lost answer.
+
+use crate::{
+    proxy::{nothing_failed, wrk},
+    support::{Process, address, exe, output, tools, turn, until},
+};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use zonekeeper_chaos::{asker, backend::Backend, http};
+
+const ZONE: &str = "\
+$ORIGIN example.com.\n$TTL 300\n\
+@ SOA ns1 hostmaster ( 1 3600 600 604800 60 )\n@ NS ns1\nns1 A 192.0.2.53\nmail A 192.0.2.25\n";
+const LONG: Duration = Duration::from_secs(30);
+
+fn signal(name: &str, pid: u32) {
+    assert!(output("kill", &[name, &pid.to_string()]).status.success(), "{name} {pid}");
+}
+
+/// A process that another one started; killed when dropped.
+struct Heir(u32);
+
+impl Heir {
+    /// The child that a process has started.
+    fn of(pid: u32) -> Heir {
+        let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let child = || (1..100).find_map(|task| threads_child(pid, task)).or(children().trim().parse().ok());
+        until("there is a new process", LONG, || child().is_some());
+        Heir(child().unwrap())
+    }
+
+    fn runs(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|s| !s.trim().is_empty() && !s.trim().starts_with('Z'))
+    }
+}
+
+/// A child of one of a process's threads, for whoever starts a process is its parent.
+fn threads_child(pid: u32, nth: usize) -> Option<u32> {
+    let thread = fs::read_dir(format!("/proc/{pid}/task")).ok()?.nth(nth - 1)?.ok()?;
+    let children = fs::read_to_string(thread.path().join("children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        if self.runs() {
+            let _ = output("kill", &["-KILL", &self.0.to_string()]);
+        }
+    }
+}
+
+/// Does something over and over until it is dropped; every failure is kept.
+struct Hammer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<(u64, Vec<String>)>>,
+}
+
+impl Hammer {
+    fn start(mut once: impl FnMut() -> Result<(), String> + Send + 'static) -> Hammer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let (mut done, mut failures) = (0, Vec::new());
+            while !stopped.load(Relaxed) {
+                done += 1;
+                failures.extend(once().err());
+            }
+            (done, failures)
+        });
+        Hammer { stop, thread: Some(thread) }
+    }
+
+    fn nothing_failed(mut self, what: &str) {
+        self.stop.store(true, Relaxed);
+        let (done, failures) = self.thread.take().unwrap().join().unwrap();
+        assert!(failures.is_empty(), "{what}: {} of {done} failed: {:?}", failures.len(), failures.first());
+        assert!(done > 100, "{what}: only {done}");
+    }
+}
+
+/// Puts a program where one may be running, as a package does.
+fn install(from: &Path, to: &Path) {
+    let fresh = to.with_extension("new");
+    fs::copy(from, &fresh).unwrap();
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&fresh, to).unwrap();
+}
+
+struct World {
+    _folder: tempfile::TempDir,
+    program: PathBuf,
+    process: Process,
+    http: SocketAddr,
+    tcp: SocketAddr,
+    dns: SocketAddr,
+    _backends: Vec<Backend>,
+}
+
+fn world() -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    fs::write(path("example.com.zone"), ZONE).unwrap();
+    let program = folder.path().join("zonekeeper");
+    install(&exe(), &program);
+    let ip = address();
+    let at = |port| SocketAddr::new(ip, port);
+    let backends: Vec<Backend> =
+        [9001, 9002].map(|port| Backend::start(at(port), &port.to_string()).unwrap()).into();
+    let list = format!("{},{}", at(9001), at(9002));
+    let (http, tcp, dns) = (at(8080), at(8081), at(5300));
+    let mut command = Command::new(&program);
+    command.args(["serve", "--dir", &path("state"), "--workers", "2"]);
+    command.args(["--dns", &dns.to_string(), "--zone", &format!("example.com={}", path("example.com.zone"))]);
+    command.args(["--http", &format!("{http}={list}"), "--tcp", &format!("{tcp}={list}")]);
+    let mut process = Process::start(command.stdout(Stdio::piped()));
+    let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("admin") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended without a greeting");
+    }
+    std::thread::spawn(move || stdout.lines().for_each(drop)); // those that come later greet, too
+    World { _folder: folder, program, process, http, tcp, dns, _backends: backends }
+}
+
+fn hammers(world: &World) -> Vec<(&'static str, Hammer)> {
+    let (http, tcp, dns) = (world.http, world.tcp, world.dns);
+    let get = move |addr| {
+        let answer = http::get(addr, "/", Duration::from_secs(10)).map_err(|e| e.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("status {}", answer.status)) }
+    };
+    let ask = move || {
+        let answer = asker::ask(dns, "mail.example.com", asker::A, Duration::from_secs(5));
+        let answer = answer.map_err(|e| e.to_string())?;
+        if answer.addrs.len() == 1 { Ok(()) } else { Err(format!("{answer:?}")) }
+    };
+    let ask_tcp = move || {
+        let mut line = asker::Line::tcp(dns, Duration::from_secs(5));
+        let answer = line.ask(7, "mail.example.com", asker::A);
+        let answer = answer.map_err(|e| e.to_string())?;
+        if answer.addrs.len() == 1 { Ok(()) } else { Err(format!("{answer:?}")) }
+    };
+    vec![
+        ("a connection for each request", Hammer::start(move || get(http))),
+        ("TCP", Hammer::start(move || get(tcp))),
+        ("DNS over UDP", Hammer::start(ask)),
+        ("DNS over TCP", Hammer::start(ask_tcp)),
+    ]
+}
+
+#[test]
+fn three_restarts_into_new_binaries_lose_nothing() {
+    if !tools(&["wrk"]) {
+        return;
+    }
+    let _turn = turn();
+    let mut world = world();
+    let hammers = hammers(&world);
+    let mut heir = None;
+    let report = wrk(&format!("http://{}/", world.http), 15, || {
+        for round in 0..3 {
+            std::thread::sleep(Duration::from_millis(700));
+            install(&exe(), &world.program);
+            let inode = fs::metadata(&world.program).unwrap().ino();
+            let old = heir.as_ref().map_or(world.process.0.id(), |h: &Heir| h.0);
+            signal("-USR2", old);
+            let new = Heir::of(old);
+            match heir.take() {
+                None => {
+                    until("the first process ends", LONG, || world.process.0.try_wait().unwrap().is_some());
+                    assert!(world.process.0.try_wait().unwrap().unwrap().success(), "exit status");
+                }
+                Some(before) => until("the old process ends", LONG, || !before.runs()),
+            }
+            let file = fs::metadata(format!("/proc/{}/exe", new.0)).unwrap();
+            assert_eq!(file.ino(), inode, "round {round}: it is the new binary");
+            heir = Some(new);
+        }
+    });
+    nothing_failed(&report);
+    hammers.into_iter().for_each(|(what, hammer)| hammer.nothing_failed(what));
+    let last = heir.unwrap();
+    signal("-TERM", last.0);
+    until("the last process ends", LONG, || !last.runs());
+}
+
+#[test]
+fn a_binary_that_does_not_start_changes_nothing() {
+    let _turn = turn();
+    let mut world = world();
+    let hammers = hammers(&world);
+    let broken = world.program.with_extension("broken");
+    fs::write(&broken, "#!/bin/sh\nexit 3\n").unwrap();
+    for _ in 0..3 {
+        install(&broken, &world.program);
+        signal("-USR2", world.process.0.id());
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(world.process.0.try_wait().unwrap().is_none(), "it goes on");
+    }
+    hammers.into_iter().for_each(|(what, hammer)| hammer.nothing_failed(what));
+    install(&exe(), &world.program);
+    signal("-USR2", world.process.0.id());
+    let heir = Heir::of(world.process.0.id());
+    until("the old process ends", LONG, || world.process.0.try_wait().unwrap().is_some());
+    assert!(http::get(world.http, "/", LONG).is_ok_and(|a| a.status == 200), "and the next one takes over");
+    signal("-TERM", heir.0);
+    until("the last process ends", LONG, || !heir.runs());
+}
