@@ -19,7 +19,7 @@ use tokio::{
 };
 use zonekeeper_core::{
     State,
-    model::{PathMatch, Protocol, Route},
+    model::{Http2, PathMatch, Protocol, Route},
 };
 
 /// Answers requests, and echoes after an upgrade.
@@ -130,7 +130,7 @@ async fn ten_changes_a_second_fail_no_request_and_drop_no_tunnel() {
     let backends = servers.each_ref().map(|s| s.addr);
     let mut start = state(Protocol::Http, &backends);
     let mut secure = listener(Protocol::Http);
-    secure.tls = Some(files.into());
+    (secure.tls, secure.http2) = (Some(files.into()), Http2::Off); // the client offers both and speaks HTTP/1.1
     start.listeners.insert(listener_id("tls"), Arc::new(secure));
     let mut world = World::start(start);
     let (addr, stop) = (world.addr("web"), Arc::new(AtomicBool::new(false)));
