@@ -3,32 +3,32 @@
 use super::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const CONTINUATION: u8 = 9;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// `GET http://w.example/` with what HPACK has in its tables (RFC 7541, appendix A).
 const GET: &[u8] = b"\x82\x86\x84\x41\x09w.example";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A connection that writes whatever frames it likes.
-struct Raw {
-    stream: TcpStream,
+pub struct Raw {
+    pub stream: TcpStream,
     got: Vec<u8>,
 }
 
 impl Raw {
-    async fn connect(world: &World) -> Raw {
+    pub async fn connect(world: &World) -> Raw {
         let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
@@ -36,7 +36,7 @@ impl Raw {
     }
 
     /// The next frame: its kind, stream and payload; none at the end.
-    async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+    pub async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         next(&mut self.stream, &mut self.got).await
     }
 

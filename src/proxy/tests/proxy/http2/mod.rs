@@ -2,6 +2,7 @@
 
 mod abuse;
 mod backend;
+mod malformed;
 mod tools;
 
 use crate::support::*;
