@@ -235,7 +235,8 @@ impl Supervisor {
 
     /// Reads certificates that are new or were written again. One that cannot be read leaves the last good one.
     fn load_certificates(&mut self, table: &ProxyTable) -> bool {
-        let (mut reloaded, secrets) = (false, self.own.clone());
+        let mut reloaded = false;
+        let secrets = Secrets::of(&table.secrets).unwrap_or_else(|| self.own.clone());
         self.tls_problems.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         self.certificates.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         for (id, listener) in &table.listeners {

@@ -14,6 +14,7 @@ use std::{
     fmt,
     time::{Duration, SystemTime},
 };
+use zonekeeper_core::entry::Secret;
 
 /// How long a ticket's keys are used, in seconds. A ticket is opened in its period and the next one.
 const PERIOD_S: u64 = 12 * 60 * 60;
@@ -32,6 +33,11 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Those of the cluster; none where it has none.
+    pub(crate) fn of(cluster: &[Secret]) -> Option<Secrets> {
+        (!cluster.is_empty()).then(|| Secrets(cluster.iter().map(|s| s.0).collect()))
+    }
+
     /// One of this process alone, where the cluster has none.
     pub(crate) fn own() -> Secrets {
         let mut own = [0; 32];

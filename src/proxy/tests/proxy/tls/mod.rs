@@ -9,7 +9,10 @@ use crate::{http2::Client2, support::*};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use support::*;
 use tokio_rustls::rustls::{self, HandshakeKind};
-use zonekeeper_core::model::{Protocol, Tls};
+use zonekeeper_core::{
+    entry::Secret,
+    model::{Protocol, Tls},
+};
 
 /// A listener with these certificates.
 fn with(backend: &Server, change: impl FnOnce(&mut Tls), certificates: &[&Pair]) -> World {
@@ -130,6 +133,53 @@ async fn a_session_goes_on_after_a_certificate_changed_and_not_at_another_listen
         // A session without a client's certificate opens no door that asks for one.
         assert_eq!(client.ask(world.addr("strict"), "w.example").await, None);
     }
+}
+
+/// Two nodes of a cluster share its secrets: a client that comes to the other one after a failover goes on.
+#[tokio::test]
+async fn a_session_goes_on_at_another_node_of_the_cluster() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let (here, there) = (ca.issue(&["w.example"]), ca.issue(&["w.example"]));
+    let node = |pair: &Pair, secrets: &[u8]| {
+        let mut state = state(Protocol::Http, &[a.addr]);
+        state.secrets = secrets.iter().map(|b| Secret([*b; 32])).collect();
+        edit_listener(&mut state, |l| l.tls = Some(pair.files.clone().into()));
+        World::start(state)
+    };
+    let (first, same, rotated, stranger) =
+        (node(&here, &[1]), node(&there, &[1]), node(&there, &[2, 1]), node(&there, &[3]));
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let client = ca.client().with_versions(&[version]);
+        for (world, expected) in [
+            (&first, HandshakeKind::Full),
+            (&same, HandshakeKind::Resumed),
+            (&rotated, HandshakeKind::Resumed),
+            (&stranger, HandshakeKind::Full),
+        ] {
+            let connection = client.connect(world.addr("web"), "w.example").await.unwrap();
+            assert_eq!(connection.kind(), Some(expected));
+            assert_eq!(connection.get("/").await.0, "200");
+        }
+    }
+}
+
+/// New secrets are used by the listeners that stand.
+#[tokio::test]
+async fn secrets_that_change_are_taken_up() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let pair = ca.issue(&["w.example"]);
+    let mut state = state(Protocol::Http, &[a.addr]);
+    state.secrets = vec![Secret([1; 32])];
+    edit_listener(&mut state, |l| l.tls = Some(pair.files.clone().into()));
+    let mut world = World::start(state);
+    let client = ca.client();
+    assert_eq!(client.ask(world.addr("web"), "w.example").await.as_deref(), Some("200"));
+    world.change(|s| s.secrets = vec![Secret([2; 32])]);
+    eventually("the old tickets open nothing", async || {
+        let connection = client.connect(world.addr("web"), "w.example").await.unwrap();
+        connection.kind() == Some(HandshakeKind::Full)
+    })
+    .await;
 }
 
 #[tokio::test]
