@@ -32,7 +32,8 @@ impl Clock {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).stamp(self.mono(), wall)
     }
 
-    fn mono(&self) -> Mono {
+    /// Milliseconds since this clock was made.
+    pub(crate) fn mono(&self) -> Mono {
         Mono(self.origin.elapsed().as_millis() as u64)
     }
 }

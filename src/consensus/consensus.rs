@@ -9,6 +9,7 @@ use crate::{
     rebuild,
     status::{self, Heard, Status},
     store::{Identity, Store},
+    takeover::Words,
     timing,
     transfer::Incoming,
     transport::Transport,
@@ -91,6 +92,7 @@ impl Opened {
                 raft: RwLock::new(raft),
                 gate: Gate::new(),
                 admission,
+                words: Words::new(self.node, timing),
                 timing: tokio::sync::Mutex::new(Some(timing)),
                 heard: Mutex::default(),
                 permits: Semaphore::new(IN_FLIGHT),
@@ -122,6 +124,8 @@ pub(crate) struct Inner {
     pub(crate) gate: Arc<Gate>,
     /// Whether this node takes part in Raft yet.
     pub(crate) admission: Admission,
+    /// What other voters say of leaders that are gone.
+    pub(crate) words: Words,
     /// The timing that `raft` runs; none after shutdown. Its lock serialises rebuilds.
     pub(crate) timing: tokio::sync::Mutex<Option<Timing>>,
     /// The leader's last word.

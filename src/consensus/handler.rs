@@ -30,6 +30,7 @@ impl Consensus {
             RaftCall::Append(rpc, _) => speaks_for_itself(from, &rpc.vote)?,
             RaftCall::Vote(rpc) | RaftCall::PreVote(rpc) => speaks_for_itself(from, &rpc.vote)?,
             RaftCall::Transfer(rpc) => speaks_for_itself(from, rpc.from_leader())?,
+            RaftCall::Gone(_) => {}
             RaftCall::Admit | RaftCall::Deny(_) => return Ok(codec::bytes(&self.let_in(from, call))),
         }
         if !self.inner.admission.is_open() {
@@ -47,6 +48,10 @@ impl Consensus {
             RaftCall::PreVote(rpc) => RaftReply::Vote(raft.pre_vote(rpc).await.map_err(text)?),
             RaftCall::Transfer(rpc) => {
                 RaftReply::Transfer(raft.handle_transfer_leader(rpc).await.map_err(text)?.err())
+            }
+            RaftCall::Gone(word) => {
+                self.hear_word(from, word);
+                RaftReply::Done
             }
             RaftCall::Admit | RaftCall::Deny(_) => RaftReply::Done,
         };

@@ -70,6 +70,7 @@ mod rebuild;
 pub mod snapshot;
 mod status;
 mod store;
+mod takeover;
 mod timing;
 mod transfer;
 mod transport;

@@ -46,6 +46,7 @@ impl Consensus {
             Ok(raft) => {
                 *inner.raft.write().unwrap_or_else(PoisonError::into_inner) = raft;
                 *running = Some(timing);
+                inner.words.retime(inner.node, timing);
                 inner.gate.open();
                 tracing::info!(heartbeat_ms = timing.heartbeat_ms(), "raft runs under a new timing");
                 Ok(())

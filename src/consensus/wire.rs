@@ -10,7 +10,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{net::SocketAddr, time::Duration};
-use zonekeeper_core::{Outcome, Proposal, codec, id::NodeId};
+use zonekeeper_core::{Outcome, Proposal, codec, id::NodeId, takeover::Word};
 
 /// First byte of every request of this crate on the Control lane, where other services have calls of their own.
 pub const CONTROL_TAG: u8 = b'C';
@@ -31,6 +31,8 @@ pub(crate) enum RaftCall {
     Admit,
     /// The leader does not, for this reason.
     Deny(String),
+    /// The caller was told that a leader's process is gone.
+    Gone(Word),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

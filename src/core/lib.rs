@@ -33,6 +33,7 @@ pub mod publish;
 pub mod route;
 pub mod stage;
 pub mod state;
+pub mod takeover;
 pub mod time;
 pub mod zone;
 

@@ -182,6 +182,10 @@ impl Follower {
     }
 
     fn link(&self, streams: &Streams, event: LinkEvent) {
+        if event.what == LinkChange::Lost(Loss::Refused) {
+            // it was connected, or silent, and now its host says that nobody listens
+            self.consensus.process_gone(event.node);
+        }
         let news = match event.what {
             LinkChange::Up => true,
             LinkChange::Lost(why) => matches!(why, Loss::Reset | Loss::Closed | Loss::Refused),

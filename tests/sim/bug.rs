@@ -33,11 +33,13 @@ pub enum Bug {
     ForgottenVote,
     /// One missed probe is enough: invariant 10, in a quiet run.
     Impatience,
+    /// A leader answers reads for as long as its lease, whoever leads by now: invariant 4.
+    LeaseRead,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 11] = [
         Bug::ReusedEpoch,
         Bug::StalePublish,
         Bug::DivergentApply,
@@ -48,6 +50,7 @@ impl Bug {
         Bug::NoFsync,
         Bug::ForgottenVote,
         Bug::Impatience,
+        Bug::LeaseRead,
     ];
 
     /// The invariant whose checker must see it.
@@ -56,7 +59,7 @@ impl Bug {
             Bug::ReusedEpoch => 1,
             Bug::StalePublish => 2,
             Bug::DivergentApply => 3,
-            Bug::DroppedEntry => 4,
+            Bug::DroppedEntry | Bug::LeaseRead => 4,
             Bug::UncheckedEvidence => 5,
             Bug::EmptyAnswer => 6,
             Bug::NoHoldDown => 7,

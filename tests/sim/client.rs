@@ -1,16 +1,19 @@
 //! Operators: record edits with values of their own, overrides, moves, automation, declarations.
 
 use crate::{
+    bug::Bug,
     cluster::{SERVICES, declare, name, record, service, site, zone},
     node::Node,
     world::World,
 };
-use openraft::{AsyncRuntime, async_runtime::WatchReceiver};
+use openraft::{AsyncRuntime, ReadPolicy, async_runtime::WatchReceiver};
 use openraft_rt_sim::SimRuntime;
 use std::{sync::Arc, time::Duration};
 use zonekeeper_core::{
     Command, Outcome, Proposal,
     entry::{Force, Override, Scope},
+    id::NodeId,
+    invariant::Violation,
     model::Change,
 };
 
@@ -72,6 +75,46 @@ impl World {
         self.note(|| format!("{text} acknowledged at {index}"));
         self.checks().acknowledged.acknowledge(index, zone(), set);
         true
+    }
+}
+
+impl World {
+    /// A linearizable read of a node that believes that it leads, however old that belief may be.
+    pub async fn read(self: &Arc<World>) {
+        let leaders: Vec<_> = self.all_running().into_iter().filter(|n| n.raft.is_leader()).collect();
+        if leaders.is_empty() {
+            return;
+        }
+        let node = leaders[self.draw(|r| r.below(leaders.len() as u64)) as usize].id;
+        self.read_at(node).await;
+    }
+
+    /// A linearizable read of this node: it sees whatever was acknowledged before the read began, or says nothing.
+    pub async fn read_at(self: &Arc<World>, node: NodeId) {
+        let promised = self.checks().acknowledged.newest();
+        let Some(node) = self.running(node) else { return };
+        let policy = match self.setup.bug {
+            Some(Bug::LeaseRead) => ReadPolicy::LeaseRead,
+            _ => ReadPolicy::ReadIndex,
+        };
+        self.gate(node.id).await;
+        let read = SimRuntime::timeout(PATIENCE, node.raft.get_read_log_id(policy)).await;
+        let Ok(Ok((at, _))) = read else { return };
+        self.note(|| format!("n{} reads at {}", node.id, at.index()));
+        if at.index() < promised {
+            let text =
+                format!("node {} reads at {}, {promised} was acknowledged before", node.id, at.index());
+            self.found(Err(Violation::of(4, text)));
+        }
+    }
+}
+
+/// Readers at work until the time has come.
+pub async fn look(world: Arc<World>, until: u64) {
+    while world.now() < until {
+        world.sleep(world.draw(|r| r.exponential(200))).await;
+        let world = world.clone();
+        drop(SimRuntime::spawn(async move { world.read().await }));
     }
 }
 

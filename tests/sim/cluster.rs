@@ -4,7 +4,7 @@ use crate::{
     bug::Bug,
     machine::Machine,
     network::Network,
-    node::Node,
+    node::{Brain, Node},
     store::Store,
     types::{Raft, config},
     watch,
@@ -94,7 +94,14 @@ impl World {
                 return self.found(Err(Violation::of(9, format!("node {id} does not start: {error}"))));
             }
         };
-        let node = Arc::new(Node { world: self.clone(), id, boot, raft, machine, brain: Default::default() });
+        let node = Arc::new(Node {
+            world: self.clone(),
+            id,
+            boot,
+            raft,
+            machine,
+            brain: Brain::new(id, self.timing).into(),
+        });
         self.started(node.clone());
         self.note(|| format!("n{id} started, boot {boot}"));
         drop(SimRuntime::spawn(watch::watch(node.clone())));
@@ -111,6 +118,9 @@ impl World {
         let lost = self.draw(|rng| self.disk(id).crash(rng, self.setup.bug));
         self.note(|| format!("n{id} killed, {lost} writes lost{}", if dark { ", dark" } else { "" }));
         drop(SimRuntime::spawn(async move { node.raft.shutdown().await })); // only frees its tasks
+        if !dark {
+            self.announce_death(id);
+        }
     }
 
     /// The first start of all nodes, and the commands that make the cluster.

@@ -1,6 +1,6 @@
 //! Faults, drawn from the seed. Each one ends by itself; [`heal`] ends them all.
 
-use crate::{cluster::SERVICES, network::Loss, world::World};
+use crate::{cluster::SERVICES, network::Loss, rng::Rng, world::World};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ enum Fault {
     Emptied(String, NodeId),
     /// A client path is cut for one observer.
     Blind(NodeId, NodeId),
+    /// Connections to a node are reset, and new ones refused, for these nodes, though it lives.
+    Lie(NodeId, Vec<NodeId>),
 }
 
 /// Faults until the time has come.
@@ -55,9 +57,10 @@ pub async fn inflict(world: Arc<World>, until: u64) {
 
 fn quiet(world: &World) -> (Fault, u64) {
     let nodes: Vec<NodeId> = world.nodes().collect();
-    world.draw(|r| match r.below(3) {
+    world.draw(|r| match r.below(4) {
         0 => (Fault::Lossy(Loss::bursty(r)), r.range(5_000, 20_000)),
         1 => (Fault::Stall(*r.pick(&nodes)), r.range(20, SHORT_PAUSE_MS)),
+        2 => (lie(&nodes, r), 0),
         _ => (
             Fault::Jump(*r.pick(&nodes), if r.chance(500) { 3_600_000 } else { -3_600_000 }),
             r.range(1_000, 9_000),
@@ -87,11 +90,18 @@ fn any(world: &World) -> (Fault, u64) {
                 let seen = *r.pick(&[Observation::Refused, Observation::Silence, Observation::Wrong]);
                 Fault::Broken(which, a, seen)
             }
-            90..96 => Fault::Emptied(which, a),
+            90..94 => Fault::Emptied(which, a),
+            94..97 => lie(&nodes, r),
             _ => Fault::Blind(a, b),
         };
         (fault, lasts)
     })
+}
+
+/// What a firewall does that has forgotten a node; some are told and some are not.
+fn lie(nodes: &[NodeId], r: &mut Rng) -> Fault {
+    let about = *r.pick(nodes);
+    Fault::Lie(about, nodes.iter().copied().filter(|_| r.chance(800)).collect())
 }
 
 /// The first `n` cannot talk to the rest.
@@ -130,6 +140,7 @@ fn begin(world: &Arc<World>, fault: &Fault, lasts: u64) {
         Fault::Blind(observer, node) => {
             world.outside().blind.insert((*observer, *node));
         }
+        Fault::Lie(about, to) => world.lie(*about, to),
     }
 }
 
@@ -143,7 +154,7 @@ async fn end(world: &Arc<World>, fault: &Fault) {
         }
         Fault::Cut(pairs) => pairs.iter().for_each(|(a, b)| world.outside().links.mend(*a, *b)),
         Fault::Lossy(_) => world.outside().links.loss = None,
-        Fault::Stall(_) => {}
+        Fault::Stall(_) | Fault::Lie(..) => {}
         Fault::SlowDisk(node, _) => host(world, *node, |h| h.fsync_ms = 4),
         Fault::Jump(node, ms) => host(world, *node, |h| h.wall_offset -= ms),
         Fault::Broken(service, node, _) => {

@@ -20,7 +20,7 @@
 //! |---|---|
 //! | network ([`network`]) | one-way delay with jitter, Gilbert–Elliott loss per link, cuts per direction; calls between nodes retransmit as TCP does, a client's probe does not |
 //! | disk ([`store`]) | writes are readable at once and durable after an fsync; a crash keeps a random prefix of the rest |
-//! | process ([`node`]) | killed (its host refuses connections) or without power (silence); stalled: takes nothing in and sends nothing out |
+//! | process ([`node`]) | killed (its host refuses connections, and tells whoever was connected: [`takeover`]) or without power (silence); stalled: takes nothing in and sends nothing out |
 //! | clock | monotonic per boot, wall clock with jumps |
 //! | site | backends dead (it says so itself), endpoint refusing, silent or wrong, client path cut for one observer |
 
@@ -36,6 +36,7 @@ pub mod node;
 pub mod rng;
 pub mod run;
 pub mod store;
+pub mod takeover;
 pub mod types;
 pub mod watch;
 pub mod world;

@@ -140,7 +140,7 @@ impl World {
     }
 
     /// A segment of a TCP connection: retransmitted until the deadline.
-    async fn segment(&self, from: NodeId, to: NodeId, deadline: u64) -> Result<(), Lost> {
+    pub(crate) async fn segment(&self, from: NodeId, to: NodeId, deadline: u64) -> Result<(), Lost> {
         let mut wait = self.outside().links.rtt_ms() + 200;
         while self.packet(from, to).await.is_none() {
             if self.now() + wait > deadline {

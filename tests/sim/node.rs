@@ -15,8 +15,10 @@ use zonekeeper_core::{
     Entry, Outcome, Proposal,
     decide::Decider,
     detector::{Detector, Fitness},
+    entry::Timing,
     evidence::{Colour, Evidence, Report, SelfReport, Target},
     id::NodeId,
+    takeover::Takeover,
 };
 
 /// From one look at the evidence to the next.
@@ -29,7 +31,6 @@ const SICK_MS: u64 = 2_000;
 const PROPOSE: Duration = Duration::from_secs(3);
 
 /// What a program knows beside its state.
-#[derive(Default)]
 pub struct Brain {
     /// Client path.
     pub endpoints: BTreeMap<Target, Detector>,
@@ -37,11 +38,32 @@ pub struct Brain {
     pub peers: BTreeMap<NodeId, Detector>,
     evidence: Evidence,
     decider: Decider,
+    /// Words about a leader that is gone.
+    pub takeover: Takeover,
     proposing: bool,
     seq: u64,
     lag_ms: (u64, u64),
     fsync_ms: (u64, u64),
     term: u64,
+}
+
+impl Brain {
+    /// Of a program that has just started.
+    pub fn new(id: NodeId, timing: Timing) -> Brain {
+        let heartbeat = timing.heartbeat_ms();
+        Brain {
+            endpoints: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            evidence: Evidence::default(),
+            decider: Decider::default(),
+            takeover: Takeover::new(id, 5 * heartbeat, heartbeat),
+            proposing: false,
+            seq: 0,
+            lag_ms: (0, 0),
+            fsync_ms: (0, 0),
+            term: 0,
+        }
+    }
 }
 
 /// A running program.

@@ -73,6 +73,7 @@ async fn script(world: &Arc<World>) {
     let until = world.now() + 20_000 + 40 * heartbeat;
     drop(SimRuntime::spawn(faults::inflict(world.clone(), until)));
     drop(SimRuntime::spawn(client::operate(world.clone(), until)));
+    drop(SimRuntime::spawn(client::look(world.clone(), until)));
     while world.now() < until {
         world.sleep(100).await;
         let found = !world.checks().found.is_empty();

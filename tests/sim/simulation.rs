@@ -17,7 +17,7 @@ fn var(name: &str) -> Option<u64> {
 /// What follows from a seed: every third run has five nodes, every fourth is quiet.
 fn setup(seed: u64) -> Setup {
     let nodes = if seed % 3 == 2 { 5 } else { 3 };
-    Setup { seed, nodes, quiet: seed % 4 == 3, bug: None, verbose: false }
+    Setup { seed, nodes, quiet: seed % 4 == 3, takeover: true, bug: None, verbose: false }
 }
 
 fn child(seed: u64) -> Child {
@@ -98,7 +98,7 @@ fn caught(bug: Bug) {
     let mut seen: Vec<Report> = Vec::new();
     for seed in 1..=12 {
         let quiet = bug == Bug::Impatience;
-        let report = run(Setup { seed, nodes: 3, quiet, bug: Some(bug), verbose: false });
+        let report = run(Setup { seed, nodes: 3, quiet, takeover: true, bug: Some(bug), verbose: false });
         if report.violations.iter().any(|(_, v)| v.invariant == bug.breaks()) {
             return;
         }

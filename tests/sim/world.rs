@@ -29,6 +29,8 @@ pub struct Setup {
     pub nodes: u64,
     /// Only what must never move anything.
     pub quiet: bool,
+    /// A leader whose process is gone is replaced at once; otherwise when its lease has run out.
+    pub takeover: bool,
     /// A planted bug.
     pub bug: Option<Bug>,
     /// Prints the trace as it grows.

@@ -14,4 +14,5 @@ mod power_cut;
 mod snapshots;
 mod suite;
 mod support;
+mod takeover;
 mod timing;

@@ -24,6 +24,11 @@ impl Acknowledged {
         self.writes.insert(index, (zone, set));
     }
 
+    /// Log index of the newest acknowledged write; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.writes.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
     /// Number of acknowledged writes.
     pub fn len(&self) -> usize {
         self.writes.len()
