@@ -78,7 +78,7 @@ impl Options {
             sites: ["fra", "ams", "iad"].map(String::from).to_vec(),
             founders: 3,
             backends: 2,
-            service: "hold_down = \"2s\"\nfailback_after = \"2s\"\n".into(),
+            service: "hold_down = \"2s\"\nhold_down_max = \"2s\"\nfailback_after = \"2s\"\n".into(),
             more: String::new(),
             records: String::new(),
             witnesses: Vec::new(),

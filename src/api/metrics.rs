@@ -228,6 +228,8 @@ fn evidence(out: &mut Exposition, handles: &Handles) {
         .sample(&[], u8::from(local.abstains.is_some()));
     out.gauge("zonekeeper_problems", "Problems of this node that need a person.")
         .sample(&[], local.problems.len());
+    out.gauge("zonekeeper_behind", "1: this node hears other voters, but not the leader.")
+        .sample(&[], u8::from(local.problems.iter().any(|p| p.code == "behind")));
     out.gauge("zonekeeper_report_age_seconds", "Since a member's last report arrived here.");
     for (report, age) in &local.reports {
         out.sample(&[("node", &report.node)], seconds(age + local.elapsed_ms()));

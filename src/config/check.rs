@@ -4,24 +4,49 @@ use crate::{
     duration::{millis, show},
     reader::{Parsed, Table, Value},
 };
-use zonekeeper_core::model::{Check, CheckKind};
+use zonekeeper_core::{
+    detector::Preset,
+    model::{Check, CheckKind},
+};
 
-pub(crate) const FIELDS: &[&str] =
-    &["kind", "interval", "timeout", "rise", "fall", "jitter", "host", "path", "status", "body", "verify"];
+pub(crate) const FIELDS: &[&str] = &[
+    "kind", "preset", "patience", "interval", "timeout", "rise", "fall", "jitter", "host", "path", "status",
+    "body", "verify",
+];
 
 /// Fields that only an HTTP check has.
 const HTTP_ONLY: [&str; 5] = ["host", "path", "status", "body", "verify"];
 
-/// What the other fields begin with.
-struct Defaults {
-    interval_ms: u32,
-    timeout_ms: u32,
+/// Fields that only the check of a service has.
+const SERVICE_ONLY: [&str; 2] = ["preset", "patience"];
+
+/// Whose check it is.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    /// Endpoints of other sites: what a preset says.
+    Service,
+    /// Backends are near, and one that fails is left out at once by its failing requests: `fall` probes are patience
+    /// enough.
+    Pool,
 }
 
-/// Endpoints are probed across sites: half a second is calm for the network, and three failures in a row are seen
-/// within two. Backends are near, and one that fails is left out at once by its failing requests.
-const ENDPOINT: Defaults = Defaults { interval_ms: 500, timeout_ms: 1000 };
-const BACKEND: Defaults = Defaults { interval_ms: 1000, timeout_ms: 1000 };
+impl Of {
+    fn plain(self, preset: Preset) -> Check {
+        let Preset { patience_ms, interval_ms, timeout_ms, fall, .. } = match self {
+            Of::Service => preset,
+            Of::Pool => Preset { patience_ms: 0, interval_ms: 1_000, timeout_ms: 1_000, ..Preset::BALANCED },
+        };
+        Check {
+            kind: CheckKind::Tcp,
+            interval_ms,
+            timeout_ms,
+            rise: 2,
+            fall,
+            jitter_percent: 10,
+            patience_ms,
+        }
+    }
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Word {
@@ -35,26 +60,31 @@ const WORDS: [(&str, Word); 3] = [("tcp", Word::Tcp), ("http", Word::Http), ("ht
 
 /// The check of a service's endpoints; TCP connect when it is left out.
 pub(crate) fn endpoint(table: &Table<'_>) -> Option<Check> {
-    table.or("check", Some(plain(&ENDPOINT)), |v| read(v, &ENDPOINT))
+    of(table, Of::Service)
 }
 
 /// The check of a pool's backends; TCP connect when it is left out.
 pub(crate) fn backend(table: &Table<'_>) -> Option<Check> {
-    table.or("check", Some(plain(&BACKEND)), |v| read(v, &BACKEND))
+    of(table, Of::Pool)
 }
 
-fn plain(defaults: &Defaults) -> Check {
-    let Defaults { interval_ms, timeout_ms } = *defaults;
-    Check { kind: CheckKind::Tcp, interval_ms, timeout_ms, rise: 2, fall: 3, jitter_percent: 10 }
+fn of(table: &Table<'_>, of: Of) -> Option<Check> {
+    table.or("check", Some(of.plain(Preset::BALANCED)), |v| read(v, of))
 }
 
-fn read(value: &Value<'_>, defaults: &Defaults) -> Parsed<Option<Check>> {
-    let plain = plain(defaults);
+fn read(value: &Value<'_>, of: Of) -> Parsed<Option<Check>> {
     if value.is_string() {
         let word = value.word(&[("tcp", Word::Tcp), ("none", Word::None)])?;
-        return Ok((word == Word::Tcp).then_some(plain));
+        return Ok((word == Word::Tcp).then_some(of.plain(Preset::BALANCED)));
     }
     let table = value.table(FIELDS)?;
+    for field in SERVICE_ONLY.iter().filter(|f| of == Of::Pool && table.has(f)) {
+        let message =
+            "is for a service's check; a pool's counts failures: set fall and interval, or take it out";
+        table.opt(field, |_| Err::<(), _>(message.into()));
+    }
+    let preset = table.or("preset", Preset::BALANCED, |v| v.word(&Preset::ALL.map(|p| (p.name, p))));
+    let plain = of.plain(preset);
     let word = table.or("kind", Word::Tcp, |v| v.word(&WORDS));
     Ok(Some(Check {
         kind: kind(&table, word),
@@ -63,6 +93,7 @@ fn read(value: &Value<'_>, defaults: &Defaults) -> Parsed<Option<Check>> {
         rise: table.or("rise", plain.rise, |v| v.integer(1..=20, "")),
         fall: table.or("fall", plain.fall, |v| v.integer(1..=20, "")),
         jitter_percent: table.or("jitter", plain.jitter_percent, |v| v.integer(0..=50, "percent")),
+        patience_ms: table.or("patience", plain.patience_ms, |v| millis(v, 0..=600_000)),
     }))
 }
 
@@ -119,7 +150,17 @@ fn status(value: &Value<'_>) -> Parsed<(u16, u16)> {
     }
 }
 
-pub(crate) fn write(check: Option<&Check>) -> toml::Value {
+/// A service's check as it is declared.
+pub(crate) fn write_endpoint(check: Option<&Check>) -> toml::Value {
+    write(check, Of::Service)
+}
+
+/// A pool's check as it is declared.
+pub(crate) fn write_backend(check: Option<&Check>) -> toml::Value {
+    write(check, Of::Pool)
+}
+
+fn write(check: Option<&Check>, of: Of) -> toml::Value {
     let Some(check) = check else { return "none".into() };
     let mut table = toml::Table::new();
     let mut put = |field: &str, value: toml::Value| table.insert(field.into(), value);
@@ -128,6 +169,9 @@ pub(crate) fn write(check: Option<&Check>) -> toml::Value {
     put("rise", i64::from(check.rise).into());
     put("fall", i64::from(check.fall).into());
     put("jitter", i64::from(check.jitter_percent).into());
+    if of == Of::Service {
+        put("patience", show(u64::from(check.patience_ms)).into());
+    }
     match &check.kind {
         CheckKind::Tcp => {
             put("kind", "tcp".into());

@@ -196,7 +196,7 @@ pub(crate) fn write(pool: &Pool) -> toml::Table {
     let named = pool.names.iter().map(|b| write_backend(&b.site, format!("{}:{}", b.name, b.port), b.weight));
     put("backends", toml::Value::Array(addresses.chain(named).collect()));
     put("balance", balance.into());
-    put("check", check::write(pool.check.as_ref()));
+    put("check", check::write_backend(pool.check.as_ref()));
     put("connect_timeout", show(u64::from(pool.connect_timeout_ms)).into());
     put("response_timeout", show(u64::from(pool.response_timeout_ms)).into());
     put("max_connections", i64::from(pool.max_connections).into());

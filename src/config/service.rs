@@ -23,6 +23,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "min_backends",
     "when_all_down",
     "hold_down",
+    "hold_down_max",
     "failback",
     "failback_after",
     "quorum",
@@ -49,6 +50,9 @@ const ALL_DOWN: [(&str, WhenAllDown); 3] = [
 ];
 const QUORUMS: [(&str, Quorum); 2] = [("majority", Quorum::Majority), ("unanimous", Quorum::Unanimous)];
 
+/// The hold-down of a site that flaps grows so many times, unless it is said otherwise.
+const GROWTH: u64 = 16;
+
 pub(crate) fn read(value: &Value<'_>) -> Parsed<Service> {
     let table = value.table(FIELDS)?;
     let endpoints = table
@@ -56,6 +60,8 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Service> {
         .unwrap_or_default();
     let names =
         table.need("names", "at least one DNS name, as [\"www.example.com\"]", |v| v.each(Value::parse));
+    let hold_down_ms = table.or("hold_down", 30_000, |v| millis(v, 0..=WEEK_MS));
+    let longest = (GROWTH * hold_down_ms).min(WEEK_MS);
     Ok(Service {
         names: names.unwrap_or_default(),
         policy: policy(&table, &endpoints),
@@ -65,7 +71,8 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Service> {
         pool: table.opt("pool", Value::parse),
         min_backends: table.or("min_backends", 1, |v| v.integer(0..=65_535, "")),
         when_all_down: table.or("when_all_down", WhenAllDown::FailOpen, |v| v.word(&ALL_DOWN)),
-        hold_down_ms: table.or("hold_down", 30_000, |v| millis(v, 0..=WEEK_MS)),
+        hold_down_ms,
+        hold_down_max_ms: table.or("hold_down_max", longest, |v| millis(v, 0..=WEEK_MS)),
         failback: failback(&table),
         quorum: table.or("quorum", Quorum::Majority, |v| v.word(&QUORUMS)),
         min_answers: table.or("min_answers", 1, |v| v.integer(0..=255, "")),
@@ -186,13 +193,14 @@ pub(crate) fn write(service: &Service) -> toml::Table {
         service.endpoints.iter().map(|(s, list)| (s.to_string(), text(list.iter().map(address).collect())));
     put("endpoint", toml::Value::Table(sites.collect()));
     put("ttl", i64::from(service.ttl).into());
-    put("check", check::write(service.check.as_ref()));
+    put("check", check::write_endpoint(service.check.as_ref()));
     if let Some(pool) = &service.pool {
         put("pool", pool.as_str().into());
     }
     put("min_backends", i64::from(service.min_backends).into());
     put("when_all_down", word_of(&ALL_DOWN, &service.when_all_down).into());
     put("hold_down", show(service.hold_down_ms).into());
+    put("hold_down_max", show(service.hold_down_max_ms).into());
     match service.failback {
         Failback::Manual => put("failback", "manual".into()),
         Failback::Auto { healthy_ms } => {

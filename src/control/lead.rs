@@ -12,6 +12,8 @@ use zonekeeper_core::{
     Outcome, Proposal, State,
     decide::{Decider, Note},
     evidence::{Evidence, Report},
+    id::NodeId,
+    placement::Placement,
     time::{LogClock, LogTime, Mono},
 };
 
@@ -19,6 +21,8 @@ use zonekeeper_core::{
 const TICK: Duration = Duration::from_millis(100);
 /// The same elsewhere, where only people wait for it.
 const IDLE_TICK: Duration = Duration::from_millis(500);
+/// How long a handover of leadership may take.
+const HAND_OVER: Duration = Duration::from_secs(3);
 /// A proposal that is not through after this is decided anew from fresh evidence.
 const PROPOSE: Duration = Duration::from_secs(3);
 
@@ -62,7 +66,7 @@ impl Lead {
 
     /// Decides for ever.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut decider = Decider::default();
+        let (mut decider, mut placement) = (Decider::default(), Placement::default());
         let mut log_clock = (LogClock::default(), LogTime::default());
         let mut status = self.consensus.watch_status();
         loop {
@@ -76,16 +80,35 @@ impl Lead {
             let leads = status.borrow().role == Role::Leader;
             let state = self.consensus.state();
             let at = log_time(&mut log_clock, &state, clock::mono());
-            let decision = {
+            let (decision, next) = {
                 let mut evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
                 evidence.retain(|node| state.members.contains_key(&node));
-                decider.decide(&state, &evidence, clock::mono(), at)
+                let me = self.consensus.node();
+                let next =
+                    leads.then(|| placement.look(me, &state.voters, &evidence, clock::mono())).flatten();
+                (decider.decide(&state, &evidence, clock::mono(), at), next)
             };
+            match next {
+                Some(next) => self.hand_over(next),
+                None if !leads => placement = Placement::default(),
+                None => {}
+            }
             self.decision.store(Arc::new(LocalDecision { at, notes: decision.notes }));
             if let (true, Some(proposal)) = (leads, decision.proposal) {
                 self.propose(proposal).await;
             }
         }
+    }
+
+    /// Hands over to a voter that hears more of the others, so that none of them stays behind.
+    fn hand_over(&self, next: NodeId) {
+        tracing::info!(next, "it hears more voters than this node: leadership is handed over");
+        let consensus = self.consensus.clone();
+        tokio::spawn(async move {
+            if let Err(error) = consensus.transfer_leader(next, HAND_OVER).await {
+                tracing::warn!(next, %error, "leadership could not be handed over to the best-connected voter");
+            }
+        });
     }
 
     async fn propose(&self, proposal: Proposal) {

@@ -3,7 +3,7 @@
 use crate::{
     assign::{Class, Hand, Lane},
     entry::{Cause, Command, Delta, Entry, Force, Init, Object, Outcome, Override, Scope},
-    evidence::{Row, Standing},
+    evidence::{Kind, Row, Standing},
     id::{ServiceId, SiteId},
     model::Family,
     name::Name,
@@ -141,7 +141,7 @@ impl State {
             row.check(&voting, quorum, probed).map_err(|why| format!("{}: {why}", target.service))?;
             let service = Arc::make_mut(service);
             service.version = index;
-            service.judged(&target.site, target.family, row.verdict, self.time);
+            service.judged(row, self.time);
             step.settle.insert(target.service.clone());
         }
         step.rows = rows;
@@ -401,16 +401,16 @@ impl State {
 
 impl ServiceState {
     /// A new standing of one target.
-    fn judged(&mut self, site: &SiteId, family: Family, standing: Standing, now: crate::time::LogTime) {
-        let fresh = Health { standing: Standing::Up, since: now, failed: None };
-        let health = self.health.entry((site.clone(), family)).or_insert(fresh);
-        if health.standing == standing {
+    fn judged(&mut self, row: &Row, now: crate::time::LogTime) {
+        let fresh = Health { standing: Standing::Up, since: now, failed: None, flaps: 0 };
+        let health = self.health.entry((row.target.site.clone(), row.target.family)).or_insert(fresh);
+        if health.standing == row.verdict {
             return;
         }
-        health.standing = standing;
+        health.standing = row.verdict;
         health.since = now;
-        if standing == Standing::Down {
-            health.failed = Some(now);
+        if row.verdict == Standing::Down {
+            health.fail(now, self.spec.hold_down(health.flaps), row.own == Some(Kind::Draining));
         }
     }
 }

@@ -41,8 +41,8 @@ enum Hold {
     Free,
     /// It has to be healthy for so many milliseconds more.
     Unproven(u64),
-    /// It failed lately: so many milliseconds are left.
-    Down(u64),
+    /// It failed lately, and so many times before that in short order: so many milliseconds are left.
+    Down(u64, u8),
     /// Only an operator brings it back.
     Manual,
 }
@@ -52,7 +52,7 @@ impl Hold {
         match self {
             Hold::Free => 0,
             Hold::Unproven(_) => 1,
-            Hold::Down(_) | Hold::Manual => 2,
+            Hold::Down(..) | Hold::Manual => 2,
         }
     }
 }
@@ -146,10 +146,10 @@ impl<'a> Lane<'a> {
         let forced_up = self.forced(site).is_some_and(|o| o.force == Force::Up);
         let Some(health) = self.health(site).filter(|_| !forced_up) else { return Hold::Free };
         let Some(failed) = health.failed else { return Hold::Free };
-        let left = failed.plus(self.service.spec.hold_down_ms).since(self.now);
+        let left = failed.plus(self.service.spec.hold_down(health.flaps)).since(self.now);
         let unproven = |healthy_ms| health.since.plus(healthy_ms).since(self.now);
         match self.service.spec.failback {
-            _ if left > 0 => Hold::Down(left),
+            _ if left > 0 => Hold::Down(left, health.flaps),
             Failback::Manual => Hold::Manual,
             Failback::Auto { healthy_ms } if unproven(healthy_ms) > 0 => Hold::Unproven(unproven(healthy_ms)),
             Failback::Auto { .. } => Hold::Free,
@@ -161,7 +161,11 @@ impl<'a> Lane<'a> {
         match self.hold(site) {
             Hold::Free => None,
             Hold::Unproven(left) => Some(format!("healthy for {} s more", left.div_ceil(1000))),
-            Hold::Down(left) => Some(format!("hold-down, {} s left", left.div_ceil(1000))),
+            Hold::Down(left, 0) => Some(format!("hold-down, {} s left", left.div_ceil(1000))),
+            Hold::Down(left, flaps) => {
+                let (times, left) = (u32::from(flaps) + 1, left.div_ceil(1000));
+                Some(format!("quarantine after {times} failures in short order, {left} s left"))
+            }
             Hold::Manual => Some("failback is manual".into()),
         }
     }

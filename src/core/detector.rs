@@ -4,8 +4,8 @@
 //!   `fall` of them in a row are red.
 //! - **Unhealthy** (a wrong answer) is red after `fall` in a row at the usual interval.
 //! - **Silence** is the absence of a word and needs patience: red only when `fall` probes in a row went unanswered *and*
-//!   they span the patience of the preset (counted from the first of them: a pause that begins right after an answer
-//!   is not charged for the interval before it) *and* the last answer is older than the stream's own rhythm explains.
+//!   they span the patience of the preset (counted from when the first of them was sent: a pause that begins right after
+//!   an answer is not charged for the interval before it) *and* the last answer is older than the stream's own rhythm explains.
 //!   The rhythm is accrual in integers: mean plus seven mean deviations of the time between answers, which is what
 //!   φ = 8 of Hayashibara's φ-accrual detector (2004) is for a normal distribution (5.6 σ, and σ ≈ 1.25 mean
 //!   deviations).
@@ -37,8 +37,91 @@ pub struct Thresholds {
     pub rise: u8,
     /// Failures in a row until red; at least 1.
     pub fall: u8,
-    /// Silence shorter than this is never red, in milliseconds: pauses of this length are tolerated.
+    /// Silence shorter than this is never red, in milliseconds, counted from the first probe that was not answered.
     pub patience_ms: u64,
+}
+
+/// How soon silence is believed. Refusals and wrong answers are believed as soon under each of them.
+///
+/// The numbers come from simulated hours of ordinary trouble (`tests/sim/ordinary.rs`), which also says what each preset
+/// costs in time: calm is not bought with patience that nobody sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preset {
+    /// Its name.
+    pub name: &'static str,
+    /// Pauses of a program that move nothing, in milliseconds.
+    pub pauses_ms: u64,
+    /// [`Thresholds::patience_ms`]: the pause, and the way of an answer after it.
+    pub patience_ms: u32,
+    /// From one probe to the next, in milliseconds.
+    pub interval_ms: u32,
+    /// A probe that is not answered in this time was silence, in milliseconds.
+    pub timeout_ms: u32,
+    /// Failures in a row until red.
+    pub fall: u8,
+}
+
+impl Preset {
+    /// Tolerates pauses of 0.3 s, on paths of up to 70 ms.
+    pub const FAST: Preset =
+        Preset { name: "fast", pauses_ms: 300, patience_ms: 800, interval_ms: 100, timeout_ms: 280, fall: 3 };
+    /// Tolerates pauses of 2 s.
+    pub const BALANCED: Preset = Preset {
+        name: "balanced",
+        pauses_ms: 2_000,
+        patience_ms: 2_400,
+        interval_ms: 500,
+        timeout_ms: 900,
+        fall: 3,
+    };
+    /// Tolerates pauses of 5 s.
+    pub const PATIENT: Preset = Preset {
+        name: "patient",
+        pauses_ms: 5_000,
+        patience_ms: 5_800,
+        interval_ms: 500,
+        timeout_ms: 1_000,
+        fall: 3,
+    };
+    /// All of them.
+    pub const ALL: [Preset; 3] = [Preset::FAST, Preset::BALANCED, Preset::PATIENT];
+}
+
+/// How long a probe is waited for, and when it is tried again beside the tries under way.
+///
+/// A lost SYN is sent again after a second (RFC 6298 §2), by when the probe is over: it would hang on two packets. So a
+/// probe that is not answered soon opens another connection, as a client does that has several addresses to try (RFC
+/// 8305 §5). The first answer on any of them is its answer, also on one that the probe before it has opened: a path that
+/// lets one of many packets through is not silent. A far path is given more time than its check says: two of its own
+/// answer times, but no more than [`Pace::LIFE_MS`]; so is one that has not answered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The probe was silence after this, in milliseconds.
+    pub within_ms: u64,
+    /// From one try to the next, in milliseconds.
+    pub again_ms: u64,
+    /// A try is given up after this, in milliseconds.
+    pub life_ms: u64,
+}
+
+impl Pace {
+    /// Life of a try, unless the check's timeout is longer, in milliseconds.
+    pub const LIFE_MS: u64 = 1_000;
+    /// Tries of a probe.
+    const TRIES: u64 = 8;
+
+    /// For a timeout, on a path whose answers take so long (none: unknown), both in milliseconds.
+    pub fn new(timeout_ms: u64, answer_ms: Option<u64>) -> Pace {
+        let far = answer_ms.map_or(Pace::LIFE_MS, |ms| (2 * ms).min(Pace::LIFE_MS));
+        let within_ms = timeout_ms.max(far);
+        let again_ms = (within_ms / Pace::TRIES).clamp(20, 250).max(answer_ms.unwrap_or(0) * 5 / 4);
+        Pace { within_ms, again_ms, life_ms: within_ms.max(Pace::LIFE_MS) }
+    }
+
+    /// One try, with the timeout of the check: for a path that loses nothing.
+    pub fn once(timeout_ms: u64) -> Pace {
+        Pace { within_ms: timeout_ms, again_ms: 2 * timeout_ms, life_ms: timeout_ms }
+    }
 }
 
 /// Wait between the re-probes that confirm a refusal, in milliseconds.
@@ -58,7 +141,7 @@ pub struct Detector {
     answers: u8,
     failures: u8,
     last_answer: Option<Mono>,
-    /// When the first of the failures in a row was seen.
+    /// When the first of the failures in a row was sent.
     failing_since: Mono,
     /// Time between answers and its mean deviation, in 1/8 milliseconds, smoothed by 1/8 (as RFC 6298 does for RTT).
     mean: u64,
@@ -82,14 +165,14 @@ impl Detector {
         }
     }
 
-    /// Takes one observation in; true when the verdict changed.
-    pub fn observe(&mut self, seen: Observation, now: Mono) -> bool {
+    /// Takes in what a probe saw that was sent at `sent` and ended at `now`; true when the verdict changed.
+    pub fn observe(&mut self, seen: Observation, sent: Mono, now: Mono) -> bool {
         let before = (self.colour, self.kind);
         match seen {
             Observation::Answer => self.answered(now),
-            Observation::Refused => self.failed(Kind::Refused, now),
-            Observation::Wrong => self.failed(Kind::Unhealthy, now),
-            Observation::Silence => self.failed(Kind::Silent, now),
+            Observation::Refused => self.failed(Kind::Refused, sent, now),
+            Observation::Wrong => self.failed(Kind::Unhealthy, sent, now),
+            Observation::Silence => self.failed(Kind::Silent, sent, now),
         }
         self.changed(before, now)
     }
@@ -122,10 +205,10 @@ impl Detector {
         }
     }
 
-    fn failed(&mut self, kind: Kind, now: Mono) {
+    fn failed(&mut self, kind: Kind, sent: Mono, now: Mono) {
         self.answers = 0;
         if self.failures == 0 {
-            self.failing_since = now;
+            self.failing_since = sent;
         }
         self.failures = self.failures.saturating_add(1);
         let enough = self.failures >= self.thresholds.fall;
@@ -195,7 +278,7 @@ mod tests {
     fn steady() -> Detector {
         let mut d = Detector::new(T, Mono(0));
         for i in 1..=20 {
-            d.observe(Observation::Answer, Mono(i * 500));
+            d.observe(Observation::Answer, Mono(i * 500), Mono(i * 500));
         }
         assert_eq!(d.verdict(Mono(10_000)).colour, Colour::Green);
         d
@@ -204,11 +287,11 @@ mod tests {
     #[test]
     fn a_refusal_is_confirmed_at_once() {
         let mut d = steady();
-        d.observe(Observation::Refused, Mono(10_010));
+        d.observe(Observation::Refused, Mono(10_010), Mono(10_010));
         assert!(d.confirming());
-        d.observe(Observation::Refused, Mono(10_025));
+        d.observe(Observation::Refused, Mono(10_025), Mono(10_025));
         assert!(d.confirming());
-        d.observe(Observation::Refused, Mono(10_040));
+        d.observe(Observation::Refused, Mono(10_040), Mono(10_040));
         let v = d.verdict(Mono(10_041));
         assert_eq!((v.colour, v.kind, v.age_ms), (Colour::Red, Some(Kind::Refused), 1));
         assert!(!d.confirming());
@@ -218,30 +301,58 @@ mod tests {
     fn silence_needs_patience() {
         let mut d = steady();
         for ms in [10_500, 11_000, 11_500, 12_000, 12_499] {
-            d.observe(Observation::Silence, Mono(ms));
+            d.observe(Observation::Silence, Mono(ms), Mono(ms));
             assert_eq!(d.verdict(Mono(ms)).colour, Colour::Yellow, "at {ms}");
         }
-        d.observe(Observation::Silence, Mono(12_500));
+        d.observe(Observation::Silence, Mono(12_500), Mono(12_500));
         assert_eq!(d.verdict(Mono(12_500)).colour, Colour::Red);
     }
 
+    /// Probes as a preset sends them, never two at once; whether one is red after a pause, and when silence is.
+    fn pause(preset: Preset, begins: u64, lasts: u64) -> Option<u64> {
+        let Preset { patience_ms, interval_ms, timeout_ms, fall, .. } = preset;
+        let mut d = Detector::new(Thresholds { rise: 2, fall, patience_ms: patience_ms.into() }, Mono(0));
+        let (mut sent, ends) = (0, begins.saturating_add(lasts));
+        while sent < begins + lasts.min(60_000) + 5_000 {
+            // the answer takes 5 ms, and as long as the pause
+            let arrives = if (begins..ends).contains(&(sent + 2)) { ends } else { sent + 2 };
+            let answer = arrives.saturating_add(3);
+            let late = sent + u64::from(timeout_ms);
+            let (seen, at) =
+                if answer < late { (Observation::Answer, answer) } else { (Observation::Silence, late) };
+            d.observe(seen, Mono(sent), Mono(at));
+            if d.verdict(Mono(at)).colour == Colour::Red {
+                return Some(at - begins);
+            }
+            sent = at.max(sent + u64::from(interval_ms));
+        }
+        None
+    }
+
     #[test]
-    fn a_pause_shorter_than_the_patience_is_never_red_wherever_it_begins() {
-        // probes every 500 ms with a timeout of 500 ms, seen when they end; the answer takes 5 ms
-        for begins in 10_000..10_500 {
-            let (mut d, ends) = (steady(), begins + 1_999);
-            for sent in (10_000..13_500).step_by(500) {
-                let arrives = if (begins..ends).contains(&(sent + 2)) { ends } else { sent + 2 };
-                let answered = arrives + 3 < sent + 500;
-                let (seen, at) = if answered {
-                    (Observation::Answer, arrives + 3)
-                } else {
-                    (Observation::Silence, sent + 500)
-                };
-                d.observe(seen, Mono(at));
-                assert_ne!(d.verdict(Mono(at)).colour, Colour::Red, "pause from {begins}, probe of {sent}");
+    fn no_preset_minds_the_pauses_that_it_tolerates_and_each_minds_silence_soon_after() {
+        for preset in Preset::ALL {
+            let within = u64::from(preset.interval_ms + preset.timeout_ms) + u64::from(preset.patience_ms);
+            for begins in 20_000..20_500 {
+                assert_eq!(pause(preset, begins, preset.pauses_ms), None, "{} from {begins}", preset.name);
+                let red = pause(preset, begins, u64::MAX);
+                assert!(red.is_some_and(|ms| ms <= within), "{} from {begins}: {red:?}", preset.name);
             }
         }
+    }
+
+    #[test]
+    fn a_far_path_is_given_two_answer_times_and_no_more_than_a_second() {
+        let pace = |timeout, answer| {
+            let Pace { within_ms, again_ms, .. } = Pace::new(timeout, answer);
+            (within_ms, again_ms)
+        };
+        assert_eq!(pace(280, Some(3)), (280, 35));
+        assert_eq!(pace(280, Some(200)), (400, 250), "a try has time for its answer before the next");
+        assert_eq!(pace(280, Some(600)), (1_000, 750));
+        assert_eq!(pace(280, None), (1_000, 125), "nothing is known of the path");
+        assert_eq!(pace(5_000, Some(2)), (5_000, 250));
+        assert_eq!(pace(10, Some(0)), (10, 20), "one try");
     }
 
     #[test]
@@ -250,28 +361,28 @@ mod tests {
         let mut at = 0;
         for i in 0..200 {
             at += if i % 2 == 0 { 100 } else { 1_900 };
-            d.observe(Observation::Answer, Mono(at));
+            d.observe(Observation::Answer, Mono(at), Mono(at));
         }
         for ms in [500, 1_000, 2_500, 4_000] {
-            d.observe(Observation::Silence, Mono(at + ms));
+            d.observe(Observation::Silence, Mono(at + ms), Mono(at + ms));
         }
         assert_eq!(d.verdict(Mono(at)).colour, Colour::Yellow, "mean 1 s, deviation 0.9 s: 7.3 s are needed");
-        d.observe(Observation::Silence, Mono(at + 8_000));
+        d.observe(Observation::Silence, Mono(at + 8_000), Mono(at + 8_000));
         assert_eq!(d.verdict(Mono(at)).colour, Colour::Red);
     }
 
     #[test]
     fn an_outage_after_the_very_first_answer_is_not_taken_for_the_rhythm() {
         let mut d = Detector::new(T, Mono(0));
-        d.observe(Observation::Answer, Mono(500));
+        d.observe(Observation::Answer, Mono(500), Mono(500));
         for ms in (1_000..25_000).step_by(500) {
-            d.observe(Observation::Silence, Mono(ms));
+            d.observe(Observation::Silence, Mono(ms), Mono(ms));
         }
         for ms in [25_000, 25_500, 26_000] {
-            d.observe(Observation::Answer, Mono(ms));
+            d.observe(Observation::Answer, Mono(ms), Mono(ms));
         }
         for ms in [26_500, 27_000, 27_500, 28_000, 28_500] {
-            d.observe(Observation::Silence, Mono(ms));
+            d.observe(Observation::Silence, Mono(ms), Mono(ms));
         }
         assert_eq!(d.verdict(Mono(28_500)).colour, Colour::Red, "2 s of silence, at a rhythm of 500 ms");
     }
@@ -280,21 +391,21 @@ mod tests {
     fn red_takes_rise_answers_to_turn_green() {
         let mut d = steady();
         for i in 0..3 {
-            d.observe(Observation::Wrong, Mono(10_500 + i * 500));
+            d.observe(Observation::Wrong, Mono(10_500 + i * 500), Mono(10_500 + i * 500));
         }
         assert_eq!(d.verdict(Mono(12_000)).kind, Some(Kind::Unhealthy));
-        d.observe(Observation::Answer, Mono(12_000));
+        d.observe(Observation::Answer, Mono(12_000), Mono(12_000));
         assert_eq!(d.verdict(Mono(12_000)).colour, Colour::Red);
-        d.observe(Observation::Answer, Mono(12_500));
+        d.observe(Observation::Answer, Mono(12_500), Mono(12_500));
         assert_eq!(d.verdict(Mono(12_500)).colour, Colour::Green);
     }
 
     #[test]
     fn one_lost_probe_is_yellow_and_forgotten() {
         let mut d = steady();
-        assert!(d.observe(Observation::Silence, Mono(10_500)));
+        assert!(d.observe(Observation::Silence, Mono(10_500), Mono(10_500)));
         assert_eq!(d.verdict(Mono(10_500)).colour, Colour::Yellow);
-        d.observe(Observation::Answer, Mono(11_000));
+        d.observe(Observation::Answer, Mono(11_000), Mono(11_000));
         assert_eq!(d.verdict(Mono(11_000)).colour, Colour::Green);
     }
 

@@ -29,6 +29,7 @@ pub mod invariant;
 mod members;
 pub mod model;
 pub mod name;
+pub mod placement;
 pub mod publish;
 pub mod route;
 pub mod stage;

@@ -56,6 +56,8 @@ pub struct Check {
     pub fall: u8,
     /// Each interval is spread by up to so many percent.
     pub jitter_percent: u8,
+    /// Silence shorter than this is never red; of a pool's check 0.
+    pub patience_ms: u32,
 }
 
 /// What a probe asks.
@@ -155,6 +157,8 @@ pub struct Service {
     pub when_all_down: WhenAllDown,
     /// After a site's failure it is not used again for so many milliseconds.
     pub hold_down_ms: u64,
+    /// With each failure that follows closely on another the hold-down doubles, up to so many milliseconds.
+    pub hold_down_max_ms: u64,
     /// When a recovered site is used again.
     pub failback: Failback,
     /// How many voting sites must see red.
@@ -166,6 +170,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// The hold-down of a site that failed so many times in short order, the last time not counted, in milliseconds.
+    pub fn hold_down(&self, flaps: u8) -> u64 {
+        let grown = self.hold_down_ms.saturating_mul(1 << flaps.min(32));
+        grown.min(self.hold_down_max_ms.max(self.hold_down_ms))
+    }
+
     /// The endpoint of a site in one family.
     pub fn endpoint(&self, site: &SiteId, family: Family) -> Option<&Endpoint> {
         self.endpoints.get(site)?.iter().find(|e| Family::of(e.addr) == family)

@@ -46,6 +46,25 @@ pub struct Health {
     pub since: LogTime,
     /// When it last went down, for hold-down.
     pub failed: Option<LogTime>,
+    /// How many failures that one followed in short order: a site that flaps is kept out longer each time.
+    pub flaps: u8,
+}
+
+impl Health {
+    /// A failure so long after the one before is a new one, in milliseconds; for longer hold-downs it is twice the
+    /// hold-down, or no failure after a way back would ever count.
+    pub const CALM_MS: u64 = 600_000;
+
+    /// It went down, with this hold-down in force until now. What was announced is no flap.
+    pub(crate) fn fail(&mut self, now: LogTime, hold_down_ms: u64, announced: bool) {
+        let calm = Health::CALM_MS.max(hold_down_ms.saturating_mul(2));
+        self.flaps = match self.failed {
+            _ if announced => self.flaps,
+            Some(before) if now.since(before) < calm => self.flaps.saturating_add(1),
+            _ => 0,
+        };
+        self.failed = Some(now);
+    }
 }
 
 /// Why the sites of an assignment were chosen.

@@ -85,7 +85,7 @@ impl Transport {
 /// What the node knows about itself; `control` writes it.
 #[derive(Debug, Default)]
 pub struct DnsFlags {
-    /// The published data is older than the operator's limit: answers carry extended error 3 (RFC 8914 §4.4).
+    /// The published data is older than the operator's limit, or the node hears others but no leader: answers carry extended error 3 (RFC 8914 §4.4).
     pub stale: AtomicBool,
     /// The stale policy is to answer SERVFAIL, so that resolvers move on.
     pub servfail: AtomicBool,

@@ -110,6 +110,11 @@ impl Local {
             put("certificate", why.as_ref().clone());
         }
         let state = self.published.load().state.clone();
+        let (status, connected) = (self.consensus.status(), self.peers.connected());
+        if let Some(behind) = super::watch::behind(&status, &connected, state.timing, super::watch::running())
+        {
+            put("behind", behind);
+        }
         if let Some(warning) = super::watch::timing_problem(&self.consensus, &self.peers) {
             put("timing", warning);
         }

@@ -152,7 +152,12 @@ impl Node {
             boot::member(&config),
         ));
         tasks.spawn(watch::timing_alarm(consensus.clone(), peers.clone()));
-        tasks.spawn(watch::staleness(consensus.clone(), config.dns.clone(), plane.flags.clone()));
+        tasks.spawn(watch::staleness(
+            consensus.clone(),
+            peers.clone(),
+            config.dns.clone(),
+            plane.flags.clone(),
+        ));
         let renewal = renew::Renewal {
             peers: peers.clone(),
             keys: config.keys_dir.clone(),
@@ -362,6 +367,7 @@ mod tests {
                 min_backends: 1,
                 when_all_down: WhenAllDown::FailOpen,
                 hold_down_ms: 0,
+                hold_down_max_ms: 0,
                 failback: Failback::Manual,
                 quorum: Quorum::Majority,
                 min_answers: 1,
@@ -396,7 +402,7 @@ mod tests {
         state.services.insert(id(), Arc::new(two.clone()));
         assert!(undecided(&state, &site("fra")));
         assert!(!undecided(&state, &site("ams")), "it is not answered from there");
-        let down = Health { standing: Standing::Down, since: LogTime(1), failed: Some(LogTime(1)) };
+        let down = Health { standing: Standing::Down, since: LogTime(1), failed: Some(LogTime(1)), flaps: 0 };
         two.health.insert((site("fra"), Family::V4), down);
         state.services.insert(id(), Arc::new(two));
         assert!(!undecided(&state, &site("fra")), "decided: down, and kept, with automation off for example");

@@ -1,6 +1,7 @@
 //! Small loops that follow a publication, a report or a clock.
 
 use crate::{
+    clock,
     control::Lead,
     probe::{board::Board, heartbeat::Heartbeats, plan::plan, stream::Streams},
 };
@@ -8,11 +9,11 @@ use arc_swap::ArcSwap;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{broadcast::error::RecvError, watch};
 use zonekeeper_config::{DnsConfig, OnStale};
-use zonekeeper_consensus::{Consensus, Role, Status, timing_warning};
+use zonekeeper_consensus::{Consensus, Role, Status, election_max_ms, timing_warning};
 use zonekeeper_core::{
     Command, Published, State,
     entry::{Member, Timing},
@@ -68,16 +69,45 @@ pub(super) async fn own_member(
     }
 }
 
-/// Flags the answers of a node that heard no leader for too long.
-pub(super) async fn staleness(consensus: Consensus, config: DnsConfig, flags: Arc<DnsFlags>) {
-    let Some(limit) = config.max_stale else { return };
-    let started = Instant::now();
+/// Flags the answers of a node that heard no leader for too long, or that others hear while it does not.
+pub(super) async fn staleness(consensus: Consensus, peers: Peers, config: DnsConfig, flags: Arc<DnsFlags>) {
     loop {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        let stale = age(&consensus.status(), started.elapsed()) > limit;
-        flags.stale.store(stale, Relaxed);
+        let status = consensus.status();
+        let stale = config.max_stale.is_some_and(|limit| age(&status, running()) > limit);
+        let behind = behind(&status, &peers.connected(), consensus.state().timing, running());
+        flags.stale.store(stale || behind.is_some(), Relaxed);
         flags.servfail.store(stale && config.on_stale == OnStale::ServFail, Relaxed);
     }
+}
+
+/// How long this program has run.
+pub(super) fn running() -> Duration {
+    Duration::from_millis(clock::mono().0)
+}
+
+/// A node that hears other voters but not the leader is behind: whatever they decide does not reach it. In words; an
+/// election is no such thing, and neither is a node that hears nobody (the age of its answers says that).
+pub(super) fn behind(
+    status: &Status,
+    connected: &BTreeSet<NodeId>,
+    timing: Timing,
+    running: Duration,
+) -> Option<String> {
+    let follows = matches!(status.role, Role::Follower | Role::Candidate | Role::Learner);
+    let member = status.voters.contains_key(&status.node) || status.learners.contains_key(&status.node);
+    let silent = status.leader_heard_ms.map_or(running, Duration::from_millis);
+    let election = Duration::from_millis(2 * election_max_ms(timing)) + Duration::from_secs(1);
+    let heard: Vec<String> =
+        status.voters.keys().filter(|n| connected.contains(n)).map(ToString::to_string).collect();
+    (follows && member && silent > election && !heard.is_empty()).then(|| {
+        format!(
+            "behind: this node hears node {}, but no leader for {} s, so what it answers may be old; mend the network \
+             between it and the leader",
+            heard.join(", "),
+            silent.as_secs()
+        )
+    })
 }
 
 /// How old the answers may be. Before the first word of a leader it counts from the start: a node that was restarted
@@ -250,6 +280,22 @@ mod tests {
         assert_eq!(age(&status(Role::Leader, 3, Some(9_000)), s(60)), s(9), "a leader cut off ages too");
         assert_eq!(age(&status(Role::Leader, 1, None), s(60)), s(0), "a cluster of one never ages");
         assert_eq!(age(&status(Role::Stopped, 1, None), s(60)), s(60), "unless it has stopped");
+    }
+
+    #[test]
+    fn a_node_that_hears_voters_and_no_leader_is_behind() {
+        let of = |role, heard_ms, connected: &[NodeId], running: u64| {
+            let status = Status { leader_heard_ms: heard_ms, ..status(role, 3, None) };
+            let connected = connected.iter().copied().collect();
+            behind(&status, &connected, Timing::Lan, Duration::from_secs(running))
+        };
+        let said = of(Role::Follower, Some(4_000), &[2, 9], 60).unwrap();
+        assert!(said.contains("hears node 2, but no leader for 4 s"), "{said}");
+        assert_eq!(of(Role::Follower, Some(1_400), &[2, 3], 60), None, "an election");
+        assert_eq!(of(Role::Follower, Some(4_000), &[9], 60), None, "it hears no voter: alone, not behind");
+        assert_eq!(of(Role::Leader, Some(0), &[2, 3], 60), None);
+        assert!(of(Role::Follower, None, &[2], 60).is_some(), "restarted, and no leader since");
+        assert_eq!(of(Role::Follower, None, &[2], 1), None);
     }
 
     #[test]

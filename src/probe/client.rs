@@ -1,35 +1,83 @@
 //! One probe on the path that a client takes.
 
+use super::plan::Key;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, interval_at, timeout},
 };
 use zonekeeper_core::{
-    detector::Observation,
-    model::{Check, CheckKind},
+    detector::{Observation, Pace},
+    model::CheckKind,
 };
 
 /// Bytes of a body that are searched for the expected text.
 const BODY_LIMIT: usize = 64 << 10;
 
-/// Probes once; takes at most the check's timeout. `host` stands in where the check names none.
-pub(crate) async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
-    let within = Duration::from_millis(u64::from(check.timeout_ms));
-    timeout(within, attempt(check, addr, host)).await.unwrap_or(Observation::Silence)
+/// The tries of one stream that are under way.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    under_way: JoinSet<Option<Observation>>,
+    spare: Arc<Semaphore>,
 }
 
-async fn attempt(check: &Check, addr: SocketAddr, host: &str) -> Observation {
-    let stream = match TcpStream::connect(addr).await {
+impl Tries {
+    /// None yet. `spare`: room for tries beside the first one of a probe.
+    pub(crate) fn new(spare: Arc<Semaphore>) -> Tries {
+        Tries { under_way: JoinSet::new(), spare }
+    }
+
+    /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
+    /// one before, is what the probe saw.
+    pub(crate) async fn probe(&mut self, key: &Arc<Key>, pace: Pace) -> Observation {
+        self.begin(key, pace, None);
+        let again = Duration::from_millis(pace.again_ms);
+        let mut tick = interval_at(Instant::now() + again, again);
+        let seen = async {
+            loop {
+                tokio::select! {
+                    Some(ended) = self.under_way.join_next() => match ended {
+                        Ok(Some(seen)) if seen != Observation::Silence => return seen,
+                        _ => {} // given up; another one may do better
+                    },
+                    _ = tick.tick() => if let Ok(room) = self.spare.clone().try_acquire_owned() {
+                        self.begin(key, pace, Some(room));
+                    },
+                }
+            }
+        };
+        match timeout(Duration::from_millis(pace.within_ms), seen).await {
+            Ok(seen) => {
+                self.under_way.abort_all();
+                self.under_way.detach_all();
+                seen
+            }
+            Err(_) => Observation::Silence,
+        }
+    }
+
+    fn begin(&mut self, key: &Arc<Key>, pace: Pace, room: Option<OwnedSemaphorePermit>) {
+        let (key, life) = (key.clone(), Duration::from_millis(pace.life_ms));
+        self.under_way.spawn(async move {
+            let _room = room;
+            timeout(life, attempt(&key)).await.ok()
+        });
+    }
+}
+
+async fn attempt(key: &Key) -> Observation {
+    let Key { addr, check, host } = key;
+    let stream = match TcpStream::connect(*addr).await {
         Ok(stream) => stream,
         Err(e) => return of_error(&e),
     };
@@ -203,13 +251,24 @@ mod unverified {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        net::SocketAddr,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
     };
+    use zonekeeper_core::model::Check;
 
     fn check(kind: CheckKind) -> Check {
-        Check { kind, interval_ms: 1_000, timeout_ms: 300, rise: 1, fall: 1, jitter_percent: 0 }
+        let (interval_ms, timeout_ms, rise, fall) = (1_000, 300, 1, 1);
+        Check { kind, interval_ms, timeout_ms, rise, fall, jitter_percent: 0, patience_ms: 0 }
+    }
+
+    async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
+        let key = Arc::new(Key { addr, check: check.clone(), host: host.into() });
+        Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300)).await
     }
 
     fn get(path: &str, body: &str) -> CheckKind {
@@ -251,5 +310,52 @@ mod tests {
         assert_eq!(probe(&check(get("/", "")), garbage, "h").await, Observation::Wrong);
         let silent = server(b"").await;
         assert_eq!(probe(&check(get("/", "")), silent, "h").await, Observation::Silence);
+    }
+
+    /// A server that lets its first connections hang; how many it has seen.
+    async fn deaf(to: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (addr, seen) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let count = seen.clone();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                if count.fetch_add(1, Relaxed) >= to {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+                kept.push(stream);
+            }
+        });
+        (addr, seen)
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_not_answered_soon_tries_again_beside_it() {
+        let spare = Arc::new(Semaphore::new(8));
+        let key = |addr| Arc::new(Key { addr, check: check(get("/", "")), host: "h".into() });
+        let (addr, seen) = deaf(2).await;
+        let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
+        assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Observation::Answer);
+        assert!(seen.load(Relaxed) >= 3, "two tries hang");
+        let (addr, seen) = deaf(usize::MAX).await;
+        let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
+        let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
+        assert_eq!(crowded.probe(&key(addr), short).await, Observation::Silence);
+        assert!(seen.load(Relaxed) <= 1, "no room for another try");
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_an_answer_to_the_next_probe() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let key = Arc::new(Key { addr, check: check(get("/", "")), host: "h".into() });
+        let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
+        let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
+        assert_eq!(tries.probe(&key, pace).await, Observation::Silence);
+        let (mut first, _) = listener.accept().await.unwrap();
+        first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let patient = Pace { within_ms: 30_000, ..pace };
+        assert_eq!(tries.probe(&key, patient).await, Observation::Answer, "the second try hangs");
     }
 }

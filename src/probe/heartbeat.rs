@@ -18,7 +18,7 @@ use tokio::{
 };
 use zonekeeper_core::{
     codec,
-    detector::{Detector, Observation, Thresholds},
+    detector::{Detector, Observation, Preset, Thresholds},
     evidence::Report,
     id::NodeId,
     time::Mono,
@@ -83,15 +83,16 @@ async fn beat(
     board: Arc<Board>,
     mut report: watch::Receiver<Arc<Report>>,
 ) {
-    let thresholds = Thresholds { rise: 1, fall: 2, patience_ms: super::stream::PATIENCE_MS };
+    let patience_ms = Preset::BALANCED.patience_ms.into();
+    let thresholds = Thresholds { rise: 1, fall: 2, patience_ms };
     let mut detector = Detector::new(thresholds, clock::mono());
     loop {
-        let started = Instant::now();
+        let (sent, started) = (clock::mono(), Instant::now());
         let fresh = report.borrow_and_update().clone();
         let message = if votes { message(&fresh) } else { codec::bytes(&Beat::Ping) };
         let seen = observe(peers.call(node, Lane::Watch, message, DEADLINE).await);
         let now = clock::mono();
-        if detector.observe(seen, now) {
+        if detector.observe(seen, sent, now) {
             let verdict = detector.verdict(now);
             board.put_node(node, Some((verdict, Mono(now.0 - verdict.age_ms.min(now.0)))));
         }

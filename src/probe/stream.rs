@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use zonekeeper_core::{
-    detector::{CONFIRM_MS, Detector, Thresholds},
+    detector::{CONFIRM_MS, Detector, Observation, Pace, Thresholds},
     evidence::Colour,
     id::{NodeId, SiteId},
     model::Check,
@@ -29,9 +29,9 @@ use zonekeeper_proxy::LocalHealth;
 /// Probes of one node on their way at once, of endpoints and of local backends each: each holds a socket. Endpoints of a
 /// site that swallows packets hold theirs for the whole timeout, which must not delay the look at a local backend.
 pub(crate) const IN_FLIGHT: usize = 256;
-
-/// Silence shorter than this moves nothing, in milliseconds (`balanced`).
-pub(crate) const PATIENCE_MS: u64 = 2_000;
+/// Tries beside the first ones of all these probes. A try outlives its probe, to [`Pace::LIFE_MS`] at most: so few sockets
+/// may be open beside those above.
+const SPARE: usize = 256;
 
 /// All streams of a node.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(crate) struct Streams {
     health: Arc<LocalHealth>,
     endpoints_in_flight: Arc<Semaphore>,
     backends_in_flight: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
     running: BTreeMap<Key, Stream>,
 }
 
@@ -61,7 +62,8 @@ impl Streams {
     /// No streams yet.
     pub(crate) fn new(node: NodeId, board: Arc<Board>, health: Arc<LocalHealth>) -> Streams {
         let [endpoints_in_flight, backends_in_flight] = [(); 2].map(|()| Arc::new(Semaphore::new(IN_FLIGHT)));
-        Streams { node, board, health, endpoints_in_flight, backends_in_flight, running: BTreeMap::new() }
+        let (spare, running) = (Arc::new(Semaphore::new(SPARE)), BTreeMap::new());
+        Streams { node, board, health, endpoints_in_flight, backends_in_flight, spare, running }
     }
 
     /// Makes the running streams those of the plan. A stream that stays keeps its detector, unless those who want to
@@ -108,7 +110,9 @@ impl Streams {
         let run = Run {
             phase: phase(self.node, &key),
             local,
-            key,
+            key: Arc::new(key),
+            answers: None,
+            tries: client::Tries::new(self.spare.clone()),
             subjects: subjects.clone(),
             now: now.clone(),
             board: self.board.clone(),
@@ -123,7 +127,10 @@ struct Run {
     phase: u64,
     /// Checks a backend behind the local proxy.
     local: bool,
-    key: Key,
+    key: Arc<Key>,
+    /// How long answers take on this path, smoothed (RFC 6298 §2).
+    answers: Option<Duration>,
+    tries: client::Tries,
     subjects: Vec<Subject>,
     now: Arc<Notify>,
     board: Arc<Board>,
@@ -132,9 +139,12 @@ struct Run {
 }
 
 impl Run {
-    async fn forever(self) {
-        let check = &self.key.check;
-        let thresholds = Thresholds { rise: check.rise, fall: check.fall, patience_ms: self.patience() };
+    async fn forever(mut self) {
+        let key = self.key.clone();
+        let check = &key.check;
+        // Local backends are on the same network as the proxy: `fall` probes are patience enough.
+        let thresholds =
+            Thresholds { rise: check.rise, fall: check.fall, patience_ms: check.patience_ms.into() };
         let mut detector = Detector::new(thresholds, clock::mono());
         // Backends decide whether a site may take traffic at all: the first look does not wait.
         let mut next = Instant::now() + if self.local { Duration::ZERO } else { first_look(self.phase) };
@@ -145,9 +155,14 @@ impl Run {
                 () = self.now.notified() => {}
             }
             let started = Instant::now();
-            let Ok(_permit) = self.in_flight.acquire().await else { return };
-            let seen = client::probe(check, self.key.addr, &self.key.host).await;
-            let changed = detector.observe(seen, clock::mono());
+            let Ok(_permit) = self.in_flight.clone().acquire_owned().await else { return };
+            let (sent, began) = (clock::mono(), Instant::now());
+            let seen = self.tries.probe(&key, self.pace()).await;
+            if seen == Observation::Answer {
+                let took = began.elapsed();
+                self.answers = Some(self.answers.map_or(took, |old| (old * 7 + took) / 8));
+            }
+            let changed = detector.observe(seen, sent, clock::mono());
             round += 1;
             if changed || round == 1 {
                 self.tell(&detector);
@@ -162,10 +177,13 @@ impl Run {
         }
     }
 
-    /// Local backends are on the same network as the proxy: `fall` probes are patience enough.
-    fn patience(&self) -> u64 {
-        let remote = self.subjects.iter().any(|s| matches!(s, Subject::Endpoint(_)));
-        if remote { PATIENCE_MS } else { 0 }
+    /// Local backends get their timeout and one try; what is asked of other sites crosses a network that loses packets.
+    fn pace(&self) -> Pace {
+        let timeout_ms = self.key.check.timeout_ms.into();
+        match self.local {
+            true => Pace::once(timeout_ms),
+            false => Pace::new(timeout_ms, self.answers.map(|took| took.as_millis() as u64)),
+        }
     }
 
     /// Puts the verdict on the board, for the next report.
@@ -234,6 +252,7 @@ mod tests {
             rise: 1,
             fall: 2,
             jitter_percent,
+            patience_ms: 0,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A site dies: every survivor answers with the next one, soon, and goes back when it may.
 
-use crate::support::{exe, lab, options, turn};
-use std::process::Command;
+use crate::support::{exe, lab, options, turn, wait};
+use std::{process::Command, time::Duration};
 use zonekeeper_chaos::failover::{Run, Victim, run};
 
 /// Longest time from a kill to the changed answer on every survivor, in milliseconds: of the release build, and twice as
@@ -32,6 +32,20 @@ fn a_killed_site_is_left_in_time_and_a_standby_is_not_missed() {
         eprintln!("{run:?}");
         judge(&run, bound);
     }
+}
+
+#[test]
+fn a_dead_leader_is_replaced_long_before_its_lease_has_run_out() {
+    let _turn = turn();
+    let mut lab = lab(options());
+    lab.cli(&["timing", "set", "2000"]).unwrap(); // a lease of 10 s, and an election of 6 s or more after it
+    wait(&lab, "every node runs it", Duration::from_secs(30), |lab| {
+        let of = |i| lab.get(i, "/v1/cluster").unwrap_or_default()["data"]["timing"].clone();
+        (0..3).all(|i| of(i) == serde_json::json!({"heartbeat_ms": 2000}))
+    });
+    let run = run(&mut lab, 1, Victim::Leader).unwrap_or_else(|e| panic!("{e}"));
+    eprintln!("{run:?}");
+    judge(&run, LEADER_MS);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use zonekeeper_chaos::{
     asker::{self, A, Asker, SOA},
     http,
     lab::{ADMIN, DNS, Lab, NAME},
-    net::{Net, possible},
+    net::{Net, Path, Rule, possible},
 };
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -35,6 +35,45 @@ fn a_site_that_is_cut_off_keeps_answering_commits_nothing_and_converges_when_hea
             lab.lead(leads).unwrap();
             cut_and_heal(&mut lab, &net);
         }
+    })
+    .unwrap();
+}
+
+/// Whether a node says that it is behind, to people and to Prometheus.
+fn says_behind(lab: &Lab, i: usize) -> bool {
+    let problems = lab.get(i, "/v1/cluster").unwrap_or_default()["data"]["problems"].clone();
+    let said = problems.as_array().is_some_and(|all| all.iter().any(|p| p["code"] == "behind"));
+    let metrics = http::request(lab.nodes[i].at(ADMIN), "GET", "/metrics", Some(lab.token()), None, WITHIN);
+    let counted = metrics.is_ok_and(|m| String::from_utf8_lossy(&m.body).contains("zonekeeper_behind 1"));
+    said && counted
+}
+
+#[test]
+fn a_node_that_is_cut_off_from_the_leader_alone_says_so_until_the_one_between_them_leads() {
+    if let Err(why) = possible() {
+        not_run(&why);
+        return;
+    }
+    let _turn = turn();
+    let net = Arc::new(Net::new(3).unwrap());
+    net.inside(|| {
+        let mut options = options();
+        options.net = Some(net.clone());
+        let lab = lab(options);
+        wait(&lab, "every node answers the first site", Duration::from_secs(60), Lab::settled);
+        lab.lead(0).unwrap();
+        let cut = [(0, 2), (2, 0)].map(|(from, to)| Rule { from, to, path: Path::All, loss: 1000 });
+        net.rules(&cut).unwrap();
+        let at = Instant::now();
+        wait(&lab, "it says that it is behind", WITHIN, |lab| says_behind(lab, 2));
+        eprintln!("behind after {:?}", at.elapsed());
+        wait(&lab, "the node between them leads", Duration::from_secs(60), |lab| lab.leader() == Some(1));
+        wait(&lab, "nobody is behind", WITHIN, |lab| (0..3).all(|i| !says_behind(lab, i)));
+        eprintln!("nobody is behind after {:?}", at.elapsed());
+        let body = json!({"ttl": 60, "records": ["192.0.2.113"]});
+        lab.put(2, "/v1/zones/example.com/records/bridged/A", &body).unwrap();
+        net.rules(&[]).unwrap();
+        wait(&lab, "every node answers the first site", Duration::from_secs(60), Lab::settled);
     })
     .unwrap();
 }

@@ -119,7 +119,7 @@ fn unchecked(after: &mut State, entry: &Entry, outcome: &mut Outcome) {
     for row in rows {
         let Some(service) = after.services.get_mut(&row.target.service) else { continue };
         let (since, failed) = (after.time, Some(after.time));
-        let health = Health { standing: row.verdict, since, failed };
+        let health = Health { standing: row.verdict, since, failed, flaps: 0 };
         Arc::make_mut(service).health.insert((row.target.site.clone(), row.target.family), health);
     }
     *outcome = Outcome::Applied(Delta { index: after.generation.index, ..Delta::default() });

@@ -25,7 +25,7 @@ use std::{
 };
 use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State,
-    detector::Thresholds,
+    detector::{Pace, Preset, Thresholds},
     entry::{Duty, Init, Member, Timing},
     evidence::Standing,
     id::SiteId,
@@ -36,40 +36,6 @@ use zonekeeper_core::{
     time::{LogTime, Mono},
     zone::rtype,
 };
-
-/// How patient the detector is, and how often it looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Preset {
-    /// Its name.
-    pub name: &'static str,
-    /// Silence shorter than this is never red, in milliseconds; also the longest pause that is ordinary.
-    pub patience_ms: u64,
-    /// From one probe to the next.
-    pub interval_ms: u64,
-    /// A probe that is not answered in this time was silence.
-    pub timeout_ms: u64,
-    /// Failures in a row until red.
-    pub fall: u8,
-}
-
-impl Preset {
-    /// Pauses of 0.3 s: numbers that keep both promises here, for a preset that production does not have yet. With
-    /// three failures of 250 ms each it was wrong once in 240 hours.
-    pub const FAST: Preset =
-        Preset { name: "fast", patience_ms: 300, interval_ms: 100, timeout_ms: 120, fall: 5 };
-    /// Pauses of 2 s: the numbers of production (`probe/stream.rs`, `config/check.rs`).
-    pub const BALANCED: Preset =
-        Preset { name: "balanced", patience_ms: 2_000, interval_ms: 500, timeout_ms: 1_000, fall: 3 };
-    /// Pauses of 5 s.
-    pub const PATIENT: Preset =
-        Preset { name: "patient", patience_ms: 5_000, interval_ms: 500, timeout_ms: 1_000, fall: 3 };
-    /// All of them.
-    pub const ALL: [Preset; 3] = [Preset::FAST, Preset::BALANCED, Preset::PATIENT];
-
-    fn thresholds(self) -> Thresholds {
-        Thresholds { rise: 2, fall: self.fall, patience_ms: self.patience_ms }
-    }
-}
 
 /// What one run is made of.
 #[derive(Debug, Clone, Copy)]
@@ -89,9 +55,13 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A probe takes two round trips with their jitter; a timeout must allow for a third.
-    fn timeout_ms(self) -> u64 {
-        self.preset.timeout_ms.max(4 * self.rtt_ms)
+    fn thresholds(self) -> Thresholds {
+        Thresholds { rise: 2, fall: self.preset.fall, patience_ms: self.preset.patience_ms.into() }
+    }
+
+    /// What production makes of the preset on this path: an answer takes two round trips.
+    fn pace(self) -> Pace {
+        Pace::new(self.preset.timeout_ms.into(), Some(2 * self.rtt_ms))
     }
 }
 
@@ -194,7 +164,7 @@ impl Calm {
         let streams = node::streams(setup);
         let mut events = BinaryHeap::new();
         for i in 0..streams.len() as u32 {
-            events.push(Reverse((rng.below(setup.preset.interval_ms), Event::Probe(i))));
+            events.push(Reverse((rng.below(setup.preset.interval_ms.into()), Event::Probe(i))));
         }
         events.push(Reverse((trouble.next(), Event::Trouble)));
         let report = Report {
@@ -224,14 +194,15 @@ impl Calm {
             self.observers[from].late(free - now, free);
             return self.push(free, Event::Probe(i as u32));
         }
-        let timeout = if beat { node::DEADLINE_MS } else { self.setup.timeout_ms() };
-        let (seen, at) = way::probe(&mut self.trouble, &mut self.rng, (from, to), beat, now, timeout);
+        let pace = if beat { Pace::once(node::DEADLINE_MS) } else { self.setup.pace() };
+        let late = &mut self.streams[i].late;
+        let (seen, at) = way::probe(&mut self.trouble, &mut self.rng, (from, to), beat, now, (pace, late));
         self.report.observations += 1;
         let stream = &mut self.streams[i];
         stream.started = now;
         if seen == zonekeeper_core::detector::Observation::Answer && stream.green() {
             // nothing that anybody else could notice: no event of its own
-            stream.detector.observe(seen, Mono(at));
+            stream.detector.observe(seen, Mono(now), Mono(at));
             let next = stream.next(self.setup, &mut self.rng, at);
             return self.push(next, Event::Probe(i as u32));
         }
@@ -242,7 +213,7 @@ impl Calm {
         self.report.silences += u64::from(seen == zonekeeper_core::detector::Observation::Silence);
         let stream = &mut self.streams[i];
         let red = stream.red();
-        stream.detector.observe(seen, Mono(now));
+        stream.detector.observe(seen, Mono(stream.started), Mono(now));
         let turned = stream.red() != red;
         self.report.reds += u64::from(turned && !red);
         let beat = stream.beat;
@@ -400,11 +371,12 @@ fn declaration(preset: Preset) -> Service {
         (1..=SITES as u64).map(|n| (site(n), endpoint(n))).collect();
     let check = Check {
         kind: CheckKind::Tcp,
-        interval_ms: preset.interval_ms as u32,
-        timeout_ms: preset.timeout_ms as u32,
+        interval_ms: preset.interval_ms,
+        timeout_ms: preset.timeout_ms,
         rise: 2,
         fall: preset.fall,
         jitter_percent: 10,
+        patience_ms: preset.patience_ms,
     };
     Service {
         names: vec![name("web.example.com.")],
@@ -416,6 +388,7 @@ fn declaration(preset: Preset) -> Service {
         min_backends: 1,
         when_all_down: WhenAllDown::FailOpen,
         hold_down_ms: 10_000,
+        hold_down_max_ms: 160_000,
         failback: Failback::Auto { healthy_ms: 10_000 },
         quorum: Quorum::Majority,
         min_answers: 1,

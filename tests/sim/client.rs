@@ -25,6 +25,15 @@ impl World {
     pub async fn submit(self: &Arc<World>, author: &str, command: Command) -> Option<(u64, Outcome)> {
         self.sleep(self.draw(|r| r.range(1, 10))).await;
         let node = self.leader()?;
+        self.submit_to(node, author, command).await
+    }
+
+    async fn submit_to(
+        self: &Arc<World>,
+        node: Arc<Node>,
+        author: &str,
+        command: Command,
+    ) -> Option<(u64, Outcome)> {
         let proposal = Proposal::by(author, command);
         // The program goes on with what it was asked, whether or not the operator still listens.
         let (boot, world) = (node.boot, self.clone());
@@ -63,6 +72,15 @@ impl World {
 
     /// A record edit with a value that no other has; remembered when it is acknowledged.
     pub async fn edit(self: &Arc<World>, number: u64) -> bool {
+        self.sleep(self.draw(|r| r.range(1, 10))).await;
+        match self.leader() {
+            Some(node) => self.edit_at(node, number).await,
+            None => false,
+        }
+    }
+
+    /// The same through this node.
+    pub async fn edit_at(self: &Arc<World>, node: Arc<Node>, number: u64) -> bool {
         let text = format!("w{number}");
         let set = record(
             name(&format!("{text}.example.com.")),
@@ -70,7 +88,7 @@ impl World {
             &[&[text.len() as u8], text.as_bytes()].concat(),
         );
         let change = Change::PutRecords(zone(), vec![set.clone()]);
-        let done = self.submit(&text, Command::Configure(vec![change])).await;
+        let done = self.submit_to(node, &text, Command::Configure(vec![change])).await;
         let Some((index, Outcome::Applied(_))) = done else { return false };
         self.note(|| format!("{text} acknowledged at {index}"));
         self.checks().acknowledged.acknowledge(index, zone(), set);

@@ -15,6 +15,7 @@ use openraft_rt_sim::SimRuntime;
 use std::{collections::BTreeMap, sync::Arc};
 use zonekeeper_core::{
     Command,
+    detector::Preset,
     entry::{Duty, Init, Member},
     id::{NodeId, ServiceId, SiteId},
     invariant::Violation,
@@ -28,8 +29,11 @@ use zonekeeper_core::{
 /// The services of every run.
 pub const SERVICES: [&str; 3] = ["api", "cdn", "web"];
 
+/// Longest hold-down of the services, in milliseconds: of a site that flaps.
+const HOLD_DOWN_MAX_MS: u64 = 24_000;
+
 /// Longest hold-down and failback wait of the services, together, in milliseconds.
-pub const BACK_MS: u64 = 8_000;
+pub const BACK_MS: u64 = HOLD_DOWN_MAX_MS + 2_000;
 
 /// A site's id.
 pub fn site(node: NodeId) -> SiteId {
@@ -172,7 +176,7 @@ pub fn declare(world: &World, which: &str, ttl: u32) -> Service {
     let v6 = |n: NodeId| (which == "web" && n <= 2).then(|| endpoint(n, true));
     let rtt = world.outside().links.rtt_ms() as u32;
     let (interval_ms, timeout_ms) = (500.max(2 * rtt), 500.max(2 * rtt));
-    let (rise, fall, jitter_percent) = (2, 3, 10);
+    let (rise, fall, jitter_percent, patience_ms) = (2, 3, 10, Preset::BALANCED.patience_ms);
     let policy = match which {
         "web" => Policy::Failover(world.nodes().map(site).collect()),
         "cdn" => Policy::Weighted(world.nodes().map(|n| (site(n), n as u8)).collect()),
@@ -186,11 +190,20 @@ pub fn declare(world: &World, which: &str, ttl: u32) -> Service {
             .map(|n| (site(n), [endpoint(n, false)].into_iter().chain(v6(n)).collect()))
             .collect(),
         ttl,
-        check: Some(Check { kind: CheckKind::Tcp, interval_ms, timeout_ms, rise, fall, jitter_percent }),
+        check: Some(Check {
+            kind: CheckKind::Tcp,
+            interval_ms,
+            timeout_ms,
+            rise,
+            fall,
+            jitter_percent,
+            patience_ms,
+        }),
         pool: None,
         min_backends: 1,
         when_all_down: if which == "cdn" { WhenAllDown::NoData } else { WhenAllDown::FailOpen },
         hold_down_ms: 6_000,
+        hold_down_max_ms: HOLD_DOWN_MAX_MS,
         failback: Failback::Auto { healthy_ms: 2_000 },
         quorum: Quorum::Majority,
         min_answers: if which == "api" { 2 } else { 1 },

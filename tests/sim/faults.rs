@@ -4,10 +4,13 @@ use crate::{cluster::SERVICES, network::Loss, rng::Rng, world::World};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use std::sync::Arc;
-use zonekeeper_core::{detector::Observation, id::NodeId};
+use zonekeeper_core::{
+    detector::{Observation, Preset},
+    id::NodeId,
+};
 
 /// Pauses of a quiet run are shorter than what `balanced` tolerates.
-const SHORT_PAUSE_MS: u64 = crate::watch::PATIENCE_MS - 50;
+const SHORT_PAUSE_MS: u64 = Preset::BALANCED.pauses_ms - 50;
 
 /// One fault.
 #[derive(Debug, Clone)]

@@ -10,9 +10,20 @@
 //! SIM_SEED=17 cargo test -p zonekeeper-sim -- --exact replay --nocapture
 //! ```
 //!
-//! prints the whole trace; `SIM_NODES=3|5` and `SIM_QUIET=0|1` override what follows from the seed. `SIM_FIRST` and
+//! prints the whole trace; `SIM_NODES=3|5`, `SIM_QUIET=0|1` and `SIM_MINUTES` override what follows from the seed. `SIM_FIRST` and
 //! `SIM_SEEDS` choose the seeds of the suite. Every seed runs in a process of its own: openraft's `select!` draws from a
 //! generator that is per process, so that two seeds in one process would not replay alone.
+//!
+//! # At scale
+//!
+//! ```text
+//! SIM_SEEDS=2000   cargo test --release -p zonekeeper-sim --test simulation no_seed -- --nocapture
+//! SIM_HOURS=100    cargo test --release -p zonekeeper-sim --test simulation hours_of -- --nocapture
+//! SIM_HOURS=10000  cargo test --release -p zonekeeper-sim --test ordinary -- --nocapture
+//! ```
+//!
+//! All faults with openraft; ordinary trouble alone with openraft; ordinary trouble without openraft ([`calm`]), for each
+//! preset.
 //!
 //! # What is simulated, and how
 //!

@@ -11,7 +11,10 @@ use openraft::{
     alias::SnapshotOf,
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::{RPCOption, v2::RaftNetworkV2},
-    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
 };
 use openraft_rt_sim::SimRuntime;
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
@@ -280,6 +283,14 @@ impl RaftNetworkV2<C> for Client {
         option: RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
         Ok(self.call(&option, |node| async move { node.raft.pre_vote(rpc).await.ok() }).await?)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<C>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
+        Ok(self.call(&option, |node| async move { node.raft.handle_transfer_leader(rpc).await.ok() }).await?)
     }
 
     async fn full_snapshot(

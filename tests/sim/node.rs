@@ -18,6 +18,7 @@ use zonekeeper_core::{
     entry::Timing,
     evidence::{Colour, Evidence, Report, SelfReport, Target},
     id::NodeId,
+    placement::Placement,
     takeover::Takeover,
 };
 
@@ -38,6 +39,7 @@ pub struct Brain {
     pub peers: BTreeMap<NodeId, Detector>,
     evidence: Evidence,
     decider: Decider,
+    placement: Placement,
     /// Words about a leader that is gone.
     pub takeover: Takeover,
     proposing: bool,
@@ -56,6 +58,7 @@ impl Brain {
             peers: BTreeMap::new(),
             evidence: Evidence::default(),
             decider: Decider::default(),
+            placement: Placement::default(),
             takeover: Takeover::new(id, 5 * heartbeat, heartbeat),
             proposing: false,
             seq: 0,
@@ -204,9 +207,11 @@ impl Node {
     /// The leader's part.
     fn decide(self: &Arc<Self>) {
         if !self.raft.is_leader() || !self.alive() {
-            self.brain().decider = Decider::default();
+            let brain = &mut *self.brain();
+            (brain.decider, brain.placement) = Default::default();
             return;
         }
+        self.place();
         let (state, mono, log_now) = (self.machine.state(), self.machine.mono(), self.machine.log_time());
         let brain = &mut *self.brain();
         if brain.proposing {
@@ -227,6 +232,24 @@ impl Node {
                 node.decide(); // what is left is decided at once; after a failure the tick is soon enough
             }
         }));
+    }
+
+    /// Hands over to a voter that is better connected and has the log, as production does.
+    fn place(self: &Arc<Self>) {
+        use openraft::async_runtime::WatchReceiver;
+        let (state, mono) = (self.machine.state(), self.machine.mono());
+        let next = {
+            let brain = &mut *self.brain();
+            brain.placement.look(self.id, &state.voters, &brain.evidence, mono)
+        };
+        let Some(next) = next else { return };
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let has = metrics.replication.as_ref().and_then(|r| r.get(&next)?.as_ref().map(|l| l.index));
+        if has.is_some_and(|index| index + 100 >= metrics.last_log_index.unwrap_or(0)) {
+            self.world.note(|| format!("n{} hands over to n{next}", self.id));
+            let node = self.clone();
+            drop(SimRuntime::spawn(async move { node.raft.trigger().transfer_leader(next).await }));
+        }
     }
 
     /// Proposes on this node; none when it is not known what became of it.

@@ -6,7 +6,8 @@
 #![allow(clippy::print_stdout, reason = "figures of a test")]
 
 use std::env;
-use zonekeeper_sim::calm::{Preset, Report, Setup, run};
+use zonekeeper_core::detector::Preset;
+use zonekeeper_sim::calm::{Report, Setup, run};
 
 fn var(name: &str, default: u64) -> u64 {
     env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)

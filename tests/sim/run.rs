@@ -70,7 +70,8 @@ async fn script(world: &Arc<World>) {
     let heartbeat = world.timing.heartbeat_ms();
     world.sleep(2_000 + 10 * heartbeat).await;
     world.checks().still = world.setup.quiet;
-    let until = world.now() + 20_000 + 40 * heartbeat;
+    let short = 20_000 + 40 * heartbeat;
+    let until = world.now() + short.max(world.setup.minutes * 60_000);
     drop(SimRuntime::spawn(faults::inflict(world.clone(), until)));
     drop(SimRuntime::spawn(client::operate(world.clone(), until)));
     drop(SimRuntime::spawn(client::look(world.clone(), until)));

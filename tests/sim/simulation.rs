@@ -17,16 +17,17 @@ fn var(name: &str) -> Option<u64> {
 /// What follows from a seed: every third run has five nodes, every fourth is quiet.
 fn setup(seed: u64) -> Setup {
     let nodes = if seed % 3 == 2 { 5 } else { 3 };
-    Setup { seed, nodes, quiet: seed % 4 == 3, takeover: true, bug: None, verbose: false }
+    Setup { seed, nodes, quiet: seed % 4 == 3, minutes: 0, takeover: true, bug: None, verbose: false }
 }
 
-fn child(seed: u64) -> Child {
+fn child(seed: u64, more: &[(&str, String)]) -> Child {
     let exe = env::current_exe().expect("this test's program");
     let mut command = Command::new(exe);
     command
         .args(["--exact", "replay", "--nocapture"])
         .env("SIM_SEED", seed.to_string())
-        .env("SIM_TRACE", "0");
+        .env("SIM_TRACE", "0")
+        .envs(more.iter().map(|(name, value)| (name, value)));
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process for one seed")
 }
 
@@ -43,6 +44,7 @@ fn replay() {
     let mut setup = setup(seed);
     setup.nodes = var("SIM_NODES").unwrap_or(setup.nodes);
     setup.quiet = var("SIM_QUIET").map_or(setup.quiet, |q| q == 1);
+    setup.minutes = var("SIM_MINUTES").unwrap_or(0);
     setup.verbose = var("SIM_TRACE") != Some(0);
     setup.bug =
         env::var("SIM_BUG").ok().and_then(|b| Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == b));
@@ -51,13 +53,10 @@ fn replay() {
     assert!(report.violations.is_empty());
 }
 
-#[test]
-fn no_seed_breaks_an_invariant() {
-    if var("SIM_SEED").is_some() {
-        return;
-    }
-    let (first, seeds) = (var("SIM_FIRST").unwrap_or(1), var("SIM_SEEDS").unwrap_or(200));
+/// Runs seeds, two at a time.
+fn all(seeds: std::ops::Range<u64>, more: &[(&str, String)]) {
     let (mut running, mut failed) = (Vec::new(), Vec::new());
+    let count = seeds.end - seeds.start;
     let finish = |(seed, child): (u64, Child), failed: &mut Vec<String>| {
         let (good, text) = outcome(child);
         let line = text.lines().find(|l| l.starts_with("RESULT")).unwrap_or("no result").to_string();
@@ -66,14 +65,34 @@ fn no_seed_breaks_an_invariant() {
             failed.push(format!("seed {seed}:\n{text}"));
         }
     };
-    for seed in first..first + seeds {
-        running.push((seed, child(seed)));
+    for seed in seeds {
+        running.push((seed, child(seed, more)));
         if running.len() == 2 {
             finish(running.remove(0), &mut failed);
         }
     }
     running.into_iter().for_each(|r| finish(r, &mut failed));
-    assert!(failed.is_empty(), "{} of {seeds} seeds failed\n{}", failed.len(), failed.join("\n"));
+    assert!(failed.is_empty(), "{} of {count} seeds failed\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    let (first, seeds) = (var("SIM_FIRST").unwrap_or(1), var("SIM_SEEDS").unwrap_or(200));
+    all(first..first + seeds, &[]);
+}
+
+#[test]
+fn hours_of_ordinary_trouble_move_nothing() {
+    const MINUTES: u64 = 15;
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    let (first, hours) = (var("SIM_FIRST").unwrap_or(1), var("SIM_HOURS").unwrap_or(1));
+    let more = [("SIM_QUIET", "1".into()), ("SIM_MINUTES", MINUTES.to_string())];
+    all(first..first + hours * 60 / MINUTES, &more);
 }
 
 #[test]
@@ -83,7 +102,7 @@ fn the_same_seed_gives_the_same_trace_in_two_processes() {
     }
     for seed in [5, 6, 7] {
         let result = |c| outcome(c).1.lines().find(|l| l.starts_with("RESULT")).map(String::from);
-        let (a, b) = (child(seed), child(seed));
+        let (a, b) = (child(seed, &[]), child(seed, &[]));
         let (a, b) = (result(a), result(b));
         assert!(a.is_some());
         assert_eq!(a, b);
@@ -98,7 +117,8 @@ fn caught(bug: Bug) {
     let mut seen: Vec<Report> = Vec::new();
     for seed in 1..=12 {
         let quiet = bug == Bug::Impatience;
-        let report = run(Setup { seed, nodes: 3, quiet, takeover: true, bug: Some(bug), verbose: false });
+        let report =
+            run(Setup { seed, nodes: 3, quiet, minutes: 0, takeover: true, bug: Some(bug), verbose: false });
         if report.violations.iter().any(|(_, v)| v.invariant == bug.breaks()) {
             return;
         }

@@ -16,7 +16,7 @@ use zonekeeper_sim::{
 
 fn setup(seed: u64) -> Setup {
     let nodes = if seed % 3 == 2 { 5 } else { 3 };
-    Setup { seed, nodes, quiet: false, takeover: true, bug: None, verbose: false }
+    Setup { seed, nodes, quiet: false, minutes: 0, takeover: true, bug: None, verbose: false }
 }
 
 fn simulate<T: 'static>(setup: Setup, script: impl AsyncFnOnce(Arc<World>) -> T + 'static) -> T {
@@ -152,20 +152,20 @@ fn a_living_leader_that_is_called_dead_costs_at_most_an_election() {
 /// Reads of a leader that is cut off and does not know yet that another one leads; how many of them were stale.
 fn stale_reads(seed: u64, bug: Option<Bug>) -> usize {
     simulate(Setup { bug, ..setup(seed) }, async move |world: Arc<World>| {
-        let (_, old) = next_leader(&world, 0).await;
+        let (term, old) = next_leader(&world, 0).await;
         for other in world.nodes().filter(|n| *n != old) {
             world.outside().links.cut(old, other);
             world.outside().links.cut(other, old);
         }
+        let lease = world.now() + 5 * world.timing.heartbeat_ms();
         let others: Vec<NodeId> = world.nodes().filter(|n| *n != old).collect();
         world.lie(old, &others);
-        let lease = world.now() + 5 * world.timing.heartbeat_ms();
-        for number in 0.. {
-            let written = world.edit(number).await; // through whoever a random node takes for the leader
-            if written || world.now() > lease {
-                break;
-            }
-        }
+        let (_, new) = next_leader(&world, term).await;
+        let new = world.running(new).expect("it leads");
+        assert!(
+            world.edit_at(new, 1).await && world.now() < lease,
+            "seed {seed}: written before the lease ends"
+        );
         let node = world.running(old).expect("it is only cut off");
         while world.now() < lease && node.raft.is_leader() {
             drop(SimRuntime::spawn({
@@ -184,4 +184,24 @@ fn a_read_on_the_old_leaders_lease_would_be_stale_and_a_confirmed_one_is_not() {
     let stale = |bug| (1..=10).map(|seed| stale_reads(seed, bug)).sum::<usize>();
     assert!(stale(Some(Bug::LeaseRead)) > 0, "the checker sees what a lease does not cover");
     assert_eq!(stale(None), 0);
+}
+
+#[test]
+fn leadership_moves_to_the_voter_that_hears_all_when_one_is_cut_off_from_the_leader_alone() {
+    for seed in [1, 3, 4, 6] {
+        simulate(setup(seed), async move |world: Arc<World>| {
+            let (_, old) = next_leader(&world, 0).await;
+            let behind = world.nodes().rfind(|n| *n != old).expect("three nodes");
+            for (a, b) in [(old, behind), (behind, old)] {
+                world.outside().links.cut(a, b);
+            }
+            world.sleep(25_000).await;
+            let (_, new) = next_leader(&world, 0).await;
+            assert!(new != old && new != behind, "seed {seed}: node {new} leads, between {old} and {behind}");
+            assert!(world.edit_at(world.running(new).expect("it leads"), 1).await);
+            world.sleep(2_000).await;
+            let at = |n| world.running(n).expect("it runs").machine.state().generation.index;
+            assert_eq!(at(behind), at(new), "seed {seed}: nobody is behind any more");
+        });
+    }
 }

@@ -6,14 +6,12 @@ use openraft_rt_sim::SimRuntime;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use zonekeeper_core::{
-    detector::{CONFIRM_MS, Detector, Observation, Thresholds},
+    detector::{CONFIRM_MS, Detector, Observation, Preset, Thresholds},
     evidence::Target,
     id::{NodeId, SiteId},
     model::Check,
 };
 
-/// Pauses shorter than this are tolerated (`balanced`), in milliseconds.
-pub const PATIENCE_MS: u64 = 2_000;
 /// From one heartbeat to the next.
 const BEAT_MS: u64 = 500;
 
@@ -23,7 +21,7 @@ pub fn node_of(site: &SiteId) -> NodeId {
 }
 
 fn patience(world: &World) -> u64 {
-    if world.setup.bug == Some(Bug::Impatience) { 0 } else { PATIENCE_MS }
+    if world.setup.bug == Some(Bug::Impatience) { 0 } else { Preset::BALANCED.patience_ms.into() }
 }
 
 /// Starts the heartbeats, and probes whatever the state declares.
@@ -66,13 +64,13 @@ async fn stream(node: Arc<Node>, target: Target, check: Check) {
     world.sleep(world.draw(|r| r.below(200))).await;
     while node.alive() {
         world.gate(node.id).await;
-        let started = world.now();
+        let (started, sent) = (world.now(), node.machine.mono());
         let seen = probe(&node, &target, u64::from(check.timeout_ms)).await;
         let mono = node.machine.mono();
         let (changed, confirming) = {
             let brain = &mut *node.brain();
             let Some(detector) = brain.endpoints.get_mut(&target) else { return };
-            (detector.observe(seen, mono), detector.confirming())
+            (detector.observe(seen, sent, mono), detector.confirming())
         };
         if changed && node.alive() {
             node.news();
@@ -131,12 +129,12 @@ async fn knock(world: &Arc<World>, from: NodeId, to: NodeId, service: String) ->
 
 /// Heartbeats to one peer, for ever; each carries the report.
 async fn beat(node: Arc<Node>, peer: NodeId) {
-    let thresholds = Thresholds { rise: 1, fall: 2, patience_ms: PATIENCE_MS };
+    let thresholds = Thresholds { rise: 1, fall: 2, patience_ms: Preset::BALANCED.patience_ms.into() };
     let detector = Detector::new(thresholds, node.machine.mono());
     node.brain().peers.insert(peer, detector);
     while node.alive() {
         node.world.gate(node.id).await;
-        let started = node.world.now();
+        let (started, sent) = (node.world.now(), node.machine.mono());
         let report = node.report();
         let send = |to: Arc<Node>| async move {
             to.receive(report);
@@ -150,7 +148,7 @@ async fn beat(node: Arc<Node>, peer: NodeId) {
             Err(Lost::Silence) => Observation::Silence,
         };
         let mono = node.machine.mono();
-        let changed = node.brain().peers.get_mut(&peer).is_some_and(|d| d.observe(seen, mono));
+        let changed = node.brain().peers.get_mut(&peer).is_some_and(|d| d.observe(seen, sent, mono));
         if changed && node.alive() {
             node.news();
         }

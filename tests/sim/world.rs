@@ -29,6 +29,8 @@ pub struct Setup {
     pub nodes: u64,
     /// Only what must never move anything.
     pub quiet: bool,
+    /// How long there is trouble, in virtual minutes; 0: as long as it takes to meet some of each kind.
+    pub minutes: u64,
     /// A leader whose process is gone is replaced at once; otherwise when its lease has run out.
     pub takeover: bool,
     /// A planted bug.

@@ -27,6 +27,7 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
         this.quorum();
         this.pool();
         timing(log, &this.field("check"), service.check.as_ref());
+        this.hold_down();
     }
     one_site_per_address(config, log);
 }
@@ -54,6 +55,15 @@ struct At<'c> {
 impl<'c> At<'c> {
     fn field(&self, name: &str) -> String {
         join(&self.path, name)
+    }
+
+    fn hold_down(&self) {
+        let (least, most) = (self.service.hold_down_ms, self.service.hold_down_max_ms);
+        if most < least {
+            let (least, most) = (show(least), show(most));
+            let message = format!("{most} is less than hold_down, {least}; raise it, or take it out");
+            self.log.error_at(&self.field("hold_down_max"), message);
+        }
     }
 
     fn names(&self, owners: &mut BTreeMap<&'c Name, &'c ServiceId>) {

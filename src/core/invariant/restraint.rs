@@ -74,9 +74,9 @@ impl Lane<'_> {
     /// Why a site may not come back yet, by its failure alone.
     fn held(&self, site: &SiteId) -> bool {
         let health = self.service.health.get(&(site.clone(), self.family));
-        let Some(failed) = health.and_then(|h| h.failed) else { return false };
+        let Some((failed, flaps)) = health.and_then(|h| Some((h.failed?, h.flaps))) else { return false };
         let spec = &self.service.spec;
-        let in_hold_down = self.state.time < failed.plus(spec.hold_down_ms);
+        let in_hold_down = self.state.time < failed.plus(spec.hold_down(flaps));
         self.force(site) != Some(Force::Up) && (in_hold_down || spec.failback == Failback::Manual)
     }
 

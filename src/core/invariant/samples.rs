@@ -48,6 +48,7 @@ fn spec() -> Service {
         min_backends: 1,
         when_all_down: WhenAllDown::FailOpen,
         hold_down_ms: HOLD_DOWN_MS,
+        hold_down_max_ms: HOLD_DOWN_MS,
         failback: Failback::Auto { healthy_ms: 0 },
         quorum: Quorum::Majority,
         min_answers: 1,
@@ -97,7 +98,7 @@ pub(super) fn assign(state: &mut State, sites: &[&str]) {
 pub(super) fn judge(state: &mut State, at: &str, standing: Standing) {
     let now = state.time;
     let service = service_mut(state);
-    let fresh = Health { standing, since: now, failed: None };
+    let fresh = Health { standing, since: now, failed: None, flaps: 0 };
     let health = service.health.entry((site(at), Family::V4)).or_insert(fresh);
     (health.standing, health.since) = (standing, now);
     if standing == Standing::Down {

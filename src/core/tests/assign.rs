@@ -10,7 +10,10 @@ use zonekeeper_core::{
     Command,
     assign::{Hand, Lane},
     entry::{Force, Scope},
-    evidence::Standing::{Degraded, Down, Up},
+    evidence::{
+        Kind, Row,
+        Standing::{Degraded, Down, Up},
+    },
     model::{Change, Endpoint, Failback, Family, Policy, Service, WhenAllDown},
     state::Basis,
     time::LogTime,
@@ -61,7 +64,7 @@ fn hold_down_and_health_come_before_the_way_back() {
 
 #[test]
 fn hold_down_runs_from_the_last_failure() {
-    let mut log = Log::new(service(failover()));
+    let mut log = Log::new(Service { hold_down_max_ms: 60_000, ..service(failover()) });
     log.judge("a", Down);
     log.judge("a", Up);
     log.now += 50_000;
@@ -71,6 +74,42 @@ fn hold_down_runs_from_the_last_failure() {
     assert_eq!(log.answered(), "b");
     log.after(1);
     assert_eq!(log.answered(), "a");
+}
+
+/// Fails and recovers; how long, in seconds, the site is kept out after it.
+fn kept_out(log: &mut Log) -> u64 {
+    log.judge("a", Down);
+    log.judge("a", Up);
+    (1..=1_000)
+        .find(|_| {
+            log.after(1_000);
+            log.answered() == "a"
+        })
+        .unwrap_or(u64::MAX)
+}
+
+#[test]
+fn a_site_that_flaps_is_kept_out_longer_each_time_up_to_a_bound_and_forgiven_when_it_is_calm() {
+    let mut log = Log::new(service(failover()));
+    assert_eq!([(); 4].map(|()| kept_out(&mut log)), [60, 120, 240, 240]);
+    log.after(600_000);
+    assert_eq!(kept_out(&mut log), 60, "ten calm minutes");
+}
+
+#[test]
+fn a_restart_that_was_announced_is_no_flap() {
+    let mut log = Log::new(service(failover()));
+    for _ in 0..3 {
+        let draining = Row { own: Some(Kind::Draining), verdict: Down, ..fitting("a", Up) };
+        log.automatic(Command::Judge(vec![draining]));
+        log.judge("a", Up);
+        log.after(70_000);
+    }
+    assert_eq!(
+        kept_out(&mut log),
+        120,
+        "the first failure after three restarts follows the last of them closely"
+    );
 }
 
 #[test]

@@ -318,6 +318,7 @@ fn with_services() -> State {
         min_backends: 0,
         when_all_down: WhenAllDown::NoData,
         hold_down_ms: 0,
+        hold_down_max_ms: 0,
         failback: Failback::Manual,
         quorum: Quorum::Majority,
         min_answers: 1,

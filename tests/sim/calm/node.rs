@@ -7,7 +7,7 @@ use crate::{
 };
 use zonekeeper_core::{
     decide::Decider,
-    detector::{CONFIRM_MS, Detector, Fitness, Observation, Thresholds},
+    detector::{CONFIRM_MS, Detector, Fitness, Observation, Preset, Thresholds},
     evidence::{Colour, Evidence, Report, SelfReport, Target},
     id::SiteId,
     model::Family,
@@ -53,11 +53,13 @@ pub(super) struct Stream {
     pub(super) beat: bool,
     pub(super) detector: Detector,
     pub(super) started: u64,
+    /// When a try of a probe before this one is answered.
+    pub(super) late: Option<u64>,
 }
 
 fn thresholds(setup: Setup, beat: bool) -> Thresholds {
-    let endpoint = setup.preset.thresholds();
-    if beat { Thresholds { rise: 1, fall: 2, ..endpoint } } else { endpoint }
+    let patience_ms = Preset::BALANCED.patience_ms.into();
+    if beat { Thresholds { rise: 1, fall: 2, patience_ms } } else { setup.thresholds() }
 }
 
 /// All streams of all programs.
@@ -67,7 +69,7 @@ pub(super) fn streams(setup: Setup) -> Vec<Stream> {
         for from in 0..SITES {
             for to in (0..SITES).filter(|to| *to != from) {
                 let detector = Detector::new(thresholds(setup, beat), Mono(0));
-                out.push(Stream { from, to, beat, detector, started: 0 });
+                out.push(Stream { from, to, beat, detector, started: 0, late: None });
             }
         }
     }
@@ -94,7 +96,7 @@ impl Stream {
             (true, _) => BEAT_MS,
             (false, true) => CONFIRM_MS,
             (false, false) => {
-                let interval = setup.preset.interval_ms;
+                let interval = u64::from(setup.preset.interval_ms);
                 rng.range(interval * 9 / 10, interval * 11 / 10)
             }
         };

@@ -2,6 +2,7 @@
 
 use super::{SITES, Setup};
 use crate::rng::Rng;
+use std::collections::VecDeque;
 
 /// Mean time between two pauses of one program.
 const PAUSE_EVERY_MS: u64 = 90_000;
@@ -34,19 +35,30 @@ pub(super) enum Change {
 /// Good and bad times in turn, both exponentially long (Gilbert 1960, Elliott 1963).
 #[derive(Clone, Default)]
 struct Bursts {
+    /// The last times, each with its end, good and bad in turn.
+    times: VecDeque<u64>,
+    /// Whether the last of them is bad.
     bad: bool,
-    until: u64,
 }
 
 impl Bursts {
     fn bad(&mut self, now: u64, good_ms: u64, bad_ms: u64, rng: &mut Rng) -> bool {
-        while self.until <= now {
+        let mut last = self.times.back().copied().unwrap_or(0);
+        while last <= now {
             self.bad = !self.bad;
-            self.until += rng.exponential(if self.bad { bad_ms } else { good_ms });
+            last += rng.exponential(if self.bad { bad_ms } else { good_ms }).max(1);
+            self.times.push_back(last);
         }
-        self.bad
+        while self.times.front().is_some_and(|end| end + REMEMBERED_MS < now) {
+            self.times.pop_front();
+        }
+        let later = self.times.iter().rev().skip(1).take_while(|end| **end > now).count();
+        self.bad ^ (later % 2 == 1)
     }
 }
+
+/// A probe is looked at to its end before the next one begins, so that the weather is asked about times that lie back.
+const REMEMBERED_MS: u64 = 15_000;
 
 /// Loss in bad times, in per mille.
 const LOSS: u64 = 500;
@@ -114,7 +126,7 @@ impl Trouble {
         }
         for node in 0..SITES {
             if self.next_pause[node] <= now {
-                let longest = self.setup.preset.patience_ms.saturating_sub(50);
+                let longest = self.setup.preset.pauses_ms.saturating_sub(50);
                 let long = if rng.chance(100) { longest } else { longest / 4 };
                 let lasts = rng.range(20.min(long), long);
                 self.pauses[node] = (now, now + lasts);

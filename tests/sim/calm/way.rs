@@ -3,28 +3,41 @@
 
 use super::trouble::Trouble;
 use crate::rng::Rng;
-use zonekeeper_core::detector::Observation;
+use zonekeeper_core::detector::{Observation, Pace};
 
 /// First retransmission of a SYN.
 const SYN_MS: u64 = 1_000;
 /// First retransmission of data.
 const DATA_MS: u64 = 200;
 
-/// What an observer sees of a probe that goes out now, and when.
+/// What an observer sees of a probe that goes out now, and when. `late`: when a try of the probe before it is answered.
 pub(super) fn probe(
     trouble: &mut Trouble,
     rng: &mut Rng,
     (from, to): (usize, usize),
     beat: bool,
     now: u64,
-    timeout: u64,
+    (pace, late): (Pace, &mut Option<u64>),
 ) -> (Observation, u64) {
-    let arrives = attempt(trouble, rng, (from, to), beat, now, now + timeout);
+    let end = now + pace.within_ms;
+    let mut first = late.take().map(|at| (Observation::Answer, at));
+    for begins in (now..end).step_by(pace.again_ms as usize) {
+        // a program that stands still tries nothing; one that has its answer tries no more
+        if trouble.free(from, begins) > begins || first.is_some_and(|(_, at)| at <= begins) {
+            break;
+        }
+        let ended = attempt(trouble, rng, (from, to), beat, begins, end);
+        let lives = |at: u64| at <= begins + pace.life_ms || at <= trouble.free(from, begins + pace.life_ms);
+        first = [first, ended.filter(|(_, at)| lives(*at))].into_iter().flatten().min_by_key(|(_, at)| *at);
+    }
     // a program that stood still sees what came in the meantime before its own timeout
     let awake = |t: u64| trouble.free(from, t);
-    match arrives {
-        Some((seen, at)) if at <= now + timeout || at <= awake(now + timeout) => (seen, awake(at)),
-        _ => (Observation::Silence, awake(now + timeout)),
+    match first {
+        Some((seen, at)) if at <= end || at <= awake(end) => (seen, awake(at.max(now))),
+        other => {
+            *late = other.filter(|(seen, _)| !beat && *seen == Observation::Answer).map(|(_, at)| at);
+            (Observation::Silence, awake(end))
+        }
     }
 }
 

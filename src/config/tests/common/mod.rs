@@ -56,7 +56,8 @@ pub(crate) fn zones(more: &[RrSet]) -> BTreeMap<Name, (ZoneOwner, Vec<RrSet>)> {
 }
 
 pub(crate) fn check() -> Check {
-    Check { kind: CheckKind::Tcp, interval_ms: 500, timeout_ms: 1000, rise: 2, fall: 3, jitter_percent: 10 }
+    let (kind, jitter_percent) = (CheckKind::Tcp, 10);
+    Check { kind, interval_ms: 500, timeout_ms: 900, rise: 2, fall: 3, jitter_percent, patience_ms: 2_400 }
 }
 
 /// A failover service over all sites, with one pool and one listener.
@@ -72,6 +73,7 @@ pub(crate) fn small() -> ClusterConfig {
         min_backends: 1,
         when_all_down: WhenAllDown::FailOpen,
         hold_down_ms: 30_000,
+        hold_down_max_ms: 480_000,
         failback: Failback::Auto { healthy_ms: 30_000 },
         quorum: Quorum::Majority,
         min_answers: 1,
@@ -134,6 +136,7 @@ fn any_check() -> impl Strategy<Value = Check> {
             rise,
             fall,
             jitter_percent,
+            patience_ms: 0,
         },
     )
 }
@@ -182,6 +185,7 @@ fn any_service(number: u8) -> impl Strategy<Value = Service> {
                 min_backends: 1,
                 when_all_down,
                 hold_down_ms,
+                hold_down_max_ms: hold_down_ms.max(3_600_000),
                 failback,
                 quorum,
                 min_answers,

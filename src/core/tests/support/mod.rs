@@ -54,7 +54,15 @@ pub(crate) fn zone() -> Vec<Change> {
 
 pub(crate) fn check() -> Check {
     let kind = CheckKind::Tcp;
-    Check { kind, interval_ms: 500, timeout_ms: 500, rise: 2, fall: 3, jitter_percent: 10 }
+    Check {
+        kind,
+        interval_ms: 500,
+        timeout_ms: 500,
+        rise: 2,
+        fall: 3,
+        jitter_percent: 10,
+        patience_ms: 2_000,
+    }
 }
 
 /// `web.example.com` at the sites `a`, `b` and `c`, IPv4 only.
@@ -70,6 +78,7 @@ pub(crate) fn service(policy: Policy) -> Service {
         min_backends: 1,
         when_all_down: WhenAllDown::FailOpen,
         hold_down_ms: 60_000,
+        hold_down_max_ms: 240_000,
         failback: Failback::Auto { healthy_ms: 10_000 },
         quorum: Quorum::Majority,
         min_answers: 1,
