@@ -309,6 +309,9 @@ impl Zone {
         }
         let last = at + 1 == self.chunks.len();
         if let Some(next) = node.filter(|_| last && self.chunks[at].is_full_before(key)) {
+            if let Some(full) = Arc::get_mut(&mut self.chunks[at]) {
+                full.shrink_to_fit();
+            }
             self.chunks.push(Arc::new(Chunk::of(next))); // a sorted import fills chunk after chunk
             return;
         }

@@ -27,7 +27,7 @@ pub(crate) const LOG_DIR: &str = "log";
 /// Snapshot files.
 pub(crate) const SNAPSHOT_DIR: &str = "snapshots";
 /// sled's page cache; its default is 1 GiB.
-const CACHE: u64 = 32 << 20;
+const CACHE: u64 = 8 << 20;
 /// How long to wait for another process (or an earlier handle) to let go of the directory.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 

@@ -257,6 +257,12 @@ impl Chunk {
         (self.len() >= MAX_NODES || self.data.len() >= MAX_BYTES) && self.key(self.len() - 1) < key
     }
 
+    /// Gives back what it reserved to grow.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.data.shrink_to_fit();
+        self.index.shrink_to_fit();
+    }
+
     fn end(&self, i: usize) -> usize {
         self.index.get(i + 1).map_or(self.data.len(), |&e| e as usize)
     }
@@ -299,8 +305,7 @@ impl Chunk {
         };
         self.data.truncate(at as usize);
         self.index.truncate(middle);
-        self.data.shrink_to_fit();
-        self.index.shrink_to_fit();
+        self.shrink_to_fit();
         Some(right)
     }
 }
