@@ -183,6 +183,7 @@ impl Serve {
                 rate_limit: None,
                 query_log: None,
                 encrypted: None,
+                geo: Vec::new(),
                 max_stale: None,
                 on_stale: OnStale::Keep,
             },

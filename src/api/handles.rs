@@ -11,6 +11,7 @@ use zonekeeper_core::{
     id::{NodeId, SiteId},
     time::LogTime,
 };
+use zonekeeper_dns::DnsFlags;
 use zonekeeper_proxy::LocalHealth;
 
 /// Handles to the parts of one node. Cheap to clone.
@@ -30,6 +31,8 @@ pub struct Handles {
     pub events: Events,
     /// The proxy's view of its backends; none on a node without a proxy.
     pub proxy: Option<Arc<LocalHealth>>,
+    /// What DNS knows about itself, and of clients' whereabouts.
+    pub dns: Arc<DnsFlags>,
     /// Metrics of the node's other parts, added to the API's own.
     pub metrics: Vec<Source>,
     /// SHA-256 of the cluster CA's certificate, for join tokens; none where the cluster has no keys (`serve`).

@@ -1,9 +1,9 @@
 //! Asks this node's own DNS logic a question, as a client would over TCP, and reads the answer.
 
 use crate::records;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 use zonekeeper_core::{answer::DnsTable, name::Name};
-use zonekeeper_dns::{Condition, Counters, Responder, Transport};
+use zonekeeper_dns::{Condition, Counters, Geo, Responder, Transport, View};
 
 /// Bytes of a DNS header (RFC 1035 §4.1.1).
 const HEADER: usize = 12;
@@ -18,8 +18,14 @@ pub(crate) struct Answer {
     pub(crate) authority: Vec<String>,
 }
 
-/// Asks.
-pub(crate) fn ask(table: &DnsTable, name: &Name, rtype: u16) -> Answer {
+/// Asks, as a client at an address would.
+pub(crate) fn ask(
+    table: &DnsTable,
+    name: &Name,
+    rtype: u16,
+    client: Option<IpAddr>,
+    geo: Option<&Geo>,
+) -> Answer {
     let mut buf = vec![0u8; MESSAGE];
     let mut query = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     query.extend_from_slice(name.wire());
@@ -28,7 +34,9 @@ pub(crate) fn ask(table: &DnsTable, name: &Name, rtype: u16) -> Answer {
     buf[..query.len()].copy_from_slice(&query);
     let mut responder = Responder::new(&[], Arc::new(Counters::default()));
     responder.prepare(table);
-    let answered = responder.answer(table, Condition::default(), Transport::Tcp, &mut buf, query.len());
+    let condition = Condition::default();
+    let view = View { table, condition, secrets: None, geo, transport: Transport::Tcp };
+    let answered = responder.answer_to(&view, client.map(|c| (c, 0).into()), &mut buf, query.len());
     match answered.and_then(|len| read(&buf[..len.min(MESSAGE)])) {
         Some(answer) => answer,
         None => Answer { rcode: "no answer".into(), ..Answer::default() },

@@ -9,8 +9,8 @@ pub use client::ClientArgs;
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
 pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
-    AutomationCommand, ClusterCommand, EventsArgs, ExplainArgs, MemberCommand, TimingCommand, TokenCommand,
-    WebhookCommand, ZoneCommand,
+    AutomationCommand, ClusterCommand, CookiesCommand, EventsArgs, ExplainArgs, MemberCommand, TimingCommand,
+    TokenCommand, WebhookCommand, ZoneCommand,
 };
 
 use clap::{Args, Subcommand};
@@ -96,6 +96,9 @@ pub enum ClientCommand {
     /// Raft timing of the cluster.
     #[command(subcommand)]
     Timing(TimingCommand),
+    /// The secret of DNS cookies: show how far its rollover is, begin one.
+    #[command(subcommand)]
+    Cookies(CookiesCommand),
     /// Automation: on or off, for all services or one.
     #[command(subcommand)]
     Automation(AutomationCommand),

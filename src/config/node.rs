@@ -28,6 +28,7 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
     "query_log",
     "query_log_sample",
     "encrypted",
+    "geo",
     "max_stale",
     "on_stale",
 ];
@@ -100,6 +101,9 @@ pub struct DnsConfig {
     pub query_log: Option<QueryLog>,
     /// DNS over TLS, HTTPS and QUIC; none: off.
     pub encrypted: Option<EncryptedDns>,
+    /// Databases of clients' whereabouts in MaxMind's format, read again when they change; empty: none. Relative paths count
+    /// from the node file's folder.
+    pub geo: Vec<PathBuf>,
     /// A node that heard no leader for longer follows `on_stale`; none: never.
     pub max_stale: Option<Duration>,
     /// What it does then.
@@ -131,13 +135,13 @@ pub struct QueryLog {
 pub struct EncryptedDns {
     /// Addresses of DNS over TLS (RFC 7858).
     pub tls: Vec<SocketAddr>,
-    /// Addresses of DNS over HTTPS (RFC 8484), POST.
+    /// Addresses of DNS over HTTPS (RFC 8484).
     pub https: Vec<SocketAddr>,
     /// Addresses of DNS over QUIC (RFC 9250).
     pub quic: Vec<SocketAddr>,
     /// Path of DNS over HTTPS.
     pub path: String,
-    /// PEM chain, read at the start. Relative paths count from the node file's folder.
+    /// PEM chain, read again when it changes. Relative paths count from the node file's folder.
     pub cert: PathBuf,
     /// PEM key.
     pub key: PathBuf,

@@ -120,6 +120,16 @@ impl<'a> Value<'a> {
             .ok_or_else(|| format!("{digits} is out of range; use {allowed}"))
     }
 
+    /// A number in a range, whole or not.
+    pub(crate) fn decimal(&self, range: RangeInclusive<f64>, unit: &str) -> Parsed<f64> {
+        let allowed = format!("{} to {} ({unit})", range.start(), range.end());
+        let text = self.raw.as_float().map(|f| f.as_str().replace('_', ""));
+        let whole = || self.raw.as_integer().map(|i| i.as_str().to_owned());
+        let Some(text) = text.or_else(whole) else { return self.wrong(&format!("a number from {allowed}")) };
+        let number = text.parse().ok().filter(|n| range.contains(n));
+        number.ok_or_else(|| format!("{text} is out of range; use {allowed}"))
+    }
+
     /// One of some words; `_` and `-` are alike.
     pub(crate) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Parsed<T> {
         let known = || words.iter().map(|(w, _)| format!("\"{w}\"")).collect::<Vec<_>>().join(", ");

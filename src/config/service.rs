@@ -8,7 +8,7 @@ use crate::{
 use std::{collections::BTreeMap, net::SocketAddr};
 use zonekeeper_core::{
     id::SiteId,
-    model::{Endpoint, Failback, Policy, Quorum, Service, WhenAllDown},
+    model::{Area, Endpoint, Failback, Nearest, Policy, Quorum, Service, WhenAllDown},
 };
 
 pub(crate) const FIELDS: &[&str] = &[
@@ -16,6 +16,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "policy",
     "sites",
     "weights",
+    "nearest",
     "endpoint",
     "ttl",
     "check",
@@ -39,10 +40,17 @@ enum Word {
     Failover,
     Weighted,
     All,
+    Nearest,
 }
 
-const POLICIES: [(&str, Word); 3] =
-    [("failover", Word::Failover), ("weighted", Word::Weighted), ("all", Word::All)];
+const POLICIES: [(&str, Word); 4] = [
+    ("failover", Word::Failover),
+    ("weighted", Word::Weighted),
+    ("all", Word::All),
+    ("nearest", Word::Nearest),
+];
+/// Areas of one service: it must fit into one log entry.
+const MAX_AREAS: usize = 1000;
 const ALL_DOWN: [(&str, WhenAllDown); 3] = [
     ("fail_open", WhenAllDown::FailOpen),
     ("nodata", WhenAllDown::NoData),
@@ -119,12 +127,18 @@ pub(crate) fn socket(value: &Value<'_>) -> Parsed<SocketAddr> {
 }
 
 fn policy(table: &Table<'_>, endpoints: &BTreeMap<SiteId, Vec<Endpoint>>) -> Policy {
-    let implied = if table.has("weights") { Word::Weighted } else { Word::Failover };
+    let implied = match (table.has("weights"), table.has("nearest")) {
+        (true, _) => Word::Weighted,
+        (_, true) => Word::Nearest,
+        _ => Word::Failover,
+    };
     let word = table.or("policy", implied, |v| v.word(&POLICIES));
-    for (field, owner, policy) in
-        [("sites", Word::Failover, "failover"), ("weights", Word::Weighted, "weighted")]
-    {
-        if word != owner && table.has(field) {
+    for (field, owners, policy) in [
+        ("sites", &[Word::Failover, Word::Nearest][..], "failover"),
+        ("weights", &[Word::Weighted], "weighted"),
+        ("nearest", &[Word::Nearest], "nearest"),
+    ] {
+        if !owners.contains(&word) && table.has(field) {
             let message = format!("belongs to policy = \"{policy}\"; take it out, or change the policy");
             table.opt(field, |_| Err::<(), _>(message));
         }
@@ -139,10 +153,40 @@ fn policy(table: &Table<'_>, endpoints: &BTreeMap<SiteId, Vec<Endpoint>>) -> Pol
         Word::Failover if endpoints.len() <= 1 && !table.has("sites") => {
             Policy::Failover(endpoints.keys().cloned().collect())
         }
-        Word::Failover => {
-            let give = "the sites in the order of preference, as sites = [\"fra\", \"ams\"]";
-            Policy::Failover(table.need("sites", give, |v| v.each(Value::parse)).unwrap_or_default())
+        Word::Failover => Policy::Failover(order(table)),
+        Word::Nearest => {
+            let areas = table.opt("nearest", areas).unwrap_or_default();
+            Policy::Nearest(Box::new(Nearest { sites: order(table), areas }))
         }
+    }
+}
+
+fn order(table: &Table<'_>) -> Vec<SiteId> {
+    let give = "the sites in the order of preference, as sites = [\"fra\", \"ams\"]";
+    table.need("sites", give, |v| v.each(Value::parse)).unwrap_or_default()
+}
+
+/// `"192.0.2.0/24" = "fra"`, or several sites, best first.
+fn areas(value: &Value<'_>) -> Parsed<BTreeMap<Area, Vec<SiteId>>> {
+    let mut areas = BTreeMap::new();
+    for (key, value) in value.entries()?.all() {
+        let sites = if value.is_array() { value.each(Value::parse) } else { value.parse().map(|s| vec![s]) };
+        match (key.parse::<Area>(), sites) {
+            (Err(e), _) => value.error(format!("\"{key}\" {e}")),
+            (_, Err(message)) => value.error(message),
+            (_, Ok(sites)) if sites.is_empty() => {
+                value.error("names no site; give one, or take the area out")
+            }
+            (Ok(area), Ok(sites)) => {
+                if areas.insert(area, sites).is_some() {
+                    value.error(format!("{area} is there already; keep one"));
+                }
+            }
+        }
+    }
+    match areas.len() {
+        count if count > MAX_AREAS => Err(format!("has {count} areas; at most {MAX_AREAS} are possible")),
+        _ => Ok(areas),
     }
 }
 
@@ -186,6 +230,13 @@ pub(crate) fn write(service: &Service) -> toml::Table {
             put("policy", "weighted".into());
             let weights = weights.iter().map(|(site, w)| (site.to_string(), i64::from(*w).into()));
             put("weights", toml::Value::Table(weights.collect()));
+        }
+        Policy::Nearest(nearest) => {
+            put("policy", "nearest".into());
+            let names = |sites: &[SiteId]| text(sites.iter().map(ToString::to_string).collect());
+            put("sites", names(&nearest.sites));
+            let areas = nearest.areas.iter().map(|(area, sites)| (area.to_string(), names(sites)));
+            put("nearest", toml::Value::Table(areas.collect()));
         }
     }
     let address = |e: &Endpoint| SocketAddr::new(e.addr, e.port).to_string();

@@ -11,31 +11,35 @@
 //!
 //! **Order.** RRsets are answered in the canonical order of their RDATA, always the same: resolvers and clients shuffle
 //! (RFC 1034 §4.2.1 gives the order no meaning), and bytes that do not change are cheap. `failover` and `all` answer the
-//! sites in the policy's order, `weighted` one site in turn, each in exact proportion.
+//! sites in the policy's order, `weighted` one site in turn, each in exact proportion, and `nearest` the one nearest to the
+//! client (see [`Steering`]); beside other records, where nobody keeps answers apart by client (RFC 7871 §7.3.1), the first
+//! usable one of its sites.
 //!
 //! **TTL.** A service's answer lives as long as the service says, and at most [`SUSPECT_TTL`] while the next change is
 //! near: a site that answers is under suspicion, or the answer is a makeshift (drained sites, the last set). So does the
 //! denial of a service that answers NODATA.
 //!
 //! **HTTPS and SVCB** at a service's name are templates: where the target is the owner itself (`www HTTPS 1 . alpn=h2`),
-//! `ipv4hint` and `ipv6hint` are those of the service now, and the TTL is not above the service's. A weighted service
-//! gives no hints, for it answers one site at a time.
+//! `ipv4hint` and `ipv6hint` are those of the service now, and the TTL is not above the service's. A service that
+//! is weighted or goes by the client gives no hints, for it answers one site at a time.
 //!
 //! **ALIAS**, at the apex too, answers the addresses of another name of ours, which may be a service; the TTL is the
 //! smaller one.
 
 mod explain;
+mod nearest;
 mod service;
 mod svcb;
 #[cfg(test)]
 mod tests;
 
-pub use explain::Explanation;
+pub use explain::{Asker, Explanation};
+pub use nearest::{Chosen, Direction, Steering, Step, Whereabouts};
 pub use service::{Prepared, SUSPECT_TTL, ServiceAnswer, WireSet};
 
 use crate::{
     entry::Delta,
-    model::Family,
+    model::{Family, Policy},
     name::Name,
     state::State,
     zone::{CutKind, Denial, Key, Node, Place, RrView, Zone, ZoneIndex, rtype},
@@ -52,6 +56,8 @@ pub struct DnsTable {
     depths: u128,
     /// Weighted answers: each has a counter of this number in every worker.
     slots: u32,
+    /// Some service goes by the client's address.
+    steered: bool,
 }
 
 /// One zone as it is served.
@@ -140,9 +146,11 @@ impl DnsTable {
             table.depths |= 1 << z.labels().count().min(127);
         }
         table.zones = Arc::new(zones.into_iter().map(|(h, z)| (h, Arc::new(z))).collect());
+        let nearest = |p: &Policy| matches!(p, Policy::Nearest(_));
+        table.steered = state.services.values().any(|s| nearest(&s.spec.policy));
         for (id, service) in &state.services {
             for family in Family::ALL {
-                let answer = service::prepare(id, service, family, table.slots).map(Arc::new);
+                let answer = service::prepare(id, service, family, table.slots, &state.sites).map(Arc::new);
                 table.slots += 1;
                 for name in &service.spec.names {
                     table.lay(name, family, answer.clone());
@@ -171,7 +179,7 @@ impl DnsTable {
         for (id, family) in &delta.services {
             let Some(service) = state.services.get(id) else { continue };
             let slot = service.spec.names.first().and_then(|n| self.laid(n, *family)).map_or(0, |a| a.slot());
-            let answer = service::prepare(id, service, *family, slot).map(Arc::new);
+            let answer = service::prepare(id, service, *family, slot, &state.sites).map(Arc::new);
             for name in &service.spec.names {
                 table.lay(name, *family, answer.clone());
             }
@@ -182,6 +190,11 @@ impl DnsTable {
     /// How many counters of weighted answers a worker needs.
     pub fn slots(&self) -> usize {
         self.slots as usize
+    }
+
+    /// Whether some answer goes by the client's address.
+    pub fn is_steered(&self) -> bool {
+        self.steered
     }
 
     /// The zones, in no particular order.

@@ -122,6 +122,7 @@ impl State {
         self.stages.retain(|_, s| s.expires > now);
         self.joins.retain(|_, j| j.expires > now);
         self.tokens.retain(|_, t| t.expires.is_none_or(|e| e > now));
+        self.cookies.advance(now);
         step.why = if due.is_empty() { "time has passed".into() } else { "an override has expired".into() };
         step.words = step.settle.clone();
         step.settle.extend(self.services.keys().cloned());

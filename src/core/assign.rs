@@ -212,7 +212,7 @@ impl<'a> Lane<'a> {
         let candidates: Vec<&SiteId> = self.service.spec.sites(self.family);
         let sites = match self.service.spec.policy {
             Policy::Failover(_) => self.one(&candidates, hand).into_iter().collect(),
-            Policy::Weighted(_) | Policy::All => self.many(&candidates, hand),
+            Policy::Weighted(_) | Policy::All | Policy::Nearest(_) => self.many(&candidates, hand),
         };
         if !sites.is_empty() {
             return Choice { sites, basis: Basis::Usable };

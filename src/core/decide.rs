@@ -189,7 +189,8 @@ fn tick(state: &State, now: LogTime) -> Option<Proposal> {
     let expired = state.overrides.values().any(|o| o.expires.is_some_and(|e| e <= now))
         || state.stages.values().any(|s| s.expires <= now)
         || state.joins.values().any(|j| j.expires <= now)
-        || state.tokens.values().any(|t| t.expires.is_some_and(|e| e <= now));
+        || state.tokens.values().any(|t| t.expires.is_some_and(|e| e <= now))
+        || state.cookies.due().is_some_and(|due| due <= now);
     let moves = || {
         state.services.iter().any(|(id, service)| {
             service.assignment.iter().any(|(family, held)| {

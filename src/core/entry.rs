@@ -1,6 +1,7 @@
 //! What travels through the log: proposals in, outcomes out.
 
 use crate::{
+    cookies::CookieSecret,
     evidence::Row,
     id::{NodeId, PoolId, ServiceId, SiteId},
     model::{Change, Family},
@@ -156,6 +157,8 @@ pub enum Command {
     RemoveWebhook(String),
     /// A new secret that keys are derived from (of the sticky cookie); what the one before it signed stays valid.
     PutSecret(Secret),
+    /// Begins a rollover of the secret of DNS cookies.
+    RollCookies(CookieSecret),
 }
 
 impl Command {

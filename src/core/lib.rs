@@ -20,6 +20,7 @@ mod apply;
 pub mod assign;
 pub mod codec;
 mod configure;
+pub mod cookies;
 pub mod decide;
 pub mod detector;
 pub mod entry;

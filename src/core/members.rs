@@ -63,6 +63,7 @@ impl State {
                 step.delta.proxy = true;
                 Ok(())
             }
+            Command::RollCookies(new) => self.roll_cookies(*new),
             _ => Err(String::from("this command is handled elsewhere")),
         }
     }

@@ -8,7 +8,9 @@ use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
+mod nearest;
 mod proxy;
+pub use nearest::{Area, AreaError, Location, Nearest};
 pub use proxy::{
     Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, NamedBackend, Network, PathMatch, Pool,
     Protocol, ProxyHeader, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Target, Tls, TlsFiles,
@@ -39,6 +41,8 @@ impl Family {
 pub struct Site {
     /// Free text for people.
     pub description: String,
+    /// Where on earth it is, for services that answer by distance.
+    pub location: Option<Location>,
 }
 
 /// How an endpoint or a backend is probed.
@@ -102,6 +106,8 @@ pub enum Policy {
     Weighted(BTreeMap<SiteId, u8>),
     /// Every usable site at once.
     All,
+    /// The usable site that is nearest to the client.
+    Nearest(Box<Nearest>),
 }
 
 /// What is answered when no site is usable.
@@ -187,6 +193,7 @@ impl Service {
             Policy::Failover(order) => order.iter().filter(has).collect(),
             Policy::Weighted(weights) => weights.keys().filter(has).collect(),
             Policy::All => self.endpoints.keys().filter(has).collect(),
+            Policy::Nearest(nearest) => nearest.sites.iter().filter(has).collect(),
         }
     }
 }

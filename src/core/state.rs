@@ -1,6 +1,7 @@
 //! The replicated state: what every node holds at the same log index.
 
 use crate::{
+    cookies::Cookies,
     entry::{Join, Member, Object, Override, Scope, Secret, Timing, Token, Webhook},
     evidence::{Row, Standing},
     id::{ListenerId, NodeId, PoolId, ServiceId, SiteId},
@@ -194,6 +195,8 @@ pub struct State {
     pub webhooks: BTreeMap<String, Webhook>,
     /// Secrets that common keys are derived from, the newest first.
     pub secrets: Vec<Secret>,
+    /// The secrets of DNS cookies.
+    pub cookies: Cookies,
     /// The last [`HISTORY`] decisions, oldest first. Shared, because every entry works on a copy of the state.
     pub history: Arc<VecDeque<Arc<Decision>>>,
 }
@@ -225,6 +228,7 @@ impl Default for State {
             retired: BTreeSet::new(),
             webhooks: BTreeMap::new(),
             secrets: Vec::new(),
+            cookies: Cookies::default(),
             history: Arc::default(),
         }
     }

@@ -1,10 +1,10 @@
-//! DNS over TLS (RFC 7858), HTTPS (RFC 8484, HTTP/2) and QUIC (RFC 9250), by the listeners of hickory-server.
+//! DNS over TLS (RFC 7858) and QUIC (RFC 9250) by the listeners of hickory-server, beside our own for HTTPS.
 //!
 //! They accept, decrypt and frame; a handler of ours gives them the answer. It gets the query's bytes and has them answered
 //! by the one function that answers all transports. hickory-server cannot send bytes that are encoded already, so the
 //! answer is read into its types and written again there: the same records, with names compressed.
 
-use crate::{bind::Sockets, responder::Transport, tcp::Shared};
+use crate::{bind::Sockets, https::Https, responder::Transport, tcp::Shared};
 use hickory_server::{
     Server,
     net::{runtime::Time, xfer::Protocol},
@@ -69,7 +69,7 @@ impl Encrypted {
         shared: Arc<Shared>,
         sockets: &mut Sockets<'_>,
     ) -> Result<Encrypted, Failure> {
-        let mut server = Server::new(Front { shared });
+        let mut server = Server::new(Front { shared: shared.clone() });
         let mut addrs = Vec::new();
         let failure = |addr, transport| move |source| Failure { addr, transport, source };
         for &addr in &config.tls {
@@ -82,7 +82,8 @@ impl Encrypted {
             let wrong = failure(addr, "HTTPS");
             let (real, listener) = sockets.listen("https", addr).map_err(&wrong)?;
             let (certificate, path) = (config.certificate.clone(), config.path.clone());
-            server.register_https_listener(listener, idle, certificate, None, path).map_err(&wrong)?;
+            let https = Https::new(path, certificate, shared.clone()).map_err(&wrong)?;
+            tokio::spawn(Arc::new(https).serve(listener));
             addrs.push((Transport::Https, real));
         }
         for &addr in &config.quic {
@@ -122,9 +123,8 @@ impl RequestHandler for Front {
         mut out: R,
     ) -> ResponseInfo {
         let transport = match request.protocol() {
-            Protocol::Tls => Transport::Tls,
             Protocol::Quic => Transport::Quic,
-            _ => Transport::Https,
+            _ => Transport::Tls,
         };
         let Some(mut answer) = self.answer(transport, request) else { return failed(request) };
         pad(request, &mut answer);

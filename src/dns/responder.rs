@@ -9,6 +9,7 @@ mod resolve;
 use crate::{
     cookie::CookieSecrets,
     counters::Counters,
+    geo::{Geo, Memory},
     message::{Message, Section, Targets},
     rate::{Kind, Limit, RateLimit},
     tap::Tap,
@@ -21,7 +22,7 @@ use chaos::Chaos;
 use edns::{Cookie, Opt};
 use resolve::Resolver;
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -89,6 +90,8 @@ pub struct DnsFlags {
     pub stale: AtomicBool,
     /// The stale policy is to answer SERVFAIL, so that resolvers move on.
     pub servfail: AtomicBool,
+    /// What is known of clients' whereabouts; none: no database.
+    pub geo: ArcSwap<Option<Geo>>,
     /// The secrets of DNS cookies. At first a random one, good for one server; all servers of a zone should have the same.
     pub secrets: Secrets,
 }
@@ -128,6 +131,8 @@ pub struct View<'a> {
     pub condition: Condition,
     /// Cookies are made and checked with these; none: they are ignored.
     pub secrets: Option<&'a CookieSecrets>,
+    /// Clients are steered by what these databases know; none: by their networks alone.
+    pub geo: Option<&'a Geo>,
     /// How the queries came.
     pub transport: Transport,
 }
@@ -142,6 +147,15 @@ pub(crate) struct Scratch {
     targets: Targets,
     /// Position in the schedule of each weighted answer.
     turns: Vec<u32>,
+    /// The clients that were looked up last.
+    memory: Memory,
+}
+
+/// Who is steered.
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    addr: Option<IpAddr>,
+    geo: Option<&'a Geo>,
 }
 
 impl Scratch {
@@ -202,6 +216,8 @@ pub(crate) struct Verdict {
     pub(crate) truncated: bool,
     /// Extended DNS error (RFC 8914 §4).
     pub(crate) error: Option<u16>,
+    /// Clients that share so many bits of their address get the same answer; 0: all do.
+    pub(crate) scope: u8,
 }
 
 impl Verdict {
@@ -220,6 +236,7 @@ impl Responder {
             key: Key::default(),
             targets: Targets::default(),
             turns: Vec::new(),
+            memory: Memory::default(),
         };
         let (mut option, mut chaos) = (Vec::new(), Chaos::default());
         if !nsid.is_empty() {
@@ -277,7 +294,7 @@ impl Responder {
         buf: &mut [u8],
         len: usize,
     ) -> Option<usize> {
-        self.answer_to(&View { table, condition, secrets: None, transport }, None, buf, len)
+        self.answer_to(&View { table, condition, secrets: None, geo: None, transport }, None, buf, len)
     }
 
     /// Answers a client, in place.
@@ -305,7 +322,13 @@ impl Responder {
         len: usize,
     ) -> Option<usize> {
         let (query, _) = self.look(table, 0, buf.get(..len)?);
-        self.finish(&View { table, condition, secrets: None, transport }, None, 0, (query, None), buf)
+        self.finish(
+            &View { table, condition, secrets: None, geo: None, transport },
+            None,
+            0,
+            (query, None),
+            buf,
+        )
     }
 
     /// Answers the query that was read into the slot `i`, and logs it.
@@ -359,7 +382,10 @@ impl Responder {
             }
             self.scratch.name[..query.name_len].copy_from_slice(name);
             let dnssec_ok = query.edns.is_some_and(|e| e.dnssec_ok);
-            let resolver = Resolver::new(view.table, &mut self.scratch, &mut message, query.qtype, dnssec_ok);
+            let subnet = query.edns.and_then(|e| e.subnet?.client());
+            let client = Client { addr: subnet.or(peer.map(|p| p.ip())), geo: view.geo };
+            let scratch = &mut self.scratch;
+            let resolver = Resolver::new(view.table, scratch, &mut message, client, query.qtype, dnssec_ok);
             resolver.run(query.name_len)
         });
         if view.condition.stale && verdict.error.is_none() {
@@ -487,7 +513,7 @@ fn screen(query: &Query) -> Option<Verdict> {
         _ if query.class != 1 => Some(Verdict { error: Some(20), ..Verdict::code(rcode::REFUSED) }),
         qtype::AXFR | qtype::IXFR => Some(Verdict { error: Some(18), ..Verdict::code(rcode::REFUSED) }),
         0 | qtype::OPT | qtype::TKEY | qtype::TSIG => Some(Verdict::code(rcode::FORMERR)),
-        qtype::MAILA | qtype::MAILB => Some(Verdict::code(rcode::NOTIMP)),
+        qtype::MAILA | qtype::MAILB => Some(Verdict { error: Some(21), ..Verdict::code(rcode::NOTIMP) }),
         _ => None,
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use zonekeeper_core::Published;
 
 /// Longest query: a question, OPT and every option that is in use fit many times; a longer one ends the connection.
-const MAX_QUERY: usize = 4096;
+pub(crate) const MAX_QUERY: usize = 4096;
 /// Answers that may wait in memory for a slow reader.
 const MAX_PENDING: usize = 64 << 10;
 
@@ -77,7 +77,7 @@ impl Shared {
     }
 
     /// Counts a connection in; none when a limit is reached.
-    fn admit(self: &Arc<Shared>, ip: IpAddr) -> Option<Admitted> {
+    pub(crate) fn admit(self: &Arc<Shared>, ip: IpAddr) -> Option<Admitted> {
         let mut open = locked(&self.open);
         let total: usize = open.values().sum();
         let mine = open.get(&ip).copied().unwrap_or(0);
@@ -105,11 +105,12 @@ impl Shared {
         let now = self.published.load();
         responder.prepare(&now.dns);
         buf[..query.len()].copy_from_slice(query);
-        let secrets = self.flags.secrets.0.load();
+        let (secrets, geo) = (self.flags.secrets.0.load(), self.flags.geo.load());
         let view = View {
             table: &now.dns,
             condition: self.flags.condition(),
             secrets: (**secrets).as_ref(),
+            geo: (**geo).as_ref(),
             transport,
         };
         let Some(len) = responder.answer_to(&view, Some(peer), buf, query.len()) else { return false };
@@ -120,7 +121,7 @@ impl Shared {
 }
 
 /// A connection that is counted; it counts itself out.
-struct Admitted {
+pub(crate) struct Admitted {
     shared: Arc<Shared>,
     ip: IpAddr,
 }

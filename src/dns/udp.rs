@@ -46,6 +46,7 @@ impl Worker {
         let mut responder = self.setup.responder(self.counters.clone());
         let mut published = Cache::new(&*self.published);
         let mut secrets = Cache::new(&self.flags.secrets.0);
+        let mut geo = Cache::new(&self.flags.geo);
         let mut generation = None;
         let mut turn = 0u32;
         while !self.stop.load(Relaxed) && !self.leave.load(Relaxed) {
@@ -74,6 +75,7 @@ impl Worker {
                 table: &now.dns,
                 condition: self.flags.condition(),
                 secrets: (**secrets.load()).as_ref(),
+                geo: (**geo.load()).as_ref(),
                 transport: Transport::Udp,
             };
             let answer = || responder.answer_batch(&view, &mut batch, n);

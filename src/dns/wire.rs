@@ -1,5 +1,6 @@
 //! Reading a query (RFC 1035 §4.1, RFC 6891 §6.1), without allocation.
 
+use crate::subnet::Subnet;
 use std::ops::Range;
 
 /// Bytes of a header.
@@ -60,6 +61,8 @@ pub(crate) struct Edns {
     pub(crate) cookie: Option<(u16, u8)>,
     /// The client knows edns-tcp-keepalive (RFC 7828).
     pub(crate) keepalive: bool,
+    /// The client's network, from a resolver that asks for it (RFC 7871).
+    pub(crate) subnet: Option<Subnet>,
     /// The client pads, so its answer is padded too (RFC 7830 §4).
     pub(crate) padding: bool,
 }
@@ -67,6 +70,7 @@ pub(crate) struct Edns {
 /// EDNS options that are more than ignored.
 pub(crate) mod option {
     pub(crate) const NSID: u16 = 3;
+    pub(crate) const SUBNET: u16 = 8;
     pub(crate) const COOKIE: u16 = 10;
     pub(crate) const KEEPALIVE: u16 = 11;
     pub(crate) const PADDING: u16 = 12;
@@ -192,6 +196,7 @@ fn opt(class: u16, ttl: u32, m: &[u8], rdata: Range<usize>) -> Option<Edns> {
         nsid: false,
         cookie: None,
         keepalive: false,
+        subnet: None,
         padding: false,
     };
     let mut at = rdata.start;
@@ -208,6 +213,7 @@ fn opt(class: u16, ttl: u32, m: &[u8], rdata: Range<usize>) -> Option<Edns> {
                 edns.cookie = edns.cookie.or(Some((u16::try_from(data).ok()?, len as u8))); // RFC 7873 §5.2: the first
             }
             option::COOKIE => return None, // RFC 7873 §5.2.2: FORMERR
+            option::SUBNET => edns.subnet = Some(Subnet::read(m.get(data..at)?)?),
             option::KEEPALIVE => edns.keepalive = true,
             option::PADDING => edns.padding = true,
             _ => {} // unknown options are ignored

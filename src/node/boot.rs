@@ -6,6 +6,7 @@ use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Opened};
 use zonekeeper_core::{
     Command, State, VERSION,
+    cookies::CookieSecret,
     entry::{Init, Member, Role, Secret, Timing, Token},
     model::{Change, Site},
 };
@@ -119,8 +120,11 @@ pub(crate) async fn found(
     }
     propose(consensus, Command::PutMember(config.id, member)).await?;
     propose(consensus, Command::PutSecret(secret()?)).await?;
-    let site = Site { description: String::new() };
+    let site = Site::default();
     propose(consensus, Command::Configure(vec![Change::PutSite(config.site.clone(), site)])).await?;
+    let mut cookies = [0; 16];
+    getrandom::fill(&mut cookies).map_err(|e| NodeError::Found(e.to_string()))?;
+    propose(consensus, Command::RollCookies(CookieSecret(cookies))).await?;
     let secret = zonekeeper_api::Secret::generate().map_err(|e| NodeError::Found(e.to_string()))?;
     write_token(&config.data_dir, secret.text())?;
     let token = Token { name: "admin".into(), hash: secret.hash(), role: Role::Admin, expires: None };

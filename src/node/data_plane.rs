@@ -1,27 +1,26 @@
 //! DNS and proxy of a node: apart from the control plane in threads, runtime and priority.
 
-use super::NodeError;
+use super::{
+    NodeError,
+    reload::{self, Certificate},
+};
 use crate::{control::Vitals, handover::Sockets, priority};
 use arc_swap::ArcSwap;
-use rustls::{
-    crypto::aws_lc_rs,
-    sign::{CertifiedKey, SingleCertAndKey},
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
     io,
-    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::runtime::Handle;
 use zonekeeper_config::{EncryptedDns, NodeConfig};
 use zonekeeper_core::{Published, entry::Duty};
-use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer, EncryptedConfig, RateConfig, TapConfig, TapTarget};
+use zonekeeper_dns::{
+    DnsConfig, DnsFlags, DnsServer, EncryptedConfig, Geo, RateConfig, TapConfig, TapTarget,
+};
 use zonekeeper_proxy::{LocalHealth, Proxy, ProxyConfig};
 
 /// The DNS server as the node file wants it.
-fn dns(config: &NodeConfig) -> Result<DnsConfig, NodeError> {
+fn dns(config: &NodeConfig, certificate: Option<Arc<Certificate>>) -> DnsConfig {
     let dns = &config.dns;
     let tap = dns.query_log.as_ref().map(|log| TapConfig {
         target: match log.socket {
@@ -31,32 +30,27 @@ fn dns(config: &NodeConfig) -> Result<DnsConfig, NodeError> {
         sample: log.sample,
         identity: dns.nsid.clone().unwrap_or_else(|| format!("node {} of {}", config.id, config.site)),
     });
-    let encrypted = dns.encrypted.as_ref().map(encrypted).transpose()?;
-    Ok(DnsConfig {
+    let encrypted = dns.encrypted.as_ref().zip(certificate);
+    DnsConfig {
         addrs: dns.listen.clone(),
         workers: dns.workers,
         nsid: dns.nsid.clone().unwrap_or_default().into_bytes(),
         version: dns.version.clone().unwrap_or_default(),
         rate: dns.rate_limit.map(|r| RateConfig { rate: r.rate, slip: r.slip, ..RateConfig::default() }),
         tap,
-        encrypted,
+        encrypted: encrypted.map(|(config, certificate)| encrypted_dns(config, certificate)),
         ..DnsConfig::default()
-    })
+    }
 }
 
-fn encrypted(config: &EncryptedDns) -> Result<EncryptedConfig, NodeError> {
-    let bad = |file: &Path, why: &dyn std::fmt::Display| NodeError::Pem(file.to_owned(), why.to_string());
-    let chain = CertificateDer::pem_file_iter(&config.cert).and_then(Iterator::collect);
-    let chain: Vec<_> = chain.map_err(|e| bad(&config.cert, &e))?;
-    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|e| bad(&config.key, &e))?;
-    let pair = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
-    Ok(EncryptedConfig {
+fn encrypted_dns(config: &EncryptedDns, certificate: Arc<Certificate>) -> EncryptedConfig {
+    EncryptedConfig {
         tls: config.tls.clone(),
         https: config.https.clone(),
         quic: config.quic.clone(),
         path: config.path.clone(),
-        certificate: Arc::new(SingleCertAndKey::from(pair.map_err(|e| bad(&config.cert, &e))?)),
-    })
+        certificate,
+    }
 }
 
 /// What a node answers clients with. A witness has neither server.
@@ -66,6 +60,7 @@ pub(crate) struct DataPlane {
     pub(crate) flags: Arc<DnsFlags>,
     pub(crate) health: Arc<LocalHealth>,
     pub(crate) vitals: Arc<Vitals>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// Sources of counters, for the metrics. Weak, so that whoever still reads them at a stop (an open request of the admin
@@ -88,23 +83,32 @@ impl DataPlane {
         let health = LocalHealth::new();
         let vitals = Arc::new(Vitals::default());
         if config.duty == Duty::Witness {
-            return Ok(DataPlane { dns: None, proxy: None, flags, health, vitals });
+            return Ok(DataPlane { dns: None, proxy: None, flags, health, vitals, certificate: None });
         }
+        let certificate = config.dns.encrypted.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
+        if !config.dns.geo.is_empty() {
+            flags.geo.store(Arc::new(Some(Geo::open(&config.dns.geo)?)));
+        }
+        let server = dns(config, certificate.clone());
         let (config, published) = (config.clone(), published.clone());
         let (flags_, health_) = (flags.clone(), health.clone());
         let started = data.spawn(async move {
             priority::data();
             let proxy = ProxyConfig { site: config.site.clone(), workers: config.proxy.workers };
             let proxy = Proxy::take_over(proxy, published.clone(), health_, &mut inherited)?;
-            let dns = dns(&config)?;
-            let dns = match dns.addrs.is_empty() {
+            let dns = match server.addrs.is_empty() {
                 true => None,
-                false => Some(Arc::new(DnsServer::take_over(dns, published, flags_, &mut inherited)?)),
+                false => Some(Arc::new(DnsServer::take_over(server, published, flags_, &mut inherited)?)),
             };
             Ok::<_, NodeError>((dns, Some(Arc::new(proxy))))
         });
         let (dns, proxy) = started.await.map_err(NodeError::Task)??;
-        Ok(DataPlane { dns, proxy, flags, health, vitals })
+        Ok(DataPlane { dns, proxy, flags, health, vitals, certificate })
+    }
+
+    /// Follows the files that may change while the node runs.
+    pub(crate) fn reload(&self, config: &NodeConfig) -> impl Future<Output = ()> + Send + 'static {
+        reload::run(config.dns.geo.clone(), self.flags.clone(), self.certificate.clone())
     }
 
     /// The proxy, where there is one.

@@ -70,6 +70,9 @@ pub(crate) enum NodeError {
     /// Certificate or key of encrypted DNS.
     #[error("{0} cannot be used for encrypted DNS: {1}; give a PEM chain as `cert` and its key as `key`")]
     Pem(PathBuf, String),
+    /// A database of clients' whereabouts.
+    #[error(transparent)]
+    Geo(#[from] zonekeeper_dns::GeoError),
     /// Proxy.
     #[error(transparent)]
     Proxy(#[from] zonekeeper_proxy::BindError),

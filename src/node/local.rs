@@ -14,6 +14,7 @@ use zonekeeper_api::{Events, Handles, LocalView, wire};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{Published, id::NodeId, state::Generation};
+use zonekeeper_dns::DnsFlags;
 use zonekeeper_peer::{Peers, keys::Credentials};
 use zonekeeper_proxy::LocalHealth;
 
@@ -31,6 +32,7 @@ pub(super) struct Local {
     pub(super) vitals: Arc<Vitals>,
     pub(super) health: Arc<LocalHealth>,
     pub(super) counters: Counters,
+    pub(super) dns: Arc<DnsFlags>,
     /// What is wrong with the node's certificate.
     pub(super) certificate: Arc<ArcSwapOption<String>>,
     pub(super) news: watch::Receiver<Generation>,
@@ -51,6 +53,7 @@ impl Local {
             consensus: self.consensus.clone(),
             events: Events::default(),
             proxy: self.counters.proxy.as_ref().map(|_| self.health.clone()),
+            dns: self.dns.clone(),
             metrics: super::metrics::sources(&self.counters, &self.peers, &self.vitals),
             ca_fingerprint: Some(self.credentials.ca_fingerprint()),
             open_metrics: self.config.admin.open_metrics,

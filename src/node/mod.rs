@@ -17,6 +17,7 @@ mod join;
 mod local;
 mod metrics;
 mod propose;
+mod reload;
 mod renew;
 mod room;
 mod watch;
@@ -158,6 +159,8 @@ impl Node {
             config.dns.clone(),
             plane.flags.clone(),
         ));
+        tasks.spawn(plane.reload(&config));
+        tasks.spawn(watch::cookies(published.clone(), news.subscribe(), plane.flags.clone()));
         let renewal = renew::Renewal {
             peers: peers.clone(),
             keys: config.keys_dir.clone(),
@@ -183,6 +186,7 @@ impl Node {
             vitals: vitals.clone(),
             health: plane.health.clone(),
             counters: plane.counters(),
+            dns: plane.flags.clone(),
             certificate,
             news: news.subscribe(),
         };

@@ -16,12 +16,13 @@ use zonekeeper_config::{DnsConfig, OnStale};
 use zonekeeper_consensus::{Consensus, Role, Status, election_max_ms, timing_warning};
 use zonekeeper_core::{
     Command, Published, State,
+    cookies::Cookies,
     entry::{Member, Timing},
     evidence::Report,
     id::{NodeId, PoolId, SiteId},
     state::Generation,
 };
-use zonekeeper_dns::DnsFlags;
+use zonekeeper_dns::{CookieSecrets, DnsFlags};
 use zonekeeper_peer::{LinkChange, LinkEvent, Loss, Peers};
 use zonekeeper_proxy::LocalHealth;
 
@@ -108,6 +109,28 @@ pub(super) fn behind(
             silent.as_secs()
         )
     })
+}
+
+/// DNS makes and checks cookies with the secrets that the cluster shares.
+pub(super) async fn cookies(
+    published: Arc<ArcSwap<Published>>,
+    mut news: watch::Receiver<Generation>,
+    flags: Arc<DnsFlags>,
+) {
+    let mut held = Cookies::default();
+    loop {
+        let now = published.load().state.cookies;
+        if now != held
+            && let Some(active) = now.active
+        {
+            let accepted: Vec<_> = [now.staged, now.previous].into_iter().flatten().map(|s| s.0).collect();
+            flags.secrets.0.store(Arc::new(Some(CookieSecrets::new(active.0, &accepted))));
+            held = now;
+        }
+        if news.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// How old the answers may be. Before the first word of a leader it counts from the start: a node that was restarted

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use utoipa::IntoParams;
 use zonekeeper_core::{
     Published,
+    answer::Asker,
     id::ListenerId,
     name::Name,
     route::{ListenerTable, PoolTable, Sample},
@@ -30,7 +31,7 @@ struct Question {
     name: Name,
     /// The type, as `AAAA`; default `A`.
     r#type: Option<String>,
-    /// The client's address. No answer depends on it today, and the explanation says so.
+    /// The client's address, or that of its network: what services with policy `nearest` go by.
     #[param(value_type = Option<String>)]
     client: Option<IpAddr>,
 }
@@ -41,11 +42,11 @@ struct Question {
 async fn name(view: View, Query(q): Query<Question>) -> Result<Json<Seen<DnsExplanation>>, ApiError> {
     let rtype = records::type_number(q.r#type.as_deref().unwrap_or("A"))?;
     let published: &Published = &view.published;
-    let answer = question::ask(&published.dns, &q.name, rtype);
-    let mut why = published.dns.explain(&published.state, &q.name, rtype).why;
-    why.extend(
-        q.client.map(|c| format!("the client {c} changes nothing: no policy looks at the client's address")),
-    );
+    let geo = view.api.handles.dns.geo.load();
+    let geo = (**geo).as_ref();
+    let answer = question::ask(&published.dns, &q.name, rtype, q.client, geo);
+    let asker = Asker { addr: q.client, known: q.client.and_then(|c| Some(geo?.find(c.to_canonical()))) };
+    let why = published.dns.explain(&published.state, &q.name, rtype, asker).why;
     let client = q.client.map(|c| c.to_string());
     Ok(view.seen(DnsExplanation {
         name: q.name.to_string(),

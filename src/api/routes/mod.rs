@@ -2,6 +2,7 @@
 
 mod cluster;
 mod config;
+mod cookies;
 mod decisions;
 mod events;
 mod evidence;
@@ -138,6 +139,7 @@ pub(crate) fn all() -> Routes {
         explain::routes,
         tokens::routes,
         webhooks::routes,
+        cookies::routes,
     ];
     topics.into_iter().fold(Routes::new(), |routes, topic| topic(routes)).add(__path_openapi, openapi)
 }

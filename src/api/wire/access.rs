@@ -90,3 +90,15 @@ pub struct WebhookSecret {
     /// Key of the HMAC-SHA-256 signature.
     pub secret: String,
 }
+
+/// How far the rollover of the DNS cookie secret is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CookieRollover {
+    /// `settled`: one secret. `staged`: a new one is accepted and not used yet. `retiring`: the old one is still accepted.
+    /// `none shared`: each node has a secret of its own.
+    pub step: String,
+    /// When the last step was taken.
+    pub since: Option<String>,
+    /// When the next step is due.
+    pub next: Option<String>,
+}

@@ -12,7 +12,9 @@ mod proxy;
 mod steer;
 mod zone;
 
-pub use access::{JoinSecret, NewJoin, NewToken, NewWebhook, Token, TokenSecret, Webhook, WebhookSecret};
+pub use access::{
+    CookieRollover, JoinSecret, NewJoin, NewToken, NewWebhook, Token, TokenSecret, Webhook, WebhookSecret,
+};
 pub use cluster::{Cluster, Link, Log, Member, NewMember, Problem, TimingSetting, TimingWritten};
 pub use config::{Config, ConfigChanges, DryRun, Zone as ConfigZone};
 pub use event::{Event, EventKind};

@@ -285,6 +285,17 @@ pub enum ClusterCommand {
     },
 }
 
+/// `cookies`.
+#[derive(Debug, Subcommand)]
+pub enum CookiesCommand {
+    /// How far the rollover of the secret is.
+    #[command(after_help = "Examples:\n  zonekeeper cookies show")]
+    Show,
+    /// Begins a rollover: a new secret is accepted at once and used a minute later; the old one ends an hour after that.
+    #[command(after_help = "Examples:\n  zonekeeper cookies roll")]
+    Roll,
+}
+
 /// `automation`.
 #[derive(Debug, Subcommand)]
 pub enum AutomationCommand {

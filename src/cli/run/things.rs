@@ -3,13 +3,16 @@
 use super::{Session, pairs};
 use crate::{
     client::escape,
-    command::{AutomationCommand, ClusterCommand, ExplainArgs, TimingCommand, TokenCommand, WebhookCommand},
+    command::{
+        AutomationCommand, ClusterCommand, CookiesCommand, ExplainArgs, TimingCommand, TokenCommand,
+        WebhookCommand,
+    },
     error::CliError,
     show::{Table, or_dash},
 };
 use zonekeeper_api::wire::{
-    Cluster, DnsExplanation, NewToken, NewWebhook, RequestExplanation, Switch, TimingSetting, TimingWritten,
-    Token, TokenSecret, Webhook, WebhookSecret, Written,
+    Cluster, CookieRollover, DnsExplanation, NewToken, NewWebhook, RequestExplanation, Switch, TimingSetting,
+    TimingWritten, Token, TokenSecret, Webhook, WebhookSecret, Written,
 };
 use zonekeeper_core::{entry::Role, id::ServiceId};
 
@@ -154,6 +157,24 @@ pub(super) async fn cluster(s: &mut Session<'_>, command: ClusterCommand) -> Res
     let ClusterCommand::Upgrade { yes: _ } = command;
     let written: Written = s.client.post("/v1/cluster/upgrade", &serde_json::json!({})).await?;
     s.wrote(&written, "the cluster version is raised")
+}
+
+pub(super) async fn cookies(s: &mut Session<'_>, command: CookiesCommand) -> Result<(), CliError> {
+    match command {
+        CookiesCommand::Show => {
+            let seen = s.client.get::<CookieRollover>("/v1/cookies").await?;
+            if !s.json(&seen)? {
+                let CookieRollover { step, since, next } = seen.data;
+                let rows = [("step".to_owned(), Some(step)), ("since".into(), since), ("next".into(), next)];
+                pairs(["SECRET", "VALUE"], rows.into_iter()).print(s.out, "")?;
+            }
+            Ok(())
+        }
+        CookiesCommand::Roll => {
+            let written: Written = s.client.post("/v1/cookies/roll", &serde_json::json!({})).await?;
+            s.wrote(&written, "a new secret of DNS cookies is accepted, and used in a minute")
+        }
+    }
 }
 
 fn setting(text: &str) -> Result<TimingSetting, CliError> {

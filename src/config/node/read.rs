@@ -127,6 +127,7 @@ fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
         rate_limit: None,
         query_log: None,
         encrypted: None,
+        geo: Vec::new(),
         max_stale: None,
         on_stale: OnStale::Keep,
     };
@@ -147,6 +148,7 @@ fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
             rate_limit: rate_limit(&table),
             query_log: query_log(&table, folder),
             encrypted: table.opt("encrypted", |v| encrypted(v, folder)).flatten(),
+            geo: table.or("geo", Vec::new(), |v| v.each(|v| v.text(4096).map(|p| folder.join(p)))),
             max_stale,
             on_stale: on_stale.unwrap_or(OnStale::Keep),
         })

@@ -140,6 +140,7 @@ impl<'c> At<'c> {
             Policy::All => return,
             Policy::Failover(order) => ("sites", order.iter().collect()),
             Policy::Weighted(weights) => ("weights", weights.keys().collect()),
+            Policy::Nearest(nearest) => ("sites", nearest.sites.iter().collect()),
         };
         let path = self.field(field);
         if self.log.failed(&path)
@@ -160,6 +161,15 @@ impl<'c> At<'c> {
             }
             if !seen.insert(site) {
                 self.log.error_at(&at, format!("site \"{site}\" is named twice; keep the first"));
+            }
+        }
+        if let Policy::Nearest(nearest) = &self.service.policy {
+            for (area, sites) in &nearest.areas {
+                let field = join(&self.field("nearest"), &area.to_string());
+                for site in sites.iter().filter(|s| !endpoints.contains_key(*s)) {
+                    let message = format!("site \"{site}\" has no endpoint here; name one that has");
+                    self.log.error_at(&field, message);
+                }
             }
         }
         for site in endpoints.keys().filter(|s| !seen.contains(s)) {

@@ -1,6 +1,6 @@
 //! Why a name is answered as it is.
 
-use super::{DnsTable, Found, Prepared};
+use super::{DnsTable, Found, Prepared, Steering, Whereabouts};
 use crate::{
     assign::Lane,
     id::ServiceId,
@@ -14,6 +14,16 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
+use core::net::IpAddr;
+
+/// Who asks, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Asker {
+    /// The client's address, or that of its network.
+    pub addr: Option<IpAddr>,
+    /// What the node's databases know of it; none: it has no database.
+    pub known: Option<Whereabouts>,
+}
 
 /// The path from a question to its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +42,7 @@ pub struct Explanation {
 
 impl DnsTable {
     /// Explains the answer to a question (the first step of it, when an alias leads on).
-    pub fn explain(&self, state: &State, qname: &Name, qtype: u16) -> Explanation {
+    pub fn explain(&self, state: &State, qname: &Name, qtype: u16, asker: Asker) -> Explanation {
         let mut out = Explanation { zone: None, serial: 0, service: None, assignment: None, why: Vec::new() };
         let Some((table, origin)) = self.zone_of(qname.wire(), false) else {
             out.why.push(format!("{qname} lies in no zone of this cluster: REFUSED"));
@@ -62,7 +72,7 @@ impl DnsTable {
             ));
         }
         if let Found::Service(answer) = found {
-            service(&mut out, state, answer);
+            service(&mut out, state, answer, asker);
         } else {
             out.why.push(records(&found));
         }
@@ -83,7 +93,7 @@ fn records(found: &Found<'_>) -> String {
     }
 }
 
-fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer) {
+fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer, asker: Asker) {
     let (id, family) = (answer.service(), answer.family());
     out.service = Some((id.clone(), family));
     let Some(s) = state.services.get(id) else { return };
@@ -91,6 +101,7 @@ fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer) 
         Policy::Failover(_) => "failover",
         Policy::Weighted(_) => "weighted",
         Policy::All => "all",
+        Policy::Nearest(_) => "nearest",
     };
     out.why.push(format!("service {id} stands at this name with policy {policy}"));
     out.assignment = s.assignment.get(&family).cloned();
@@ -131,7 +142,22 @@ fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer) 
                 (0..sets.len()).map(|i| format!("{}/{}", share(i), schedule.len())).collect();
             format!("one site per answer, in shares of {}", shares.join(", "))
         }
+        Prepared::Nearest(steering) => nearest(steering, asker),
         Prepared::NoData => "answers NODATA".to_string(),
         Prepared::ServFail => "answers SERVFAIL".to_string(),
     });
+}
+
+fn nearest(steering: &Steering, asker: Asker) -> String {
+    let chosen = steering.choose(asker.addr, |_| asker.known.unwrap_or_default());
+    let site = steering.sites().get(chosen.site).map_or("nothing", |(id, _)| id.as_str());
+    let who = match asker.addr {
+        Some(addr) => format!("to {addr}, and to all that share its first {} bits, ", chosen.scope),
+        None => "to a client without an address ".to_string(),
+    };
+    let blind = match asker.known.is_none() && steering.asks_whereabouts() {
+        true => "; this node has no database that knows where clients are",
+        false => "",
+    };
+    format!("{who}the nearest usable site is {site}, by {}{blind}", chosen.step.words())
 }

@@ -1,13 +1,14 @@
 //! A service's answer, prepared as wire bytes when it is published.
 
+use super::Steering;
 use crate::{
     id::{ServiceId, SiteId},
-    model::{Family, Policy, WhenAllDown},
+    model::{Family, Policy, Site, WhenAllDown},
     name::Name,
     state::{Basis, ServiceState},
     zone::{RrSet, RrView, rtype},
 };
-use alloc::{boxed::Box, vec, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec, vec::Vec};
 use core::net::IpAddr;
 
 /// While a site is under suspicion, or the answer is a makeshift (drained sites, the last set), answers live at most so
@@ -36,6 +37,8 @@ pub enum Prepared {
         /// Indices into `sets`.
         schedule: Vec<u16>,
     },
+    /// One site per answer, the one nearest to the client.
+    Nearest(Box<Steering>),
     /// Nothing is usable, and the service asks for NODATA.
     NoData,
     /// Nothing is usable, and the service asks for SERVFAIL, or an operator forced everything down.
@@ -82,7 +85,7 @@ impl ServiceAnswer {
         &self.prepared
     }
 
-    /// The records of the answer number `turn`; none for NODATA and SERVFAIL.
+    /// The records of the answer number `turn`, and for no client in particular; none for NODATA and SERVFAIL.
     pub fn set(&self, turn: u32) -> Option<RrView<'_>> {
         match &self.prepared {
             Prepared::Fixed(set) => Some(set.view()),
@@ -90,13 +93,20 @@ impl ServiceAnswer {
                 let at = schedule.get(turn as usize % schedule.len().max(1))?;
                 sets.get(usize::from(*at)).map(WireSet::view)
             }
+            Prepared::Nearest(steering) => steering.sites().first().map(|(_, set)| set.view()),
             Prepared::NoData | Prepared::ServFail => None,
         }
     }
 }
 
 /// Prepares the answer of one family; none when the service has no endpoint of it.
-pub(super) fn prepare(id: &ServiceId, s: &ServiceState, family: Family, slot: u32) -> Option<ServiceAnswer> {
+pub(super) fn prepare(
+    id: &ServiceId,
+    s: &ServiceState,
+    family: Family,
+    slot: u32,
+    declared: &BTreeMap<SiteId, Arc<Site>>,
+) -> Option<ServiceAnswer> {
     s.spec.endpoints.keys().find_map(|site| s.spec.endpoint(site, family))?;
     let sites: Vec<&SiteId> = s.assignment.get(&family).map_or(Vec::new(), |a| a.sites.iter().collect());
     let nothing = s.assignment.get(&family).is_none_or(|a| a.basis == Basis::Nothing);
@@ -114,6 +124,14 @@ pub(super) fn prepare(id: &ServiceId, s: &ServiceState, family: Family, slot: u3
             let schedule = schedule(&weighed.iter().map(|(_, w)| *w).collect::<Vec<_>>());
             let sets: Vec<WireSet> = weighed.into_iter().map(|(set, _)| set).collect();
             if sets.is_empty() { none(s) } else { Prepared::Weighted { sets, schedule } }
+        }
+        Policy::Nearest(nearest) => {
+            let set = |site: &&SiteId| Some(((*site).clone(), wire(s, &[site], family, ttl)?));
+            let sets: Vec<(SiteId, WireSet)> = sites.iter().filter_map(set).collect();
+            match sets.is_empty() {
+                true => none(s),
+                false => Prepared::Nearest(Box::new(Steering::new(nearest, sets, declared))),
+            }
         }
         Policy::Failover(_) | Policy::All => {
             wire(s, &sites, family, ttl).map_or_else(|| none(s), Prepared::Fixed)

@@ -260,7 +260,7 @@ fn an_alias_stands_for_addresses_only() {
 fn explain_tells_zone_service_and_reason() {
     let state = state(&[("web", failover(&["www.example."]))]);
     let table = DnsTable::build(&state);
-    let e = table.explain(&state, &name("www.example."), 1);
+    let e = table.explain(&state, &name("www.example."), 1, Asker::default());
     assert_eq!((e.zone, e.serial, e.service.unwrap().0.as_str()), (Some(name("example.")), 1, "web"));
     assert_eq!(
         e.why,
@@ -272,7 +272,7 @@ fn explain_tells_zone_service_and_reason() {
             "1 addresses with TTL 60",
         ]
     );
-    let last = |qname: &str| table.explain(&state, &name(qname), 1).why.pop().unwrap();
+    let last = |qname: &str| table.explain(&state, &name(qname), 1, Asker::default()).why.pop().unwrap();
     assert!(
         last("x.example.").contains("NXDOMAIN")
             && last("nowhere.").contains("REFUSED")
@@ -296,4 +296,74 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn nearest_goes_by_network_system_country_continent_distance_and_order() {
+    use crate::model::{Area, Location, Nearest, Site};
+    let areas: BTreeMap<Area, Vec<SiteId>> = [
+        ("198.51.100.0/24", vec!["b"]),
+        ("198.51.100.128/25", vec!["c", "a"]),
+        ("AS64500", vec!["c"]),
+        ("country:CA", vec!["b", "c"]),
+        ("continent:NA", vec!["a"]),
+    ]
+    .map(|(area, sites)| (area.parse().unwrap(), sites.into_iter().map(site).collect()))
+    .into();
+    let policy = Nearest { sites: ["b", "a", "c"].map(site).into(), areas };
+    let mut near = service(&["n.example."], &["a", "b", "c"], Policy::Nearest(Box::new(policy)));
+    near.assignment.get_mut(&Family::V4).unwrap().sites = ["b", "a", "c"].map(site).into();
+    let mut state = state(&[("near", near)]);
+    for (id, latitude, longitude) in
+        [("a", 500_000, 80_000), ("b", 390_000, -770_000), ("c", 350_000, 1_390_000)]
+    {
+        let location = Some(Location { latitude, longitude });
+        state.sites.insert(site(id), Arc::new(Site { location, ..Site::default() }));
+    }
+    let choose = |state: &State, addr: Option<&str>, known: Whereabouts| {
+        let table = DnsTable::build(state);
+        let mut key = Key::default();
+        let (zone, origin) = table.zone_of(name("n.example.").wire(), false).unwrap();
+        key.set(name("n.example.").wire(), origin);
+        let Found::Service(answer) = zone.find(&mut key, rtype::A) else { panic!("a service") };
+        let Prepared::Nearest(steering) = answer.prepared() else { panic!("steered") };
+        let chosen = steering.choose(addr.map(|a| a.parse().unwrap()), |_| known);
+        alloc::format!("{} {:?} /{}", steering.sites()[chosen.site].0.as_str(), chosen.step, chosen.scope)
+    };
+    let known = |asn, country: &[u8; 2], continent: &[u8; 2], place: Option<(f64, f64)>| Whereabouts {
+        asn,
+        country: *country,
+        continent: *continent,
+        direction: place.map(|(n, e)| Direction::of(n, e)),
+        bits: 20,
+    };
+    let nowhere = Whereabouts { bits: 9, ..Whereabouts::default() };
+    let sydney = Some((-33.9, 151.2));
+    assert_eq!(choose(&state, Some("198.51.100.1"), nowhere), "b Network /25");
+    assert_eq!(choose(&state, Some("::ffff:198.51.100.1"), nowhere), "b Network /25");
+    assert_eq!(choose(&state, Some("198.51.100.200"), nowhere), "c Network /25", "the longest prefix");
+    assert_eq!(choose(&state, Some("203.0.113.1"), known(64500, b"CA", b"NA", sydney)), "c Asn /20");
+    assert_eq!(choose(&state, Some("203.0.113.1"), known(1, b"CA", b"NA", sydney)), "b Country /20");
+    assert_eq!(choose(&state, Some("203.0.113.1"), known(1, b"US", b"NA", sydney)), "a Continent /20");
+    assert_eq!(choose(&state, Some("203.0.113.1"), known(1, b"AU", b"OC", sydney)), "c Distance /20");
+    assert_eq!(choose(&state, Some("203.0.113.1"), nowhere), "b Order /9");
+    assert_eq!(choose(&state, Some("2001:db8::1"), nowhere), "b Order /9");
+    assert_eq!(choose(&state, None, nowhere), "b Order /0");
+    // c is not usable: each step gives the next of its sites, or passes on to the next step
+    let near = Arc::make_mut(state.services.get_mut(&"near".parse::<ServiceId>().unwrap()).unwrap());
+    near.assignment.get_mut(&Family::V4).unwrap().sites = ["b", "a"].map(site).into();
+    assert_eq!(choose(&state, Some("198.51.100.200"), nowhere), "a Network /25");
+    assert_eq!(choose(&state, Some("203.0.113.1"), known(64500, b"CA", b"NA", sydney)), "b Country /20");
+    assert_eq!(
+        choose(&state, Some("203.0.113.1"), known(1, b"AU", b"OC", Some((47.4, 8.5)))),
+        "a Distance /20"
+    );
+    let asker = Asker { addr: Some([203, 0, 113, 1].into()), known: Some(known(1, b"CA", b"NA", None)) };
+    let why = DnsTable::build(&state).explain(&state, &name("n.example."), 1, asker).why;
+    let last = "to 203.0.113.1, and to all that share its first 20 bits, the nearest usable site is b, by the client's country";
+    assert_eq!(why.last().map(String::as_str), Some(last), "{why:?}");
+    assert!(why.iter().any(|w| w.starts_with("c is not answered")), "{why:?}");
+    let blind = Asker { known: None, ..asker };
+    let why = DnsTable::build(&state).explain(&state, &name("n.example."), 1, blind).why;
+    assert!(why.last().unwrap().ends_with("no database that knows where clients are"), "{why:?}");
 }

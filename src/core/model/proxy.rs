@@ -373,7 +373,7 @@ pub enum PathMatch {
 }
 
 /// Addresses with the same first bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Network {
     /// Any address of it.
     pub addr: IpAddr,

@@ -9,14 +9,17 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use support::{Log, failover, over, service, site};
 use zonekeeper_core::{
-    State,
-    answer::DnsTable,
-    entry::Delta,
-    model::ZoneOwner,
+    Command, Entry, Outcome, Proposal, State,
+    answer::{DnsTable, Found},
+    entry::{Delta, Force, Scope},
+    model::{Change, ZoneOwner},
     name::Name,
-    zone::{RrSet, Zone, rtype},
+    zone::{Key, RrSet, Zone, rtype},
 };
+
+mod support;
 
 fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
@@ -70,6 +73,72 @@ fn a_record_in_a_large_zone_is_published_at_once() {
     let median = change(60_000, 20);
     println!("{median:?} for one of 60,000 names, in this build");
     assert!(median < Duration::from_millis(50), "{median:?}: far more than one chunk was copied");
+}
+
+/// One entry that moves 1,000 services in a zone of 100,000 names: applied, and published to those who answer. The median
+/// of so many moves there and back.
+fn move_a_thousand(rounds: u32) -> Duration {
+    let mut log = Log::empty();
+    log.ok(Command::Configure(support::zone()));
+    let sets: Vec<RrSet> = (0..100_000).map(|i| a_at("example.com.", i)).collect();
+    for part in sets.chunks(1000) {
+        log.configure(Change::PutRecords(name("example.com."), part.to_vec()));
+    }
+    let services = (0..1000).map(|i| {
+        let mut spec = service(failover());
+        spec.names = vec![name(&format!("s{i}.example.com."))];
+        Change::PutService(format!("s{i}").parse().unwrap(), Box::new(spec))
+    });
+    log.ok(Command::Configure(services.collect()));
+    let mut table = DnsTable::build(&log.state);
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        for force in [Some(Force::Down), None] {
+            let scope = Scope::Site(site("a"));
+            let command = match force {
+                Some(force) => over(scope, force, None),
+                None => Command::Release(scope),
+            };
+            let entry = Entry { time: log.state.time, proposal: Proposal::by("ops", command) };
+            let (held, served) = (log.state.clone(), table.clone()); // as publisher and workers hold them
+            let started = Instant::now();
+            let Outcome::Applied(delta) = log.state.apply(held.generation.index + 1, &entry) else {
+                panic!("{force:?} was not applied")
+            };
+            table = table.update(&log.state, &delta);
+            times.push(started.elapsed());
+            assert!(delta.services.len() >= 1000, "{} services moved", delta.services.len());
+            drop((held, served));
+            let site = if force.is_some() { 2 } else { 1 };
+            for i in [0, 500, 999] {
+                assert_eq!(address(&table, &format!("s{i}.example.com.")), [192, 0, 2, site]);
+            }
+        }
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn a_at(origin: &str, i: u32) -> RrSet {
+    let rdata = vec![Box::from([10, (i >> 16) as u8, (i >> 8) as u8, i as u8])];
+    RrSet::new(name(&format!("h{i}.{origin}")), rtype::A, 300, rdata).unwrap()
+}
+
+fn address(table: &DnsTable, qname: &str) -> Vec<u8> {
+    let (qname, mut key) = (name(qname), Key::default());
+    let (zone, origin) = table.zone_of(qname.wire(), false).unwrap();
+    assert!(key.set(qname.wire(), origin));
+    let Found::Service(answer) = zone.find(&mut key, rtype::A) else { panic!("{qname} is no service") };
+    answer.set(0).unwrap().records().next().unwrap().rdata().to_vec()
+}
+
+#[test]
+fn a_thousand_services_move_at_once() {
+    let median = move_a_thousand(if cfg!(debug_assertions) { 2 } else { 20 });
+    println!("{median:?} to apply and publish 1,000 moves beside 100,000 names");
+    // readers see it with their next batch: that is a few microseconds more
+    let most = if cfg!(debug_assertions) { 2000 } else { 50 };
+    assert!(median <= Duration::from_millis(most), "{median:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use support::*;
 use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State, codec,
+    cookies::CookieSecret,
     entry::{
         Cause, Duty, Force, Init, Join, Member, Object, Read, Role, Scope, Secret, Timing, Token, Webhook,
     },
@@ -184,13 +185,16 @@ fn members() -> Vec<Command> {
         Command::PutSecret(Secret([1; 32])),
         Command::PutSecret(Secret([2; 32])),
         Command::PutSecret(Secret([3; 32])), // the first one goes
-        Command::Upgrade(9),                 // refused
+        Command::RollCookies(CookieSecret([1; 16])),
+        Command::RollCookies(CookieSecret([2; 16])),
+        Command::RollCookies(CookieSecret([3; 16])), // refused
+        Command::Upgrade(9),                         // refused
     ]
 }
 
 fn declared() -> Vec<Change> {
     let mut changes: Vec<Change> = ["a", "b", "c", "d"]
-        .map(|s| Change::PutSite(site(s), Site { description: format!("site {s}") }))
+        .map(|s| Change::PutSite(site(s), Site { description: format!("site {s}"), location: None }))
         .to_vec();
     changes.extend(zone());
     let pool: PoolId = "pool".parse().unwrap();

@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let queries = queries(names, load);
     let mut batch = Batch { buffers: vec![[0; BUFFER]; BATCH], lens: [0; BATCH] };
     let condition = Condition::default();
-    let view = View { table: &table, condition, secrets: None, transport: Transport::Udp };
+    let view = View { table: &table, condition, secrets: None, geo: None, transport: Transport::Udp };
     for (name, n) in
         [("nothing", 0), ("general, 1", 1), ("answer, 1", 1), ("batch", 1), ("batch", 4), ("batch", 32)]
     {

@@ -77,7 +77,8 @@ impl<'a> Opt<'a> {
     pub(super) fn reserve(&self) -> usize {
         let cookie = if self.cookie.answer.is_some() { 4 + COOKIE } else { 0 };
         let keepalive = if self.keepalive.is_some() { 6 } else { 0 };
-        OPT + ERROR + self.nsid.len() + cookie + keepalive
+        let subnet = self.edns.subnet.map_or(0, |s| s.len());
+        OPT + ERROR + self.nsid.len() + cookie + keepalive + subnet
     }
 
     /// Writes it behind the other records.
@@ -89,20 +90,22 @@ impl<'a> Opt<'a> {
         let keepalive = self.keepalive.map(|time| tlv(option::KEEPALIVE, time.to_be_bytes()));
         let cookie = [0, option::COOKIE as u8, 0, COOKIE as u8];
         let answer = self.cookie.answer.as_ref();
-        let mut options: [&[u8]; 7] = [&[]; 7];
+        let subnet = self.edns.subnet.map(|s| (s.option(verdict.scope), s.len()));
+        let mut options: [&[u8]; 8] = [&[]; 8];
         options[0] = self.nsid;
         if let Some(answer) = answer {
             (options[1], options[2]) = (&cookie, answer);
         }
         options[3] = keepalive.as_ref().map_or(&[], |o| o);
         options[4] = error.as_ref().map_or(&[], |o| o);
+        options[5] = subnet.as_ref().map_or(&[], |(option, len)| &option[..*len]);
         let zeroes = [0; PAD_TO];
         let head_of_padding;
         if self.padded {
             let len = message.len() + OPT + options.iter().map(|o| o.len()).sum::<usize>() + 4;
             let padding = (len.next_multiple_of(PAD_TO)).min(limit).saturating_sub(len);
             head_of_padding = [0, option::PADDING as u8, (padding >> 8) as u8, padding as u8];
-            (options[5], options[6]) = (&head_of_padding, &zeroes[..padding]);
+            (options[6], options[7]) = (&head_of_padding, &zeroes[..padding]);
         }
         message.put_opt(limit, head, &options);
     }

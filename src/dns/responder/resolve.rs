@@ -5,7 +5,7 @@ mod alias;
 mod signed;
 
 use super::{
-    Scratch, Verdict, lower,
+    Client, Scratch, Verdict, lower,
     proof::{Claim, Placed},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     wire::{HEADER, rcode},
 };
 use zonekeeper_core::{
-    answer::{DnsTable, Found, Prepared, SUSPECT_TTL, ServiceAnswer, ZoneTable},
+    answer::{DnsTable, Found, Prepared, SUSPECT_TTL, ServiceAnswer, Whereabouts, ZoneTable},
     zone::{Node, RrView, rdata_target, rtype},
 };
 
@@ -25,6 +25,7 @@ pub(super) struct Resolver<'a, 'b> {
     table: &'a DnsTable,
     scratch: &'a mut Scratch,
     message: &'a mut Message<'b>,
+    client: Client<'a>,
     qtype: u16,
     /// The client asked for signatures (RFC 3225 §3).
     dnssec_ok: bool,
@@ -54,6 +55,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
         table: &'a DnsTable,
         scratch: &'a mut Scratch,
         message: &'a mut Message<'b>,
+        client: Client<'a>,
         qtype: u16,
         dnssec_ok: bool,
     ) -> Resolver<'a, 'b> {
@@ -62,6 +64,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
             table,
             scratch,
             message,
+            client,
             qtype,
             dnssec_ok,
             verdict: Verdict::default(),
@@ -161,17 +164,28 @@ impl<'a, 'b> Resolver<'a, 'b> {
         match answer.prepared() {
             Prepared::NoData => self.denied(zone, apex),
             Prepared::ServFail => {
-                self.verdict.rcode = rcode::SERVFAIL;
+                (self.verdict.rcode, self.verdict.error) = (rcode::SERVFAIL, Some(14)); // not ready
                 None
             }
-            Prepared::Fixed(_) | Prepared::Weighted { .. } => {
-                let turn = self.scratch.turn(answer.slot());
-                if let Some(set) = answer.set(turn) {
+            Prepared::Fixed(_) | Prepared::Weighted { .. } | Prepared::Nearest(_) => {
+                if let Some(set) = self.steer(answer) {
                     self.put(Section::Answer, owner, set);
                 }
                 None
             }
         }
+    }
+
+    /// The set of a service that this client gets; none: the service has none for anybody.
+    fn steer<'t>(&mut self, answer: &'t ServiceAnswer) -> Option<RrView<'t>> {
+        let Prepared::Nearest(steering) = answer.prepared() else {
+            return answer.set(self.scratch.turn(answer.slot()));
+        };
+        let (geo, memory) = (self.client.geo, &mut self.scratch.memory);
+        let known = |addr| geo.map_or_else(Whereabouts::default, |geo| memory.find(geo, addr));
+        let chosen = steering.choose(self.client.addr, known);
+        self.verdict.scope = self.verdict.scope.max(chosen.scope);
+        steering.sites().get(chosen.site).map(|(_, set)| set.view())
     }
 
     fn cname(&mut self, zone: &ZoneTable, owner: usize, set: RrView<'_>) -> Next {

@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used)] // a test ends at the first surprise
 
 mod common;
+#[path = "common/mmdb.rs"]
+mod mmdb;
+#[path = "common/steered.rs"]
+mod steered;
 
 use common::{Asker, query, with_edns};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
 };
-use zonekeeper_dns::Transport;
+use zonekeeper_dns::{Condition, Geo, Transport, View};
 
 struct Counting;
 
@@ -45,6 +49,25 @@ fn no_answer_allocates() {
         let signed =
             format!("{text}@ RRSIG SOA 13 1 300 20371202104803 20261122104803 1 example. AAEC\n{chain}");
         answers_without_allocation(Asker::new(&[("example.", &signed)]));
+    }
+}
+
+#[test]
+fn no_steered_answer_allocates() {
+    let (mut asker, file) = (Asker::of(&steered::steered()), steered::cities());
+    let geo = Geo::open(&[file.path().to_owned()]).unwrap();
+    let mut buf = vec![0u8; 4096];
+    for last in 0..=255 {
+        let table = &asker.table;
+        let condition = Condition::default();
+        let view = View { table, condition, secrets: None, geo: Some(&geo), transport: Transport::Udp };
+        let subnet = [0, 8, 0, 8, 0, 1, 32, 0, 203, 0, 113, last];
+        let q = with_edns(query("cdn.example", 1), 1232, 0, &subnet);
+        buf[..q.len()].copy_from_slice(&q);
+        let before = ALLOCATIONS.get();
+        let reply = asker.responder.answer_to(&view, Some(([192, 0, 2, 7], 53).into()), &mut buf, q.len());
+        assert_eq!(ALLOCATIONS.get() - before, 0, "203.0.113.{last}");
+        assert!(reply.is_some());
     }
 }
 

@@ -140,6 +140,56 @@ async fn curl_posts_a_query() {
     r.server.shutdown().await;
 }
 
+/// What curl prints of a request: the status, the freshness and the answer.
+async fn curl(r: &Running, more: &[&str], url: &str) -> Option<(String, Vec<u8>)> {
+    let https = r.addr(Transport::Https);
+    let mut args: Vec<String> = ["-sS", "--cacert", r.pem.path().to_str().unwrap(), "--resolve"]
+        .map(String::from)
+        .into_iter()
+        .chain([format!("localhost:{}:127.0.0.1", https.port())])
+        .collect();
+    let body = tempfile::NamedTempFile::new().unwrap();
+    let shown = "%{http_version} %{http_code} %header{cache-control}";
+    args.extend(["-o", body.path().to_str().unwrap(), "-w", shown].map(String::from));
+    args.extend(more.iter().map(|a| a.to_string()));
+    args.push(format!("https://localhost:{}{url}", https.port()));
+    let said = run("curl", args).await?;
+    Some((String::from_utf8(said).unwrap().trim().into(), std::fs::read(body.path()).unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_gets_answers_and_refusals() {
+    let r = start();
+    let get = |name: &str| format!("{PATH}?dns={}", data_encoding::BASE64URL_NOPAD.encode(&query(name, 1)));
+    let Some((said, body)) = curl(&r, &["--http2"], &get("www.example")).await else { return };
+    assert_eq!(said, "2 200 max-age=300");
+    assert_eq!(read(&body).answer[0].3, "192.0.2.80");
+    let (said, body) = curl(&r, &["--http1.1"], &get("absent.example")).await.unwrap();
+    assert_eq!((said.as_str(), read(&body).rcode), ("1.1 200 max-age=30", 3), "as long as the denial lives");
+    let (said, body) = curl(&r, &[], &get("big.example")).await.unwrap();
+    assert_eq!((said.as_str(), read(&body).answer.len()), ("2 200 max-age=300", 100));
+    let (said, body) = curl(&r, &[], &get("elsewhere.test")).await.unwrap();
+    assert_eq!((said.as_str(), read(&body).rcode), ("2 200 max-age=0", 5));
+    let long = format!("{PATH}?dns={}", "A".repeat(6000));
+    let text = ["--data-binary", "x", "-H", "content-type: text/plain"];
+    let huge = ["-H", "content-type: application/dns-message", "--data-binary", &"x".repeat(5000)];
+    for (more, url, status) in [
+        (&[][..], "/elsewhere?dns=AAAA", "404"),
+        (&[], PATH, "400"),
+        (&[], &format!("{PATH}?dns=*"), "400"),
+        (&[], &format!("{PATH}?dns=AAAA"), "400"),
+        (&[], &long, "414"),
+        (&["-X", "PUT"], PATH, "405"),
+        (&text, PATH, "415"),
+        (&huge, PATH, "413"),
+    ] {
+        let (said, _) = curl(&r, more, url).await.unwrap();
+        assert_eq!(said.split(' ').nth(1), Some(status), "{more:?} {url}");
+    }
+    assert_eq!(r.server.counters().https, 4);
+    r.server.shutdown().await;
+}
+
 async fn over_quic(connection: &quinn::Connection, q: &[u8]) -> Answer {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     send.write_all(&[&(q.len() as u16).to_be_bytes(), q].concat()).await.unwrap();

@@ -194,7 +194,7 @@ impl Fuzzer {
             buf[..q.len()].copy_from_slice(q);
             (buf, q.len())
         };
-        let view = View { table: &self.table, condition, secrets: Some(&self.secrets), transport };
+        let view = View { table: &self.table, condition, secrets: Some(&self.secrets), geo: None, transport };
         let mut batch = Batch(queries.iter().map(whole).collect(), vec![None; n]);
         self.limited.answer_batch(&view, &mut batch, n);
         for (i, q) in queries.iter().enumerate() {

@@ -36,6 +36,7 @@ impl Server {
             table: &self.asker.table,
             condition: Condition::default(),
             secrets: Some(&self.secrets),
+            geo: None,
             transport: self.transport,
         };
         let mut buf = vec![0; 4096];

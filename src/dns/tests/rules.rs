@@ -8,7 +8,7 @@ use common::{Answer, Asker, name, query, read, wire, with_edns};
 use std::sync::Arc;
 use zonekeeper_core::{
     State,
-    id::SiteId,
+    id::{ServiceId, SiteId},
     model::{Endpoint, Failback, Family, Policy, Quorum, Service, WhenAllDown},
     state::{Assignment, Basis, Generation, ServiceState},
     time::LogTime,
@@ -399,4 +399,43 @@ fn an_alias_is_flattened_at_any_name() {
         assert_eq!(ask(unknown, 1), (2, None, None), "SERVFAIL: {unknown}");
     }
     assert_eq!(ask("down.other", 1), (0, None, Some(("other.".into(), 5))), "a service that fails closed");
+}
+
+#[test]
+fn an_extended_error_says_why() {
+    let mut state = with_services();
+    let down = Arc::make_mut(state.services.get_mut(&"down".parse::<ServiceId>().unwrap()).unwrap());
+    down.spec.when_all_down = WhenAllDown::ServFail;
+    state.zones.insert(
+        name("far."),
+        Arc::new(common::zone(
+            "far.",
+            "$TTL 60\n@ SOA ns h 1 1 1 1 60\n@ NS ns.example.\nout ALIAS x.test.\n",
+        )),
+    );
+    let mut a = Asker::of(&state);
+    let mut why = |qname: &str, qtype: u16| {
+        let q = with_edns(query(qname, qtype), 1232, 0, &[]);
+        let got = read(&a.raw(Transport::Udp, &q).unwrap());
+        let option = got.opt.unwrap().2;
+        let code = option.strip_prefix(&[0, 15, 0, 2]).map(|c| u16::from_be_bytes([c[0], c[1]]));
+        (got.rcode, code)
+    };
+    for (qname, qtype, rcode, code) in [
+        ("www.example", 1, 0, None),
+        ("absent.example", 1, 3, None),
+        ("down.example", 1, 2, Some(14)), // not ready: the service fails closed
+        ("out.far", 1, 2, Some(14)),      // not ready: the alias leads where we cannot look
+        ("elsewhere.test", 1, 5, Some(20)), // not authoritative
+        ("example", 252, 5, Some(18)),    // prohibited: a transfer
+        ("example", 254, 4, Some(21)),    // not supported
+    ] {
+        assert_eq!(why(qname, qtype), (rcode, code), "{qname} {qtype}");
+    }
+    a.condition.stale = true;
+    for (qname, code) in [("www.example", 3), ("absent.example", 19)] {
+        let q = with_edns(query(qname, 1), 1232, 0, &[]);
+        let option = read(&a.raw(Transport::Udp, &q).unwrap()).opt.unwrap().2;
+        assert_eq!(option, [0, 15, 0, 2, 0, code], "{qname}: stale");
+    }
 }

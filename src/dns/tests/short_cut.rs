@@ -103,7 +103,8 @@ fn check(queries: &[Vec<u8>], condition: Condition) {
                 (buf, q.len())
             };
             let mut batch = Batch(queries.iter().map(size).collect(), vec![None; queries.len()]);
-            let view = View { table: &asker.table, condition, secrets: None, transport: Transport::Udp };
+            let view =
+                View { table: &asker.table, condition, secrets: None, geo: None, transport: Transport::Udp };
             asker.responder.answer_batch(&view, &mut batch, queries.len());
             for (q, batched) in queries.iter().zip(batch.1) {
                 let (mut a, mut b) = (size(q).0, size(q).0);

@@ -179,6 +179,7 @@ impl Node {
             consensus,
             events: Events::default(),
             proxy: None,
+            dns: Arc::default(),
             metrics: Vec::new(),
             ca_fingerprint: Some([7; 32]),
             open_metrics: false,

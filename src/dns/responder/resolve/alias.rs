@@ -35,7 +35,7 @@ impl Resolver<'_, '_> {
             End::Nothing => self.negative(zone, step, apex, Claim::NoData),
             End::Denied(true) => self.denied(zone, apex),
             End::Unknown | End::Denied(false) => {
-                self.verdict.rcode = rcode::SERVFAIL;
+                (self.verdict.rcode, self.verdict.error) = (rcode::SERVFAIL, Some(14)); // not ready
                 None
             }
         }
@@ -60,8 +60,7 @@ impl Resolver<'_, '_> {
             at = match zone.find(&mut key, self.qtype) {
                 Found::Set(set) => return End::Set(set, ttl.min(set.ttl())),
                 Found::Service(answer) => {
-                    let turn = self.scratch.turn(answer.slot());
-                    return match answer.set(turn) {
+                    return match self.steer(answer) {
                         Some(set) => End::Set(set, ttl.min(set.ttl())),
                         None => End::Denied(matches!(answer.prepared(), Prepared::NoData)),
                     };
