@@ -171,6 +171,31 @@ impl Net {
         self.nft(&rules)
     }
 
+    /// Makes the line to and from site `i` as thin as so many megabits a second (token bucket, 200 ms of queue).
+    pub fn slow(&self, i: usize, mbit: u32) -> io::Result<()> {
+        let rate = format!("{mbit}mbit");
+        for (space, device) in [(&self.hub, format!("s{}", i + 1)), (&self.sites[i], "wan".to_owned())] {
+            let mut tc = Command::new("ip");
+            tc.args(["netns", "exec", space, "tc", "qdisc", "replace", "dev", &device, "root", "tbf"]);
+            tc.args(["rate", &rate, "burst", "64kb", "latency", "200ms"]);
+            let done = tc.stdin(Stdio::null()).output()?;
+            if !done.status.success() {
+                return Err(io::Error::other(format!("tc: {}", String::from_utf8_lossy(&done.stderr))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the hub has sent to site `i` so far.
+    pub fn carried(&self, i: usize) -> io::Result<u64> {
+        let device = format!("s{}", i + 1);
+        let done =
+            Command::new("ip").args(["-n", &self.hub, "-s", "-j", "link", "show", &device]).output()?;
+        let shown: serde_json::Value = serde_json::from_slice(&done.stdout).map_err(io::Error::other)?;
+        let bytes = shown[0]["stats64"]["tx"]["bytes"].as_u64();
+        bytes.ok_or_else(|| io::Error::other(format!("no counters of {device}: {shown}")))
+    }
+
     fn nft(&self, rules: &str) -> io::Result<()> {
         let mut nft = Command::new("ip");
         nft.args(["netns", "exec", &self.hub, "nft", "-f", "-"]);

@@ -19,6 +19,9 @@
 //! restart    all nodes killed, one started alone
 //! disk       a whole disk is full
 //! flood      both cores saturated
+//! churn      dnsperf while services move and records change
+//! import     large zones beside failovers, and over a thin line
+//! abuse      loss, garbage, oversized, looping and spoofed packets
 //! demo       interrupted, nothing stays behind
 //! docs       what the documents say can be typed
 //! ```
@@ -33,6 +36,8 @@ mod ask;
 mod load;
 mod support;
 
+mod abuse;
+mod churn;
 mod demo;
 mod disk;
 mod dns;
@@ -42,6 +47,7 @@ mod failover;
 mod families;
 mod flood;
 mod handover;
+mod import;
 mod learner;
 mod members;
 mod partition;
