@@ -285,6 +285,11 @@ impl Lab {
         command
     }
 
+    /// A command of the binary about node `i` while it stands still, as `recover`; what it said, or its complaint.
+    pub fn offline(&self, i: usize, verb: &str, more: &[&str]) -> Result<String, LabError> {
+        checked(verb, self.node_command(i, verb, more).output()?)
+    }
+
     /// A node's own file.
     pub fn file(&self, i: usize) -> PathBuf {
         self.folder().join(format!("node-{}.toml", self.nodes[i].id))
@@ -326,6 +331,48 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives a node a disk of its own of so many MiB, before its first start: ext4 in a file, from which a power cut can
+    /// take what was not synced. Needs root.
+    pub fn loop_disk(&mut self, i: usize, mib: u64) -> Result<(), LabError> {
+        let (dir, image) = (self.data(i), self.image(i));
+        fs::create_dir_all(&dir)?;
+        File::create(&image)?.set_len(mib << 20)?;
+        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).output()?;
+        checked("mkfs.ext4", made)?;
+        mount(&image, &dir)?;
+        self.mounts.push(dir);
+        Ok(())
+    }
+
+    fn image(&self, i: usize) -> PathBuf {
+        self.folder().join(format!("disk-{}.img", self.nodes[i].id))
+    }
+
+    /// A node loses its power: its disk holds what was written out to it at this moment, and nothing of what the kernel
+    /// still had in memory. The process stands still for the copy: a disk that changes while it is copied gives one with
+    /// an old beginning and a new end, which no power cut leaves.
+    pub fn power_cut(&mut self, i: usize) -> Result<(), LabError> {
+        let (dir, image) = (self.data(i), self.image(i));
+        let copy = image.with_extension("cut");
+        self.pause(i, true);
+        let mut quiet = false;
+        for _ in 0..20 {
+            let copied = Command::new("cp").arg("--sparse=always").arg(&image).arg(&copy).output()?;
+            checked("cp", copied)?;
+            quiet = Command::new("cmp").arg("-s").arg(&image).arg(&copy).status()?.success();
+            if quiet {
+                break;
+            }
+        }
+        self.kill(i)?;
+        if !quiet {
+            return Err(LabError(format!("the disk of node {} is never quiet", i + 1)));
+        }
+        checked("umount", Command::new("umount").arg("-l").arg(&dir).output()?)?;
+        fs::rename(&copy, &image)?;
+        mount(&image, &dir)
+    }
+
     /// `zonekeeper join`: node `i` gets its keys from node `via` with a token, then runs.
     pub fn join(&mut self, i: usize, via: usize, token: &str) -> Result<(), LabError> {
         let via = self.nodes[via].at(PEER).to_string();
@@ -334,7 +381,8 @@ impl Lab {
         self.spawn(i, &[])
     }
 
-    fn read_token(&mut self) -> Result<(), LabError> {
+    /// Waits until the first node runs, and takes the token that its data directory holds.
+    pub fn read_token(&mut self) -> Result<(), LabError> {
         let path = self.folder().join("data-1").join("admin.token");
         self.wait("the first node founds the cluster", Duration::from_secs(30), |lab| {
             fs::read_to_string(&path).is_ok_and(|t| t.ends_with('\n')) && lab.ready(0)
@@ -416,6 +464,10 @@ impl Drop for Lab {
             let _ = Command::new("umount").arg(dir).status();
         }
     }
+}
+
+fn mount(image: &Path, dir: &Path) -> Result<(), LabError> {
+    checked("mount", Command::new("mount").args(["-o", "loop"]).arg(image).arg(dir).output()?).map(drop)
 }
 
 fn checked(what: &str, done: Output) -> Result<String, LabError> {

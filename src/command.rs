@@ -1,7 +1,7 @@
 //! The command line: what each command needs, and how it ends.
 
 use crate::{
-    demo,
+    anew, demo,
     handover::{self, Line, Predecessor, Sockets},
     keys,
     node::{self, Node, Start},
@@ -66,6 +66,42 @@ enum Command {
         #[arg(long)]
         learner: bool,
     },
+    /// Begin a new cluster with what a backup holds; this node is its first member
+    #[command(after_help = "Example:
+  zonekeeper keys new new-keys --nodes 1=fra,2=ams,3=iad
+  zonekeeper restore zonekeeper-2026-11-26.zkb --config node.toml
+  zonekeeper run --config node.toml
+
+The node file names the new keys and an empty data directory. Everything is as in the backup but for the members: the
+others join as ever. Serials, epochs and generations are ahead of all that the old cluster served.")]
+    Restore {
+        /// A file of `zonekeeper backup`
+        file: PathBuf,
+        /// The node file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Number of the incarnation; give a greater one than was ever used when an old backup is restored once more
+        #[arg(long, value_name = "NUMBER")]
+        incarnation: Option<u32>,
+    },
+    /// Make this survivor a cluster of one: only when a majority of the voters is lost for good
+    #[command(after_help = "Example, on a survivor that is stopped:
+  zonekeeper recover --config node.toml --reason \"fra and ams burnt down\" --yes
+  zonekeeper run --config node.toml
+
+Take the survivor with the highest log index (`zonekeeper status --json`: log.last). It refuses while a majority may be
+alive. The lost nodes must never be started again: wipe them. The act stands in the log with its reason.")]
+    Recover {
+        /// The node file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Why, for the log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Yes: the other voters are lost for good
+        #[arg(long, short = 'y', required = true)]
+        yes: bool,
+    },
     /// Make or look at the keys of a cluster
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -97,6 +133,12 @@ impl Args {
         let done = match self.command {
             Command::Run { config, bootstrap, new, timing } => run(&config, start(bootstrap, new, timing)),
             Command::Join { config, via, token, learner } => join(&config, via, &token, !learner),
+            Command::Restore { file, config, incarnation } => {
+                load(&config).and_then(|config| anew::restore(&config, &file, incarnation))
+            }
+            Command::Recover { config, reason, yes: _ } => {
+                load(&config).and_then(|config| anew::recover(&config, &reason))
+            }
             Command::Keys(keys) => keys.run().map_err(|e| e.to_string()),
             Command::Serve(serve) => serve.run(),
             Command::Demo(demo) => demo.run(),

@@ -7,7 +7,7 @@
 //! node/       composition root: build, bind, wire, run, drain
 //! control/    drives core; the one writer of what is published
 //! probe/      heartbeats and checks -> observations
-//! keys, serve, demo    commands that are not the admin API's
+//! keys, anew, serve, demo    commands that are not the admin API's
 //! ```
 //!
 //! The parts that can live alone are crates: `core` (all decisions, pure), `consensus`, `dns`, `proxy`, `peer`,
@@ -19,6 +19,7 @@
 //! - **The data path never waits for Raft**: no leader never means SERVFAIL.
 //! - **Raft's threads are apart from the data path's**, in runtime and priority.
 
+mod anew;
 mod clock;
 mod command;
 mod control;

@@ -120,6 +120,17 @@ impl Client {
         self.answer(self.request(Method::DELETE, &with_query(path, query))).await
     }
 
+    /// Reads what is no JSON.
+    pub(crate) async fn raw(&self, path: &str) -> Result<Response, CliError> {
+        let query = if self.linearizable { "?consistency=linearizable" } else { "" };
+        self.send(self.request(Method::GET, &format!("{path}{query}"))).await
+    }
+
+    /// What went wrong while an answer came in.
+    pub(crate) fn cut(&self, error: &reqwest::Error) -> CliError {
+        self.unreachable(error)
+    }
+
     /// The event stream, from after `last` when it is given.
     pub(crate) async fn stream(&self, last: Option<u64>) -> Result<Response, CliError> {
         let request = self.request(Method::GET, "/v1/events");

@@ -9,8 +9,8 @@ pub use client::ClientArgs;
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
 pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
-    AutomationCommand, ClusterCommand, CookiesCommand, EventsArgs, ExplainArgs, MemberCommand, TimingCommand,
-    TokenCommand, WebhookCommand, ZoneCommand,
+    AutomationCommand, BackupArgs, ClusterCommand, CookiesCommand, EventsArgs, ExplainArgs, MemberCommand,
+    TimingCommand, TokenCommand, WebhookCommand, ZoneCommand,
 };
 
 use clap::{Args, Subcommand};
@@ -90,6 +90,9 @@ pub enum ClientCommand {
     /// Writes what runs as configuration files.
     #[command(after_help = "Examples:\n  zonekeeper export exported-config")]
     Export(ExportArgs),
+    /// Writes a backup of the whole state, consistent at one log index; for `restore`. It holds secrets.
+    #[command(after_help = "Examples:\n  zonekeeper backup /var/backups/zonekeeper-2026-11-26.zkb")]
+    Backup(BackupArgs),
     /// Webhooks: show, add, remove.
     #[command(subcommand)]
     Webhook(WebhookCommand),

@@ -1,5 +1,6 @@
 //! One command against one node.
 
+mod backup;
 mod events;
 mod members;
 mod steer;
@@ -43,6 +44,7 @@ pub async fn run(client: ClientArgs, out: &mut dyn Write) -> Result<ExitCode, Cl
         ClientCommand::Automation(c) => things::automation(s, c).await?,
         ClientCommand::Plan(c) => return files::plan_command(s, &c).await,
         ClientCommand::Apply(c) => return files::apply(s, &c).await,
+        ClientCommand::Backup(c) => backup::backup(s, &c).await?,
         ClientCommand::Export(c) => files::export(s, &c).await?,
     }
     session.out.flush()?;
@@ -112,6 +114,10 @@ fn overview(out: &mut dyn Write, c: &Cluster, generation: &str, age_ms: Option<u
     ];
     for (name, text) in lines {
         writeln!(out, "{name:<11} {text}")?;
+    }
+    if let Some(o) = &c.origin {
+        let incarnation = o.at.incarnation;
+        writeln!(out, "incarnation {incarnation}, begun {} by {}: {}", o.time, o.author, o.reason)?;
     }
     for alarm in &c.alarms {
         writeln!(out, "ALARM       {alarm}")?;

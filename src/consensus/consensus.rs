@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, watch};
-use zonekeeper_core::{State, entry::Timing, id::NodeId};
+use zonekeeper_core::{State, entry::Timing, id::NodeId, state::Generation};
 
 /// Requests of this node under way at once; more are refused as busy.
 pub(crate) const IN_FLIGHT: usize = 512;
@@ -219,6 +219,15 @@ impl Consensus {
     pub async fn give_up(&self, why: &str) {
         self.inner.store.fail(why);
         self.shutdown().await;
+    }
+
+    /// A consistent backup: the last applied state, as a file that [`crate::restore`] reads. Blocking, and as large as
+    /// the state.
+    pub fn backup(&self) -> io::Result<(Generation, Vec<u8>)> {
+        let (meta, state) = self.inner.machine.present();
+        let mut file = Vec::new();
+        crate::snapshot::write(&mut file, &meta, &state)?;
+        Ok((state.generation, file))
     }
 
     /// Builds a snapshot soon.

@@ -36,6 +36,9 @@ pub enum OpenError {
         /// What does not add up.
         what: String,
     },
+    /// Another process has the directory open.
+    #[error("{0} is in use: is the node running? stop it first")]
+    Busy(PathBuf),
     /// The store of the log could not be opened.
     #[error("cannot open {dir}: {source}")]
     Io {
@@ -51,6 +54,49 @@ pub enum OpenError {
          symbol of zonekeeper-consensus is linked in"
     )]
     NotDurable,
+}
+
+/// Why no new incarnation was begun. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AnewError {
+    /// The data directory.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A restore into a directory that holds something.
+    #[error(
+        "{0} holds data already: a restore needs an empty data directory; give the node another `data_dir`"
+    )]
+    NotEmpty(PathBuf),
+    /// A recovery of a directory without data.
+    #[error(
+        "{0} holds no cluster, so there is nothing to recover; restore a backup with `zonekeeper restore`"
+    )]
+    Nothing(PathBuf),
+    /// The backup is none.
+    #[error("{0} is no backup of a cluster; give a file that `zonekeeper backup` wrote")]
+    Foreign(PathBuf),
+    /// Another version wrote the backup.
+    #[error(
+        "{path} was written by another version of Zonekeeper ({why}); restore it with that version, then upgrade"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        why: String,
+    },
+    /// The backup does not read, or is damaged.
+    #[error("{0}; use another copy, or an older backup")]
+    File(#[from] crate::snapshot::SnapshotError),
+    /// Keys of the cluster that the backup was taken from.
+    #[error(
+        "the keys are those of the cluster that the backup was taken from ({0:032x}), whose nodes could come back \
+         beside the new ones: make keys of a new cluster with `zonekeeper keys new`"
+    )]
+    SameCluster(u128),
+    /// `apply` says no.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Why a proposal or a membership change has no outcome.

@@ -78,11 +78,11 @@ pub mod types;
 mod wire;
 
 pub use consensus::{Consensus, Opened};
-pub use error::{OpenError, ProposeError};
+pub use error::{AnewError, OpenError, ProposeError};
 pub use machine::{Applied, Builder, Image, Machine, Sink};
 pub use propose::PROPOSE_WITHIN;
 pub use status::{Peer, Role, Status};
-pub use store::Identity;
+pub use store::{Anew, Begun, Identity, recover, restore};
 pub use timing::{
     KEEP_BEHIND_SNAPSHOT, SNAPSHOT_EVERY, config, election_max_ms, election_min_ms, timing_warning,
 };

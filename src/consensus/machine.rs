@@ -132,6 +132,13 @@ impl Machine {
         self.index_or_none().unwrap_or(0)
     }
 
+    /// The last applied state and what a snapshot of it covers.
+    pub(crate) fn present(&self) -> (SnapshotMeta, Arc<State>) {
+        let now = self.now();
+        let meta = SnapshotMeta { last_log_id: now.last, last_membership: now.membership.clone() };
+        (meta, now.state.clone())
+    }
+
     pub(crate) fn index_or_none(&self) -> Option<u64> {
         self.now().last.map(|l| l.index)
     }
@@ -156,6 +163,11 @@ impl Machine {
             now.apply(&entry);
         }
         self.core.applied.send_replace(now.last.map_or(0, |l| l.index));
+    }
+
+    /// Applies one entry before any Raft runs, and says what came of it.
+    pub(crate) fn step(&self, entry: &LogEntry) -> Outcome {
+        self.now().apply(entry)
     }
 
     fn apply_batch<C: Types>(&self, batch: Vec<EntryResponder<C>>) -> io::Result<()> {
@@ -288,9 +300,8 @@ impl<C: Types> RaftStateMachine<C> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let now = self.now();
-        let meta = SnapshotMeta { last_log_id: now.last, last_membership: now.membership.clone() };
-        Builder { machine: self.clone(), meta, state: now.state.clone() }
+        let (meta, state) = self.present();
+        Builder { machine: self.clone(), meta, state }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {

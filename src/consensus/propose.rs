@@ -16,7 +16,12 @@ use openraft::{
 };
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
-use zonekeeper_core::{Entry, Outcome, Proposal, codec, entry::MAX_ENTRY, id::NodeId};
+use zonekeeper_core::{
+    Command, Entry, Outcome, Proposal, codec,
+    entry::MAX_ENTRY,
+    id::NodeId,
+    mutant::{self, Mutant},
+};
 use zonekeeper_peer::Lane;
 
 /// How long [`Consensus::propose`] tries: several failovers of the slowest timing.
@@ -60,6 +65,9 @@ impl Consensus {
     /// Waits until this node has applied everything that was committed anywhere when the call began, and returns that
     /// log index: what is read from the state now is linearizable.
     pub async fn read_index(&self, within: Duration) -> Result<u64, ProposeError> {
+        if mutant::on(Mutant::StoppedNodeAnswers) && self.failed().borrow().is_some() {
+            return Ok(self.inner.machine.index());
+        }
         let until = Instant::now() + within;
         match self.through_leader(Ask::ReadIndex, within).await? {
             Done::Index(index) => {
@@ -131,6 +139,10 @@ impl Consensus {
 
     /// Until Raft has taken the entry, every error says that nothing was written, and the caller may try again.
     async fn write(&self, proposal: Proposal, within: Duration) -> ControlReply {
+        if matches!(proposal.command, Command::Recover(_)) {
+            let text = "a new incarnation begins on a node that stands still: `zonekeeper recover`";
+            return Err(ProposeError::Refused(text.into()));
+        }
         let until = Instant::now() + within;
         let _pass = self.inner.gate.enter(until).await?;
         known(proposal.command.since(), self.state().cluster_version)?;
@@ -151,6 +163,9 @@ impl Consensus {
     }
 
     async fn confirm(&self, within: Duration) -> ControlReply {
+        if mutant::on(Mutant::UnconfirmedReads) {
+            return Ok(Done::Index(self.inner.machine.index()));
+        }
         let raft = self.inner.raft();
         match tokio::time::timeout(within, raft.get_read_log_id(ReadPolicy::ReadIndex)).await {
             Ok(Ok((read, _))) => Ok(Done::Index(read.index())),

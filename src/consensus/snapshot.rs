@@ -106,15 +106,7 @@ impl SnapshotDir {
         let path = self.file(meta);
         let tmp = path.with_extension("tmp");
         let mut out = BufWriter::new(File::create(&tmp)?);
-        let payload = codec::bytes(state);
-        let header = Header { meta: meta.clone(), len: payload.len() as u64, hash: state.hash() };
-        out.write_all(&codec::encode(Kind::SnapshotHeader, &header))?;
-        for (number, part) in payload.chunks(CHUNK).enumerate() {
-            let mut chunk = Vec::with_capacity(part.len() + 4);
-            chunk.extend_from_slice(&(number as u32).to_le_bytes());
-            chunk.extend_from_slice(part);
-            out.write_all(&codec::seal(Kind::SnapshotChunk, &chunk))?;
-        }
+        write(&mut out, meta, state)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         self.publish(&tmp, &path)?;
         Ok(path)
@@ -157,6 +149,20 @@ fn name(meta: &SnapshotMeta) -> String {
         None => (0, 0, 0),
     };
     format!("snap-{index:020}-{term}-{node}.zks")
+}
+
+/// Writes a snapshot as records.
+pub(crate) fn write(out: &mut impl Write, meta: &SnapshotMeta, state: &State) -> io::Result<()> {
+    let payload = codec::bytes(state);
+    let header = Header { meta: meta.clone(), len: payload.len() as u64, hash: state.hash() };
+    out.write_all(&codec::encode(Kind::SnapshotHeader, &header))?;
+    for (number, part) in payload.chunks(CHUNK).enumerate() {
+        let mut chunk = Vec::with_capacity(part.len() + 4);
+        chunk.extend_from_slice(&(number as u32).to_le_bytes());
+        chunk.extend_from_slice(part);
+        out.write_all(&codec::seal(Kind::SnapshotChunk, &chunk))?;
+    }
+    Ok(())
 }
 
 /// Reads a whole file and checks all of it. Blocking.

@@ -1,7 +1,10 @@
 //! openraft's configuration, derived from the cluster's [`Timing`].
 
 use openraft::{Config, SnapshotPolicy};
-use zonekeeper_core::entry::Timing;
+use zonekeeper_core::{
+    entry::Timing,
+    mutant::{self, Mutant},
+};
 
 /// Log entries between two snapshots: replaying as many takes well under a second.
 pub const SNAPSHOT_EVERY: u64 = 5000;
@@ -35,7 +38,7 @@ pub fn config(timing: Timing) -> Config {
         election_timeout_max,
         // Without it one partial partition stops the cluster for good; the lease plus an election is the least allowed.
         quorum_loss_probe_interval: Some(2 * election_timeout_max),
-        enable_pre_vote: Some(true),
+        enable_pre_vote: Some(!mutant::on(Mutant::NoPreVote)),
         // A restarted leader has lost its memory of who heard it: it asks again.
         enable_leader_restore: Some(false),
         allow_log_reversion: None,

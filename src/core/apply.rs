@@ -2,10 +2,11 @@
 
 use crate::{
     assign::{Class, Hand, Lane},
-    entry::{Cause, Command, Delta, Entry, Force, Init, Object, Outcome, Override, Scope},
+    entry::{Cause, Command, Delta, Entry, Force, Init, Object, Outcome, Override, Read, Scope},
     evidence::{Kind, Row, Standing},
     id::{ServiceId, SiteId},
     model::Family,
+    mutant::{self, Mutant},
     name::Name,
     state::{Assignment, Basis, Decision, HISTORY, Health, ServiceState, State},
 };
@@ -43,7 +44,8 @@ impl State {
                 self.cluster_version
             ));
         }
-        if let Some(read) = proposal.reads.iter().find(|r| self.version(&r.object) != r.version) {
+        let stale = |r: &&Read| self.version(&r.object) != r.version && !mutant::on(Mutant::StaleReads);
+        if let Some(read) = proposal.reads.iter().find(stale) {
             let mut now = read.clone();
             now.version = self.version(&read.object);
             return Outcome::Stale(now);
@@ -88,6 +90,7 @@ impl State {
             Command::Release(scope) => self.release(step, scope),
             Command::Move { service, to } => self.move_service(step, service, to.as_ref()),
             Command::Automation { service, on } => self.set_automation(step, service.as_ref(), *on),
+            Command::Recover(recovery) => self.recover(step, recovery),
             other => self.membership_command(step, other),
         }
     }
@@ -139,7 +142,9 @@ impl State {
                 return Err(format!("service {} has no endpoint at {}", target.service, target.site));
             };
             let (quorum, probed) = (service.spec.quorum, service.spec.check.is_some());
-            row.check(&voting, quorum, probed).map_err(|why| format!("{}: {why}", target.service))?;
+            if !mutant::on(Mutant::UncheckedEvidence) {
+                row.check(&voting, quorum, probed).map_err(|why| format!("{}: {why}", target.service))?;
+            }
             let service = Arc::make_mut(service);
             service.version = index;
             service.judged(row, self.time);
@@ -345,7 +350,7 @@ impl State {
             .collect()
     }
 
-    fn decided(
+    pub(crate) fn decided(
         &mut self,
         step: &Step<'_>,
         id: &ServiceId,
@@ -386,7 +391,8 @@ impl State {
             zones.extend(names.iter().filter_map(|n| self.zone_of(n)).cloned());
         }
         for origin in &zones {
-            if let Some(zone) = self.zones.get_mut(origin) {
+            if let Some(zone) = self.zones.get_mut(origin).filter(|_| !mutant::on(Mutant::SerialStandsStill))
+            {
                 let zone = Arc::make_mut(zone);
                 if let Some(at) = self.removed_zones.iter().position(|(removed, _)| removed == origin)
                     && let Some((_, serial)) = self.removed_zones.remove(at)

@@ -14,6 +14,7 @@ use crate::{
     evidence::Standing,
     id::{ServiceId, SiteId},
     model::{Failback, Family, Policy, WhenAllDown},
+    mutant::{self, Mutant},
     state::{Basis, Health, ServiceState, State},
     time::LogTime,
 };
@@ -143,8 +144,8 @@ impl<'a> Lane<'a> {
 
     /// What keeps a site that is up from coming back.
     fn hold(&self, site: &SiteId) -> Hold {
-        let forced_up = self.forced(site).is_some_and(|o| o.force == Force::Up);
-        let Some(health) = self.health(site).filter(|_| !forced_up) else { return Hold::Free };
+        let free = self.forced(site).is_some_and(|o| o.force == Force::Up) || mutant::on(Mutant::NoHoldDown);
+        let Some(health) = self.health(site).filter(|_| !free) else { return Hold::Free };
         let Some(failed) = health.failed else { return Hold::Free };
         let left = failed.plus(self.service.spec.hold_down(health.flaps)).since(self.now);
         let unproven = |healthy_ms| health.since.plus(healthy_ms).since(self.now);
@@ -267,7 +268,10 @@ impl<'a> Lane<'a> {
     /// The safety limit: automation removes no site when fewer than `min_answers` would be left. A usable site takes the
     /// place, inside its hold-down or not; after those the least bad stay.
     fn keep_minimum<'s>(&self, candidates: &[&'s SiteId], set: &mut BTreeSet<&'s SiteId>) {
-        let minimum = self.service.spec.min_answers as usize;
+        let minimum = match mutant::on(Mutant::NoSafetyLimit) {
+            true => 0,
+            false => self.service.spec.min_answers as usize,
+        };
         let leaves = candidates.iter().any(|s| self.current().contains(s) && self.class(s) == Class::Down);
         let mut spare: Vec<&&SiteId> =
             candidates.iter().filter(|s| !set.contains(*s) && self.usable(s)).collect();

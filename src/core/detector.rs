@@ -14,6 +14,7 @@
 
 use crate::{
     evidence::{Colour, Kind, Verdict},
+    mutant::{self, Mutant},
     time::Mono,
 };
 
@@ -212,7 +213,8 @@ impl Detector {
         }
         self.failures = self.failures.saturating_add(1);
         let enough = self.failures >= self.thresholds.fall;
-        let red = enough && (kind != Kind::Silent || self.silent_too_long(now));
+        let red =
+            enough && (kind != Kind::Silent || self.silent_too_long(now)) || mutant::on(Mutant::Impatience);
         if self.colour == Colour::Red {
             self.kind = Some(kind);
         } else {

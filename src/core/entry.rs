@@ -159,6 +159,8 @@ pub enum Command {
     PutSecret(Secret),
     /// Begins a rollover of the secret of DNS cookies.
     RollCookies(CookieSecret),
+    /// Begins a new incarnation on one node. Written by hand into the log of a node that stands still.
+    Recover(Recovery),
 }
 
 impl Command {
@@ -230,6 +232,26 @@ pub struct Member {
     pub admin: Option<SocketAddr>,
     /// The newest cluster version that its program knows; 0 until the node has said so itself.
     pub version: u32,
+}
+
+/// A new incarnation: after a restore, or after the majority was lost for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Its number; greater than the one before, by [`Recovery::MAX_STEP`] at most.
+    pub incarnation: u32,
+    /// Id of the cluster from now on: the same after a recovery, another one after a restore.
+    pub cluster: u128,
+    /// The only member from now on.
+    pub node: NodeId,
+    /// Its description.
+    pub member: Member,
+    /// Why, in an operator's words.
+    pub reason: String,
+}
+
+impl Recovery {
+    /// Incarnations that may be skipped at once: more than a hundred steps of a serial would go back (RFC 1982 §3.1).
+    pub const MAX_STEP: u32 = 100;
 }
 
 /// What an override covers.

@@ -4,6 +4,7 @@ use crate::{
     entry::Duty,
     id::{NodeId, ServiceId, SiteId},
     model::{Family, Quorum},
+    mutant::{self, Mutant},
     state::State,
     time::Mono,
 };
@@ -135,6 +136,7 @@ pub enum Standing {
 /// How many red votes move a target, of so many voting sites, when the suspect is or is not one of them.
 pub fn needed(voting: &BTreeSet<SiteId>, suspect: &SiteId, quorum: Quorum) -> usize {
     match quorum {
+        _ if mutant::on(Mutant::OneRedMoves) => 1,
         Quorum::Majority => voting.len() / 2 + 1,
         Quorum::Unanimous => voting.iter().filter(|s| *s != suspect).count().max(1),
     }
@@ -278,7 +280,8 @@ impl Evidence {
         let mut vote = Vote::Abstain;
         for (report, _) in self.fresh(now) {
             let member = state.members.get(&report.node).is_some_and(|m| m.site == *site);
-            if !member || !state.voters.contains(&report.node) || report.abstains.is_some() {
+            let sick = report.abstains.is_some() && !mutant::on(Mutant::SickObserversVote);
+            if !member || !state.voters.contains(&report.node) || sick {
                 continue;
             }
             let Ok(place) = report.endpoints.binary_search_by(|(t, _)| t.cmp(target)) else { continue };

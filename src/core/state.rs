@@ -121,6 +121,19 @@ impl ServiceState {
     }
 }
 
+/// How the present incarnation began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Version of the state that it began with.
+    pub at: Generation,
+    /// When.
+    pub time: LogTime,
+    /// Which command, as `recover`.
+    pub author: String,
+    /// Why, in an operator's words.
+    pub reason: String,
+}
+
 /// A committed decision, with its evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
@@ -153,6 +166,8 @@ pub struct State {
     pub cluster_version: u32,
     /// (incarnation, index of the last applied entry).
     pub generation: Generation,
+    /// How the present incarnation began; none in a cluster that was never restored.
+    pub origin: Option<Arc<Origin>>,
     /// Time of the last entry.
     pub time: LogTime,
     /// Raft timing.
@@ -207,6 +222,7 @@ impl Default for State {
             cluster: 0,
             cluster_version: 0,
             generation: Generation::default(),
+            origin: None,
             time: LogTime::default(),
             timing: Timing::Lan,
             members: BTreeMap::new(),

@@ -166,7 +166,7 @@ pub(crate) fn member(config: &NodeConfig) -> Member {
 }
 
 /// Readable by the owner only.
-fn write_token(dir: &Path, secret: &str) -> Result<(), NodeError> {
+pub(crate) fn write_token(dir: &Path, secret: &str) -> Result<(), NodeError> {
     let path = dir.join(TOKEN_FILE);
     let file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
     let written = file.and_then(|mut f| writeln!(f, "{secret}").and_then(|()| f.sync_all()));

@@ -22,7 +22,7 @@ mod renew;
 mod room;
 mod watch;
 
-pub(crate) use boot::Start;
+pub(crate) use boot::{Start, TOKEN_FILE, member, write_token};
 pub(crate) use error::NodeError;
 pub(crate) use join::join;
 pub(crate) use propose::propose;

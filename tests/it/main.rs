@@ -16,6 +16,7 @@
 //! timing     another Raft timing while it runs
 //! renewal    certificates end: lived through, or told the way back
 //! strangers  other clusters, strangers and wrong keys
+//! anew       backup, restore, and the recovery of a survivor
 //! restart    all nodes killed, one started alone
 //! disk       a whole disk is full
 //! flood      both cores saturated
@@ -37,6 +38,7 @@ mod load;
 mod support;
 
 mod abuse;
+mod anew;
 mod churn;
 mod demo;
 mod disk;

@@ -54,6 +54,12 @@ fn cluster(handles: &Handles, published: &Published) -> Cluster {
         hash: format!("{:032x}", state.hash()),
         time: wire::stamp(state.time),
         overrides: state.overrides.len(),
+        origin: state.origin.as_ref().map(|o| wire::Origin {
+            at: o.at.into(),
+            time: wire::stamp(o.time),
+            author: o.author.clone(),
+            reason: o.reason.clone(),
+        }),
         alarms: alarms(&local.notes),
         problems,
         abstains: local.abstains.clone(),

@@ -1,5 +1,6 @@
 //! The routes, one file per topic. [`Routes::add`] registers a handler and its documentation at once.
 
+mod backup;
 mod cluster;
 mod config;
 mod cookies;
@@ -126,6 +127,7 @@ pub(crate) fn all() -> Routes {
     let topics = [
         health::routes,
         cluster::routes,
+        backup::routes,
         members::routes,
         sites::routes,
         services::routes,

@@ -1,5 +1,6 @@
 //! The cluster, its members, its timing.
 
+use super::Generation;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use utoipa::ToSchema;
@@ -46,12 +47,28 @@ pub struct Cluster {
     pub time: String,
     /// Overrides in force.
     pub overrides: usize,
+    /// How the present incarnation began; absent in a cluster that was never restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// What a person should look at, cluster-wide: degraded targets, disarmed failover, lost quorum.
     pub alarms: Vec<String>,
     /// What a person should look at on this node.
     pub problems: Vec<Problem>,
     /// Why this node abstains from judging others, if it does.
     pub abstains: Option<String>,
+}
+
+/// How an incarnation began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Origin {
+    /// Version of the state that it began with.
+    pub at: Generation,
+    /// When.
+    pub time: String,
+    /// Which command, as `recover`.
+    pub author: String,
+    /// Why, in an operator's words.
+    pub reason: String,
 }
 
 /// Log positions of one node.

@@ -15,7 +15,7 @@ mod zone;
 pub use access::{
     CookieRollover, JoinSecret, NewJoin, NewToken, NewWebhook, Token, TokenSecret, Webhook, WebhookSecret,
 };
-pub use cluster::{Cluster, Link, Log, Member, NewMember, Problem, TimingSetting, TimingWritten};
+pub use cluster::{Cluster, Link, Log, Member, NewMember, Origin, Problem, TimingSetting, TimingWritten};
 pub use config::{Config, ConfigChanges, DryRun, Zone as ConfigZone};
 pub use event::{Event, EventKind};
 pub use evidence::{Evidence, Observer, OwnWord, Path, Target};
@@ -30,6 +30,9 @@ pub use zone::{NewZone, RecordText, Records, RrSet, Zone};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zonekeeper_core::{state, time::LogTime};
+
+/// Header of a backup: the generation that it holds.
+pub const GENERATION_HEADER: &str = "x-zonekeeper-generation";
 
 /// Version of the whole replicated state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]

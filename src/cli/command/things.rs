@@ -167,6 +167,13 @@ pub struct EventsArgs {
     pub count: Option<usize>,
 }
 
+/// `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// A new file; readable by its owner alone.
+    pub file: PathBuf,
+}
+
 /// `explain`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["name", "request"])))]

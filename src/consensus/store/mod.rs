@@ -3,6 +3,7 @@
 //! Readers are served from memory where they can be: the newest entries stay in a bounded tail, so that an entry is
 //! readable at once while its flush is under way, and replication does not touch sled at all.
 
+mod anew;
 mod open;
 mod reader;
 mod records;
@@ -10,6 +11,7 @@ mod view;
 mod witness;
 mod writer;
 
+pub use anew::{Anew, Begun, recover, restore};
 pub(crate) use open::open;
 pub use records::Identity;
 #[cfg(test)]
@@ -31,7 +33,11 @@ use tokio::sync::{oneshot, watch};
 use view::View;
 use witness::{Fact, Witness};
 use writer::{Edit, Op, Writer};
-use zonekeeper_core::{codec::Kind, id::NodeId};
+use zonekeeper_core::{
+    codec::Kind,
+    id::NodeId,
+    mutant::{self, Mutant},
+};
 
 /// Bytes of entries that one read returns at most (but always one entry), below what
 /// the Raft lane carries in one request (1 MiB).
@@ -107,7 +113,7 @@ impl Store {
 
     /// Makes durable what was published, with everything that was written before it.
     pub(crate) async fn save_watermark(&self, index: u64) -> io::Result<()> {
-        if index <= self.view().watermark {
+        if index <= self.view().watermark || mutant::on(Mutant::ForgottenWatermark) {
             return Ok(());
         }
         // Locked until it is in the writer's queue, so that an older one never follows a newer one there.
@@ -180,7 +186,11 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.write(meta(Kind::Vote, records::vote(vote)), Some(Fact::Vote(*vote))).await?;
+        let edits = match mutant::on(Mutant::ForgottenVote) {
+            true => Vec::new(),
+            false => meta(Kind::Vote, records::vote(vote)),
+        };
+        self.write(edits, Some(Fact::Vote(*vote))).await?;
         self.view_mut().vote = Some(*vote);
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::{
     fsync,
     machine::Machine,
     snapshot::SnapshotDir,
-    types::{LogEntry, LogId, Vote},
+    types::{LogEntry, LogId, SnapshotMeta, Vote},
 };
 use openraft::entry::RaftEntry;
 use std::{
@@ -20,7 +20,12 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use zonekeeper_core::{codec::Kind, id::NodeId};
+use zonekeeper_core::{
+    State,
+    codec::Kind,
+    id::NodeId,
+    mutant::{self, Mutant},
+};
 
 /// sled's directory.
 pub(crate) const LOG_DIR: &str = "log";
@@ -31,8 +36,30 @@ const CACHE: u64 = 8 << 20;
 /// How long to wait for another process (or an earlier handle) to let go of the directory.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens `dir` for `node`.
+/// Opens `dir` for `node` and replays it up to what was published.
 pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(Store, Machine), OpenError> {
+    let Read { db, view, entries, witness, snapshots, newest } = read(dir, node, cluster)?;
+    let io = |source| OpenError::Io { dir: dir.to_path_buf(), source };
+    let machine = Machine::on_disk(snapshots, newest);
+    let known = machine.index_or_none();
+    let watermark = if mutant::on(Mutant::StaleStart) { 0 } else { view.watermark };
+    machine
+        .replay(entries.into_iter().filter(|e| Some(e.log_id.index) > known && e.log_id.index <= watermark));
+    Ok((Store::new(db, view, witness).map_err(io)?, machine))
+}
+
+/// What a data directory holds, checked.
+pub(super) struct Read {
+    pub(super) db: sled::Db,
+    pub(super) view: View,
+    pub(super) entries: Vec<LogEntry>,
+    pub(super) witness: Witness,
+    pub(super) snapshots: SnapshotDir,
+    pub(super) newest: Option<(SnapshotMeta, State)>,
+}
+
+/// Reads `dir` and refuses what is foreign or damaged.
+pub(super) fn read(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<Read, OpenError> {
     if !fsync::is_in_place() {
         return Err(OpenError::NotDurable);
     }
@@ -42,6 +69,7 @@ pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(S
         std::fs::create_dir_all(path).map_err(io)?;
     }
     let db = open_sled(&dir.join(LOG_DIR)).map_err(|error| match error {
+        Broken::Io(error) if locked(&error) => OpenError::Busy(dir.to_path_buf()),
         Broken::Io(source) => io(source),
         Broken::Damage(what) => damaged(what),
     })?;
@@ -59,14 +87,10 @@ pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(S
     check(&view, &entries, covered).map_err(damaged)?;
 
     let witness = Witness::open(dir).map_err(io)?;
-    recall(&view, witness.memory()).map_err(damaged)?;
-
-    let machine = Machine::on_disk(snapshots, newest);
-    let known = machine.index_or_none();
-    let watermark = view.watermark;
-    machine
-        .replay(entries.into_iter().filter(|e| Some(e.log_id.index) > known && e.log_id.index <= watermark));
-    Ok((Store::new(db, view, witness).map_err(io)?, machine))
+    if !mutant::on(Mutant::BlindWitness) {
+        recall(&view, witness.memory()).map_err(damaged)?;
+    }
+    Ok(Read { db, view, entries, witness, snapshots, newest })
 }
 
 pub(crate) enum Broken {

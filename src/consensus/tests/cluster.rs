@@ -279,6 +279,27 @@ fn the_others_go_on_when_the_leader_stops_and_it_returns_with_what_it_had_publis
 }
 
 #[test]
+fn a_node_that_was_cut_off_comes_back_without_unseating_the_leader() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        let leader = cluster.leader().await;
+        let (away, term) = (1 + leader % 3, cluster.node(leader).status().term);
+        cluster.traffic.0.lock().unwrap().cut = [away].into();
+        let mut status = cluster.node(away).watch_status();
+        let alone = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.leader.is_none())).await;
+        assert!(alone.is_ok(), "it never missed its leader");
+        // ten elections long it asks for votes that it cannot get
+        tokio::time::sleep(Duration::from_millis(10 * crate::election_max_ms(Timing::Lan))).await;
+        cluster.traffic.0.lock().unwrap().cut.clear();
+        let (index, _) = cluster.node(leader).propose(write("while it comes back")).await.unwrap();
+        cluster.agree(index).await;
+        let now = cluster.node(leader).status();
+        assert_eq!((now.term, now.leader), (term, Some(leader)), "the leader was unseated");
+        assert_eq!(cluster.node(away).status().term, term, "it began elections that it could not win");
+    });
+}
+
+#[test]
 fn a_whole_cluster_restarts_from_disk() {
     run(async {
         let mut cluster = Cluster::of(3).await;

@@ -105,6 +105,8 @@ fn a_snapshot_that_cannot_be_written_stops_the_writing_and_says_so() {
         );
         let refused = cluster.node(1).propose(write("too late")).await;
         assert!(matches!(refused, Err(ProposeError::Stopped(_))), "{refused:?}");
+        let read = cluster.node(1).read_index(PATIENCE).await;
+        assert!(matches!(read, Err(ProposeError::Stopped(_))), "nothing is linearizable there: {read:?}");
         assert!(cluster.node(1).status().stopped.is_some());
         assert_ne!(cluster.node(1).state().cluster, 0);
     });

@@ -44,12 +44,13 @@ impl Epochs {
     }
 }
 
-/// A new assignment has a greater epoch; an old one keeps its own.
+/// A new assignment has a greater epoch; an old one keeps its own, but in a new incarnation, which stamps all anew.
 pub fn check(step: Step<'_>) -> Result<(), Violation> {
     for (id, service, family) in lanes(step.after) {
         let before = step.before.services.get(id).and_then(|s| s.assignment.get(&family));
         let (Some(old), Some(new)) = (before, service.assignment.get(&family)) else { continue };
-        let same = old.sites == new.sites && old.basis == new.basis;
+        let anew = step.after.generation.incarnation > step.before.generation.incarnation;
+        let same = old.sites == new.sites && old.basis == new.basis && !anew;
         if new.epoch < old.epoch || (new.epoch == old.epoch) != same {
             let text = format!("{id} {family:?} went from {old:?} to {new:?}");
             return Err(Violation::of(1, text));

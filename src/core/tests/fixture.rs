@@ -15,7 +15,8 @@ use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State, codec,
     cookies::CookieSecret,
     entry::{
-        Cause, Duty, Force, Init, Join, Member, Object, Read, Role, Scope, Secret, Timing, Token, Webhook,
+        Cause, Duty, Force, Init, Join, Member, Object, Read, Recovery, Role, Scope, Secret, Timing, Token,
+        Webhook,
     },
     evidence::{
         Kind,
@@ -146,7 +147,22 @@ fn script() -> Vec<Item> {
     items.push(Item::Blank);
     items.push(entry(1_000, None, vec![], Command::Judge(vec![fitting("a", Down)]))); // refused: d is left out
     items.push(entry(400_000, None, vec![], Command::Tick));
+    items.push(entry(1_000, Some("recover"), vec![], recovery())); // refused: four voters
+    items.push(Item::Voters([2].into()));
+    items.push(entry(1_000, Some("recover"), vec![], recovery()));
     items
+}
+
+fn recovery() -> Command {
+    let member = Member {
+        site: site("b"),
+        duty: Duty::Full,
+        peer: ([10, 0, 0, 2], 7000).into(),
+        admin: None,
+        version: 1,
+    };
+    let reason = "the others are lost".into();
+    Command::Recover(Recovery { incarnation: 1, cluster: 0xfeed, node: 2, member, reason })
 }
 
 fn member(n: u8, at: &str, duty: Duty) -> Command {
