@@ -123,6 +123,35 @@ pub enum Fault {
         /// Whose disk.
         who: Who,
     },
+    /// A node's disk takes longer for each fsync.
+    SlowDisk {
+        /// Whose disk.
+        who: Who,
+        /// By so many milliseconds.
+        ms: u32,
+    },
+    /// A node's fsyncs fail (EIO); at the end they work again and the node is restarted.
+    FailingFsync {
+        /// Whose disk.
+        who: Who,
+    },
+    /// A node loses its power: what its disk does not hold yet is gone. Started again at the end.
+    PowerCut {
+        /// Whose power.
+        who: Who,
+    },
+    /// A node's clocks run too fast, the monotonic one too.
+    Drift {
+        /// Whose clocks.
+        who: Who,
+        /// By so many millionths; negative: too slow.
+        ppm: i32,
+    },
+    /// So many records are written at once, enough for a snapshot: who was away meanwhile must get it.
+    Flood {
+        /// Records.
+        writes: usize,
+    },
     /// A node's wall clock jumps, and back at the end.
     Clock {
         /// Whose clock.
@@ -187,6 +216,11 @@ impl fmt::Display for Fault {
             }
             Fault::Backends { who } => write!(f, "the backends of {who} die"),
             Fault::FullDisk { who } => write!(f, "the disk of {who} is full"),
+            Fault::SlowDisk { who, ms } => write!(f, "each fsync of {who} takes {ms} ms longer"),
+            Fault::FailingFsync { who } => write!(f, "the fsyncs of {who} fail"),
+            Fault::PowerCut { who } => write!(f, "{who} loses its power"),
+            Fault::Drift { who, ppm } => write!(f, "the clocks of {who} drift by {ppm} ppm"),
+            Fault::Flood { writes } => write!(f, "{writes} records are written at once"),
             Fault::Clock { who, seconds } => write!(f, "the wall clock of {who} jumps by {seconds} s"),
             Fault::Lead { to } => write!(f, "leadership is handed to {to}"),
             Fault::Demote { who } => write!(f, "{who} is demoted to learner"),
@@ -221,7 +255,7 @@ pub enum Needs {
     Forwarder,
     /// A small file system, so root.
     Disk,
-    /// The clock shim, so a C compiler.
+    /// The shim for clocks and fsyncs, so a C compiler.
     Shim,
 }
 
@@ -235,8 +269,9 @@ impl Fault {
             | Fault::Flap { .. }
             | Fault::Loss { .. } => Needs::Namespaces,
             Fault::Weather { .. } => Needs::Forwarder,
-            Fault::FullDisk { .. } => Needs::Disk,
-            Fault::Clock { .. } => Needs::Shim,
+            Fault::FullDisk { .. } | Fault::PowerCut { .. } => Needs::Disk,
+            Fault::Clock { .. } | Fault::Drift { .. } => Needs::Shim,
+            Fault::SlowDisk { .. } | Fault::FailingFsync { .. } => Needs::Shim,
             _ => Needs::Nothing,
         }
     }

@@ -6,6 +6,8 @@
 //! backend   small sample backends behind each proxy
 //! asker     asks DNS servers every few milliseconds, with its own clock, sockets and codec
 //! client    requests through the proxies, with honest DNS
+//! peers     gdnsd and PowerDNS, measured the same way
+//! users     a thousand requests a second while a site dies
 //! failover  the scripted failover: kill, measure, restart, measure
 //! ```
 //!
@@ -26,6 +28,7 @@ pub mod http;
 pub mod lab;
 pub mod load;
 pub mod net;
+pub mod peers;
 pub mod plan;
 mod process;
 pub mod record;
@@ -33,7 +36,9 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod scenario;
+mod shim;
 pub mod stage;
 mod tun;
+pub mod users;
 pub mod wan;
 pub mod watch;

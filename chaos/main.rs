@@ -9,9 +9,10 @@ use std::{
 };
 use zonekeeper_chaos::{
     bench::{Bench, Kind, Line},
+    net, peers,
     plan::Plan,
     record::Record,
-    report, run, scenario,
+    report, run, scenario, users,
 };
 
 /// Inflicts faults on a cluster of real zonekeeper processes, judges what clients saw, and reports
@@ -109,6 +110,20 @@ enum Measure {
         /// Round trip between sites in milliseconds; the Raft timing follows
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200))]
         rtt: u32,
+        /// Beside it gdnsd and PowerDNS, at their fastest legal settings and at their defaults; needs root
+        #[arg(long)]
+        peers: bool,
+        /// Report as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// What users feel when a site is killed, and when a backend is: with a verdict for each
+    Users {
+        /// Requests a second
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+        rate: u64,
         /// Report as JSON
         #[arg(long)]
         json: bool,
@@ -179,14 +194,18 @@ impl Sub {
                 let mut good = common.all(&plans)?;
                 for rtt_ms in [0, 100] {
                     let bench = Bench { runs: runs.into(), kinds: Kind::ALL.to_vec(), sites: 3, rtt_ms };
-                    good &= measure(&bench, &common, false)?;
+                    good &= measure(&bench, &common, rtt_ms == 0, false)?;
                 }
+                good &= users(1_000, &common, false).map_err(|e| e.to_string())?;
                 Ok(good)
             }
-            Sub::Bench { what: Measure::Failover { runs, kinds, sites, rtt, json, common } } => {
+            Sub::Bench { what: Measure::Failover { runs, kinds, sites, rtt, peers, json, common } } => {
                 let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
                 let bench = Bench { runs: runs.into(), kinds, sites: sites.into(), rtt_ms: rtt };
-                measure(&bench, &common, json)
+                measure(&bench, &common, peers, json)
+            }
+            Sub::Bench { what: Measure::Users { rate, json, common } } => {
+                users(rate, &common, json).map_err(|e| e.to_string())
             }
             Sub::Report { file } => {
                 let mut record = Record::read(&file).map_err(|e| e.to_string())?;
@@ -209,19 +228,37 @@ fn list() -> io::Result<()> {
     Ok(())
 }
 
-fn measure(bench: &Bench, common: &Common, json: bool) -> Result<bool, String> {
-    let lines = bench.run(&common.exe()?, &mut say).map_err(|e| e.to_string())?;
+fn measure(bench: &Bench, common: &Common, peers: bool, json: bool) -> Result<bool, String> {
+    let own = bench.run(&common.exe()?, &mut say).map_err(|e| e.to_string())?;
+    let good = own.iter().all(|l| l.failed == 0);
+    let mut lines: Vec<(String, Line)> = own.into_iter().map(|l| ("zonekeeper".into(), l)).collect();
+    if peers {
+        match net::possible() {
+            Ok(()) => lines.extend(peers::run(bench.runs, &mut say).map_err(|e| e.to_string())?),
+            Err(why) => say(&format!("NOT MEASURED: gdnsd and PowerDNS: {why}")),
+        }
+    }
     show(bench, &lines, json).map_err(|e| e.to_string())?;
-    Ok(lines.iter().all(|l| l.failed == 0))
+    Ok(good)
 }
 
-fn show(bench: &Bench, lines: &[Line], json: bool) -> io::Result<()> {
+fn users(rate: u64, common: &Common, json: bool) -> Result<bool, Box<dyn std::error::Error>> {
+    let verdicts = users::run(&common.exe()?, rate, &users::Case::ALL, &mut say)?;
+    let mut out = io::stdout();
+    match json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&verdicts)?)?,
+        false => verdicts.iter().try_for_each(|v| writeln!(out, "{v}"))?,
+    }
+    Ok(verdicts.iter().all(|v| v.good))
+}
+
+fn show(bench: &Bench, lines: &[(String, Line)], json: bool) -> io::Result<()> {
     let mut out = io::stdout();
     let words = |l: &Line, p: f64| l.percentile(p).map_or("-".into(), |ms| format!("{ms:.0} ms"));
     if json {
-        let line = |l: &Line| {
+        let line = |(who, l): &(String, Line)| {
             let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|p| l.percentile(p));
-            serde_json::json!({"kind": l.kind, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "failed": l.failed,
+            serde_json::json!({"program": who, "kind": l.kind, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "failed": l.failed,
                 "slowest_ms": l.slowest_ms, "times_ms": l.times_ms})
         };
         let all = serde_json::json!({"runs": bench.runs, "sites": bench.sites, "rtt_ms": bench.rtt_ms,
@@ -233,10 +270,11 @@ fn show(bench: &Bench, lines: &[Line], json: bool) -> io::Result<()> {
         "from the fault to the changed answer on every survivor, {} sites, {} ms apart:",
         bench.sites, bench.rtt_ms
     )?;
-    writeln!(out, "{:<26}{:>10}{:>10}{:>10}{:>8}{:>8}", "", "p50", "p90", "p99", "runs", "failed")?;
-    for l in lines {
+    writeln!(out, "{:<24}{:<26}{:>10}{:>10}{:>10}{:>6}{:>8}", "", "", "p50", "p90", "p99", "runs", "failed")?;
+    for (who, l) in lines {
         let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|p| words(l, p));
-        writeln!(out, "{:<26}{p50:>10}{p90:>10}{p99:>10}{:>8}{:>8}", l.kind, l.slowest_ms.len(), l.failed)?;
+        let (kind, runs) = (l.kind, l.slowest_ms.len());
+        writeln!(out, "{who:<24}{kind:<26}{p50:>10}{p90:>10}{p99:>10}{runs:>6}{:>8}", l.failed)?;
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use crate::{
     net::{self, Net},
     plan::Plan,
     record::{FORMAT, Phases, Record, Setting},
-    stage::{self, Stage},
+    shim,
+    stage::Stage,
     wan::{Link, Wan},
     watch::Watch,
 };
@@ -17,7 +18,7 @@ use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ const SITES: [&str; 7] = ["fra", "ams", "iad", "sin", "gru", "syd", "nrt"];
 /// From one look of the driver to the next.
 const TICK: Duration = Duration::from_millis(10);
 /// Size of a node's own disk, in MiB, where a scenario fills it.
-const DISK_MIB: usize = 96;
+const DISK_MIB: u64 = 128;
 
 /// Told what happens while it runs.
 pub type Progress<'a> = &'a mut (dyn FnMut(&str) + Send);
@@ -57,13 +58,13 @@ fn able(plan: &Plan) -> (BTreeSet<Needs>, Vec<String>) {
     let mut lacks = Vec::new();
     match net::possible() {
         Ok(()) => able.extend([Needs::Namespaces, Needs::Forwarder, Needs::Disk]),
-        Err(why) => lacks.push(format!("partitions, loss, distance, full disks, kernel-sent silence: {why}")),
+        Err(why) => lacks.push(format!("partitions, loss, distance, full disks, power cuts: {why}")),
     }
     let compiler = Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success());
     match compiler {
         true => _ = able.insert(Needs::Shim),
         false if needs(Needs::Shim) => {
-            lacks.push("clock jumps: no C compiler `cc` for the clock shim".into())
+            lacks.push("wrong clocks, slow and failing fsyncs: no C compiler `cc` for the shim".into())
         }
         false => {}
     }
@@ -93,18 +94,6 @@ fn options(plan: &Plan, exe: &Path, net: Option<Arc<Net>>) -> Options {
     options
 }
 
-/// Compiles the clock shim.
-fn shim(lab: &Lab) -> Result<PathBuf, LabError> {
-    let (source, library) = (lab.folder().join("clock.c"), lab.folder().join("clock.so"));
-    fs::write(&source, include_str!("clock.c"))?;
-    let done =
-        Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output()?;
-    match done.status.success() {
-        true => Ok(library),
-        false => Err(LabError(format!("cc: {}", String::from_utf8_lossy(&done.stderr)))),
-    }
-}
-
 fn play(
     plan: &Plan,
     exe: &Path,
@@ -116,18 +105,14 @@ fn play(
     let uses = |n: Needs| able.contains(&n) && plan.steps.iter().any(|s| s.fault.needs() == n);
     let mut options = options(plan, exe, net.clone());
     if uses(Needs::Shim) {
-        options.env = vec![
-            ("LD_PRELOAD".into(), "{FOLDER}/clock.so".into()),
-            ("ZONEKEEPER_CHAOS_CLOCK".into(), "{FOLDER}/clock-{ID}".into()),
-        ];
+        options.env = shim::env();
     }
     let mut lab = Lab::empty(options)?;
     if uses(Needs::Shim) {
-        shim(&lab)?;
-        (0..plan.sites).try_for_each(|i| fs::write(stage::clock_file(&lab, i), 0i64.to_le_bytes()))?;
+        shim::build(&lab)?;
     }
     if uses(Needs::Disk) {
-        (0..plan.sites).try_for_each(|i| lab.small_disk(i, DISK_MIB))?;
+        (0..plan.sites).try_for_each(|i| lab.loop_disk(i, DISK_MIB))?;
     }
     let wan = match &net {
         Some(net) if plan.link.is_some() || uses(Needs::Forwarder) => {

@@ -199,6 +199,16 @@ fn evidence() -> Vec<Plan> {
             Expect::Stays,
         ),
         plan(
+            "sick-observer",
+            "One of two observers does not reach the answered site's endpoint, the other one abstains, since its disk is \
+             slow: too few can judge, so nothing moves.",
+            vec![
+                step(0, 12_000, Fault::SlowDisk { who: Node(3), ms: 800 }),
+                step(3_000, 8_000, Cut { a: Node(1), b: Node(2), path: Path::Client, way: Way::In }),
+            ],
+            Expect::Stays,
+        ),
+        plan(
             "half-seen",
             "One of two observers does not reach the answered site's endpoint: degraded, shown, not moved.",
             vec![step(0, 9_000, Cut { a: Node(1), b: Node(2), path: Path::Client, way: Way::In })],
@@ -208,8 +218,8 @@ fn evidence() -> Vec<Plan> {
 }
 
 fn calm() -> Vec<Plan> {
-    use Fault::{Clock, FullDisk, Loss, Weather};
-    use Who::{Leader, Node};
+    use Fault::{Clock, Drift, FailingFsync, FullDisk, Loss, PowerCut, SlowDisk, Weather};
+    use Who::{Leader, Node, Primary};
     let bursts = Link { delay_ms: 2, jitter_ms: 3, loss: 900, bad_ms: 60, good_ms: 1_500, reorder: 20 };
     let far = |name: &str, about: &str, rtt: u32, timing: &str| Plan {
         link: Some(Link { jitter_ms: rtt / 10, ..Link::rtt(rtt) }),
@@ -239,6 +249,46 @@ fn calm() -> Vec<Plan> {
                 step(8_000, 6_000, Clock { who: Node(3), seconds: -3_600 }),
             ],
             Expect::Stays,
+        ),
+        plan(
+            "drift",
+            "Clocks run 2 % fast at one site and 2 % slow at another, the monotonic ones too. Nothing may move.",
+            vec![
+                step(0, 15_000, Drift { who: Node(1), ppm: 20_000 }),
+                step(0, 15_000, Drift { who: Node(2), ppm: -20_000 }),
+            ],
+            Expect::Stays,
+        ),
+        plan(
+            "slow-disk",
+            "Each fsync takes 150 ms longer, at a follower and then at the leader. Nothing may move.",
+            vec![
+                step(0, 6_000, SlowDisk { who: Node(3), ms: 150 }),
+                step(8_000, 6_000, SlowDisk { who: Leader, ms: 150 }),
+            ],
+            Expect::Stays,
+        ),
+        plan(
+            "failing-fsync",
+            "A follower's fsyncs fail: it votes and writes no more, and goes on answering; restarted it catches up.",
+            vec![step(0, 6_000, FailingFsync { who: Node(3) })],
+            Expect::Stays,
+        ),
+        plan(
+            "failing-fsync-leader",
+            "The leader's fsyncs fail: another one takes over.",
+            vec![step(0, 100, Fault::Lead { to: Node(2) }), step(2_000, 8_000, FailingFsync { who: Leader })],
+            Expect::Stays,
+        ),
+        plan(
+            "power-cut",
+            "The answered site, then the leader, then another one lose their power: nothing acknowledged is lost.",
+            vec![
+                step(0, 4_000, PowerCut { who: Primary }),
+                step(9_000, 3_000, PowerCut { who: Leader }),
+                step(17_000, 3_000, PowerCut { who: Node(3) }),
+            ],
+            Expect::Anything,
         ),
         plan(
             "full-disk",
@@ -279,6 +329,26 @@ fn operators() -> Vec<Plan> {
                 Expect::Anything,
             )
         },
+        plan(
+            "snapshot",
+            "A node is away while 7,000 records are written, and comes back to a snapshot; the leader dies meanwhile.",
+            vec![
+                step(0, 40_000, kill(Node(3))),
+                step(500, 60_000, Fault::Flood { writes: 7_000 }),
+                step(40_300, 4_000, kill(Leader)),
+            ],
+            Expect::Anything,
+        ),
+        plan(
+            "members-cut",
+            "A voter is demoted and leadership handed over while the answered site is cut off.",
+            vec![
+                step(0, 12_000, isolate(Primary, Path::All, Way::Both)),
+                step(2_000, 6_000, Demote { who: Node(3) }),
+                step(9_000, 100, Lead { to: Follower }),
+            ],
+            Expect::Anything,
+        ),
         plan(
             "import",
             "A big zone is imported while the answered site dies.",
@@ -362,9 +432,13 @@ fn draw(rng: &mut Rng, sites: usize) -> (Fault, u64) {
             Fault::Weather { link }
         }
         77..84 => Fault::Backends { who },
-        84..87 => Fault::FullDisk { who },
-        87..91 => Fault::Clock { who, seconds: if rng.chance(500) { 3_600 } else { -3_600 } },
-        91..95 => Fault::Lead { to: who },
+        84..86 => Fault::FullDisk { who },
+        86..88 => Fault::PowerCut { who },
+        88..89 => Fault::SlowDisk { who, ms: rng.range(20, 1_000) as u32 },
+        89..90 => Fault::FailingFsync { who },
+        90..91 => Fault::Drift { who, ppm: rng.range(0, 40_000) as i32 - 20_000 },
+        91..93 => Fault::Clock { who, seconds: if rng.chance(500) { 3_600 } else { -3_600 } },
+        93..95 => Fault::Lead { to: who },
         95..98 => Fault::Demote { who },
         _ => Fault::Import { names: 5_000 },
     };
@@ -404,6 +478,6 @@ mod tests {
     fn all_kinds_of_faults_are_drawn() {
         let word = |f: &Fault| serde_json::to_value(f).unwrap()["kind"].as_str().unwrap().to_owned();
         let drawn: BTreeSet<String> = soak(1, 5, 240.0).steps.iter().map(|s| word(&s.fault)).collect();
-        assert_eq!(drawn.len(), 18, "{drawn:?}");
+        assert_eq!(drawn.len(), 22, "{drawn:?}");
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     fault::{Fault, Happened, Needs, Step, Who},
     lab::{Lab, LabError},
     net::Net,
+    shim::Told,
     wan::{Link, Wan},
     watch::Watch,
 };
@@ -16,8 +17,6 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Write as _},
-    os::unix::fs::FileExt as _,
-    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -47,6 +46,8 @@ pub struct Stage<'a> {
     /// Everything that happened.
     pub happened: Vec<Happened>,
     now: Wants,
+    /// What each node's shim was told.
+    told: Vec<Told>,
     deeds: Deeds,
     able: BTreeSet<Needs>,
 }
@@ -63,6 +64,7 @@ impl<'a> Stage<'a> {
     ) -> Stage<'a> {
         let deeds = Deeds::new(lab, start);
         let (wan, link) = wan.unzip();
+        let told = vec![Told::default(); lab.nodes.len()];
         let (active, happened, now) = Default::default();
         Stage {
             lab,
@@ -74,6 +76,7 @@ impl<'a> Stage<'a> {
             active,
             happened,
             now,
+            told,
             deeds,
             able,
         }
@@ -150,12 +153,13 @@ impl<'a> Stage<'a> {
             Fault::Storm { who, .. } | Fault::Drain { who } | Fault::Pause { who } => vec![*who],
             Fault::Isolate { who, .. } | Fault::Backends { who } | Fault::FullDisk { who } => vec![*who],
             Fault::Clock { who, .. } | Fault::Demote { who } | Fault::Lead { to: who } => vec![*who],
+            Fault::SlowDisk { who, .. } | Fault::Drift { who, .. } => vec![*who],
+            Fault::FailingFsync { who } | Fault::PowerCut { who } => vec![*who],
             Fault::Cut { a, b, .. } | Fault::Flap { a, b, .. } => vec![*a, *b],
             Fault::Bridge => vec![Who::Leader, Who::Follower],
             Fault::KillAll => return ((0..self.lab.nodes.len()).collect(), None),
-            Fault::Loss { .. } | Fault::Weather { .. } | Fault::Import { .. } | Fault::Heal => {
-                return (vec![], None);
-            }
+            Fault::Loss { .. } | Fault::Weather { .. } => return (vec![], None),
+            Fault::Import { .. } | Fault::Flood { .. } | Fault::Heal => return (vec![], None),
         };
         let mut nodes = Vec::new();
         for who in who {
@@ -200,8 +204,9 @@ impl<'a> Stage<'a> {
         let now = self.us();
         for gone in self.active.extract_if(.., |a| which(a)) {
             self.happened[gone.happened].to_us = now;
-            if matches!(gone.fault, Fault::FullDisk { .. }) {
-                let text = format!("restarted with room on its disk: {}", self.lab.nodes[gone.nodes[0]].site);
+            if matches!(gone.fault, Fault::FullDisk { .. } | Fault::FailingFsync { .. }) {
+                let text =
+                    format!("restarted on a disk that takes writes: {}", self.lab.nodes[gone.nodes[0]].site);
                 let (excuses, silent_from_us, from_us, to_us) = (true, Some(now), now, now + RESTART_US);
                 let nodes = gone.nodes.clone();
                 let again =
@@ -242,11 +247,7 @@ impl<'a> Stage<'a> {
         }
         self.backends(&was)?;
         for i in 0..self.lab.nodes.len() {
-            if was.clock(i) != self.now.clock(i) {
-                // in place: a mapped file that is cut short for a moment kills the process that looks at it
-                let file = fs::File::options().write(true).open(clock_file(self.lab, i))?;
-                file.write_all_at(&self.now.clock(i).to_le_bytes(), 0)?;
-            }
+            self.told[i].tell(self.lab, i, self.now.wrong(i))?;
         }
         Ok(())
     }
@@ -257,17 +258,27 @@ impl<'a> Stage<'a> {
             if full && !filled {
                 fill(&self.lab.data(i))?;
             } else if !full && filled {
-                fs::remove_file(self.lab.data(i).join(FILLER))?;
+                match fs::remove_file(self.lab.data(i).join(FILLER)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+                    _ => {} // a power cut may have taken it
+                }
                 self.lab.kill(i)?; // a node whose store failed goes on answering until it is restarted
             }
-            if self.now.down.contains(&i) {
+            if was.wrong(i).fail && !self.now.wrong(i).fail {
+                self.lab.kill(i)?; // for the same reason
+            }
+            let down = self.now.down.contains(&i) || self.now.dark.contains(&i);
+            if self.now.dark.contains(&i) && !was.dark.contains(&i) {
+                self.lab.power_cut(i)?;
+            }
+            if down {
                 self.lab.kill(i)?;
             } else if self.now.drained.contains(&i) && !was.drained.contains(&i) {
                 self.lab.terminate(i);
             } else if !self.now.drained.contains(&i) && was.drained.contains(&i) {
                 self.lab.stop(i)?;
             }
-            if !self.now.down.contains(&i) && !self.now.drained.contains(&i) && !self.lab.nodes[i].runs() {
+            if !down && !self.now.drained.contains(&i) && !self.lab.nodes[i].runs() {
                 self.lab.restart(i)?;
             }
             let paused = self.now.paused.contains(&i);
@@ -302,7 +313,7 @@ const TOLERATED_MS: u64 = 1_800;
 /// Whether the nodes that it meets may be left.
 fn excuses(fault: &Fault, lasts_ms: u64) -> bool {
     match fault {
-        Fault::Kill { .. } | Fault::KillAll | Fault::Storm { .. } => true,
+        Fault::Kill { .. } | Fault::KillAll | Fault::Storm { .. } | Fault::PowerCut { .. } => true,
         Fault::Drain { .. } | Fault::Backends { .. } => true,
         Fault::Pause { .. } => lasts_ms >= TOLERATED_MS,
         _ => false,
@@ -313,13 +324,13 @@ fn excuses(fault: &Fault, lasts_ms: u64) -> bool {
 fn silences(fault: &Fault) -> bool {
     matches!(
         fault,
-        Fault::Kill { .. } | Fault::KillAll | Fault::Storm { .. } | Fault::Drain { .. } | Fault::Pause { .. }
+        Fault::Kill { .. }
+            | Fault::KillAll
+            | Fault::Storm { .. }
+            | Fault::Drain { .. }
+            | Fault::Pause { .. }
+            | Fault::PowerCut { .. }
     )
-}
-
-/// The file from which a node's clock shim reads by how many seconds the clock is wrong.
-pub(crate) fn clock_file(lab: &Lab, i: usize) -> PathBuf {
-    lab.folder().join(format!("clock-{}", lab.nodes[i].id))
 }
 
 const FILLER: &str = "filler";

@@ -3,18 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: what cannot be read is a failure")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use zonekeeper_chaos::{
     net,
     plan::{Expect, Plan},
     report, run, scenario,
+    users::{self, Case},
 };
 
 /// A few seconds each; they cover death, silence, evidence and calm.
 const MINUTE: [&str; 3] = ["kill-leader", "cut-primary", "backends-die"];
 
 /// What CI runs beside them.
-const MORE: [&str; 11] = [
+const MORE: [&str; 14] = [
     "kill-minority",
     "kill-all",
     "restart-storm",
@@ -25,6 +26,9 @@ const MORE: [&str; 11] = [
     "burst-loss",
     "clock-jump",
     "full-disk",
+    "failing-fsync",
+    "sick-observer",
+    "power-cut",
     "import",
 ];
 
@@ -35,10 +39,8 @@ fn judge(mut plan: Plan) {
     if let Expect::Moves { within_ms } = &mut plan.expect {
         *within_ms *= 5; // how fast it is, is measured elsewhere: this machine may be busy
     }
-    let exe = std::env::var_os("ZONEKEEPER_EXE");
-    let exe = exe.unwrap_or_else(|| env!("CARGO_BIN_EXE_zonekeeper").into());
     let mut say = |text: &str| eprintln!("{}: {text}", plan.name);
-    let record = run::run(&plan, Path::new(&exe), &mut say).unwrap_or_else(|e| panic!("{}: {e}", plan.name));
+    let record = run::run(&plan, &exe(), &mut say).unwrap_or_else(|e| panic!("{}: {e}", plan.name));
     if record.good() {
         return;
     }
@@ -48,6 +50,18 @@ fn judge(mut plan: Plan) {
     std::fs::write(json.with_extension("html"), report::html(&record, &json.to_string_lossy())).unwrap();
     let broken: Vec<_> = record.findings.iter().filter(|f| !f.good).collect();
     panic!("{}: {broken:#?}\nsee {}{}", plan.name, json.with_extension("html").display(), record.logs);
+}
+
+/// At a fifth of the rate of `bench users`: this build is a debug build.
+fn no_user_of_a_service_with_other_addresses_notices() {
+    let mut say = |text: &str| eprintln!("users: {text}");
+    let verdicts = users::run(&exe(), 200, &[Case::SiteOfAll, Case::Backend], &mut say).unwrap();
+    assert!(verdicts.iter().all(|v| v.good && v.requests > 1_000), "{verdicts:?}");
+}
+
+fn exe() -> PathBuf {
+    let exe = std::env::var_os("ZONEKEEPER_EXE");
+    exe.map_or_else(|| env!("CARGO_BIN_EXE_zonekeeper").into(), PathBuf::from)
 }
 
 #[test]
@@ -62,5 +76,6 @@ fn scenarios_keep_every_invariant() {
     }
     if ci {
         judge(scenario::soak(1, 3, SOAK_MINUTES));
+        no_user_of_a_service_with_other_addresses_notices();
     }
 }

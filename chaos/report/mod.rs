@@ -20,7 +20,8 @@ pub fn html(record: &Record, file: &str) -> String {
     );
     head(&mut t, record, file);
     summary(&mut t, record, &failovers);
-    t += "<h2>The whole run</h2>";
+    t += "<h2>The whole run</h2><p class=\"quiet\">Faults stand on top. Below, for each site: whether its node leads, what it \
+          sees of the others, and what it answers (thick over UDP, thin over TCP). A failover is a change of the answers' colour.</p>";
     timeline::legend(&mut t, record);
     timeline::draw(&mut t, record, 0, record.phases.end_us);
     for (i, failover) in failovers.iter().enumerate().take(CLOSE_UPS) {
@@ -125,15 +126,19 @@ fn summary(t: &mut String, record: &Record, failovers: &[Failover]) {
 fn close_up(t: &mut String, record: &Record, i: usize, f: &Failover) {
     let _ = write!(
         t,
-        "<h2>Failover {}: {} → {}</h2><ol class=\"story\">",
+        "<h2>Failover {}: {} → {}</h2><p class=\"told\">{}</p><ol class=\"story\">",
         i + 1,
         escape(&f.left),
-        escape(&f.taken)
+        escape(&f.taken),
+        escape(&f.told)
     );
     for line in &f.story {
         let _ = write!(t, "<li><time>{}</time> {}</li>", escape(&line.0), escape(&line.1));
     }
-    t.push_str("</ol>");
+    t.push_str(
+        "</ol><p class=\"quiet\">Answers and requests are timed by the judge, who asks every few milliseconds. Roles, verdicts \
+         and decisions are what the admin API shows when it is polled, so they stand a little later than they were.</p>",
+    );
     timeline::draw(t, record, f.from_us.saturating_sub(300_000), f.until_us + 400_000);
 }
 
@@ -230,6 +235,7 @@ mod tests {
     fn a_failover_is_told_from_the_fault_to_the_answer() {
         let page = page();
         assert!(page.contains("Failover 1: fra → ams"));
+        assert!(page.contains("What happened: ") && page.contains("answers ams instead of fra"), "{page}");
         assert!(page.contains("ams answers 10.77.2.1") && page.contains("+100 ms"), "{page}");
         assert!(page.contains("replay x.json"));
     }

@@ -16,6 +16,8 @@ pub(super) struct Failover {
     pub(super) until_us: u64,
     /// From the fault to the changed answer on each live node.
     pub(super) answered: Vec<(String, Option<f64>)>,
+    /// The whole of it in a few sentences.
+    pub(super) told: String,
     /// Time since the fault, and what happened.
     pub(super) story: Vec<(String, String)>,
 }
@@ -54,6 +56,7 @@ fn tell(record: &Record, m: &Move, gone: usize) -> Failover {
     let mut events = vec![(from_us, fault.map_or("no fault explains this".into(), |h| h.text.clone()))];
     verdicts(record, site, from_us, until_us, &mut events);
     events.push((m.seen_us, decision(record, m)));
+    leaders(record, from_us, until_us, &mut events);
     for (name, ms) in &answered {
         let Some(ms) = ms else { continue };
         let at = from_us + (ms * 1e3) as u64;
@@ -62,13 +65,52 @@ fn tell(record: &Record, m: &Move, gone: usize) -> Failover {
     users(record, from_us, until_us, &mut events);
     events.sort_by_key(|(at, _)| *at);
     let since = |at: u64| format!("+{:.0} ms", (at as f64 - from_us as f64) / 1e3);
-    let story = events.into_iter().map(|(at, text)| (since(at), text)).collect();
-    Failover { left: m.from.join(", "), taken: m.to.join(", "), from_us, until_us, answered, story }
+    let story = events.iter().map(|(at, text)| (since(*at), text.clone())).collect();
+    let told = sentences(record, m, &events[0].1, last);
+    Failover { left: m.from.join(", "), taken: m.to.join(", "), from_us, until_us, answered, told, story }
 }
 
 fn address(record: &Record, m: &Move) -> String {
     let of = |s: &String| record.sites.iter().position(|o| o == s).and_then(|i| record.addresses.get(i));
     m.to.iter().filter_map(of).map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Why the service moved and how long that took, for somebody who did not see it.
+fn sentences(record: &Record, m: &Move, fault: &str, last_ms: f64) -> String {
+    let (from, to) = (m.from.join(", "), m.to.join(", "));
+    let red: Vec<&str> =
+        m.votes.iter().filter(|v| v.vote.starts_with("red")).map(|v| v.site.as_str()).collect();
+    let why = match (&m.own, red.as_slice()) {
+        (Some(own), _) => {
+            format!("{from} said of itself that it cannot serve ({own}), which needs no majority")
+        }
+        (None, []) => "an earlier verdict, or time that ran out, called for it".into(),
+        (None, red) => {
+            let (count, sites) = (red.len(), record.sites.len());
+            format!("{} saw {from} fail: {count} of {sites} voting sites, a majority", red.join(" and "))
+        }
+    };
+    let took = match last_ms > 0.0 {
+        true => format!(" The last live name server answered {to} {last_ms:.0} ms after the fault began."),
+        false => String::new(),
+    };
+    format!(
+        "What happened: {fault}. {why}. So the leader committed one log entry with this evidence (epoch {}), and every \
+         node that applied it answers {to} instead of {from}.{took}",
+        m.epoch.1
+    )
+}
+
+/// Who begins to lead meanwhile.
+fn leaders(record: &Record, from_us: u64, until_us: u64, events: &mut Vec<(u64, String)>) {
+    for (node, shown) in record.shown.iter().enumerate() {
+        for pair in shown.windows(2).filter(|p| p[1].role == "leader" && p[0].role != "leader") {
+            if (from_us..=until_us + 500_000).contains(&pair[1].at_us) {
+                let site = record.sites.get(node).map_or("?", String::as_str);
+                events.push((pair[1].at_us, format!("{site} leads, term {}", pair[1].term)));
+            }
+        }
+    }
 }
 
 /// The first red of each observer, as the admin API showed it: up to a poll later than it was.

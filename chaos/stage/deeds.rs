@@ -30,6 +30,8 @@ enum Place {
     Member(usize, &'static str),
     /// A zone of the event's own.
     Zone,
+    /// So many records in a zone of the event's own.
+    Records(usize),
 }
 
 /// What is done when a fault begins.
@@ -48,6 +50,9 @@ pub(super) fn of(fault: &Fault, nodes: &[usize]) -> Option<Deed> {
             let body = Some(json!({ "file": zone(*names) }));
             Some(Deed { method: "PUT", path: Place::Zone, body, insist: false })
         }
+        Fault::Flood { writes } => {
+            Some(Deed { method: "PUT", path: Place::Records(*writes), body: None, insist: false })
+        }
         _ => None,
     }
 }
@@ -62,9 +67,60 @@ pub(super) fn undo(fault: &Fault, nodes: &[usize]) -> Option<Deed> {
             body: Some(json!({})),
             insist: true,
         }),
-        Fault::Import { .. } => Some(Deed { method: "DELETE", path: Place::Zone, body: None, insist: false }),
+        Fault::Import { .. } | Fault::Flood { .. } => {
+            Some(Deed { method: "DELETE", path: Place::Zone, body: None, insist: false })
+        }
         _ => None,
     }
+}
+
+fn zone_path(place: usize) -> String {
+    format!("/v1/zones/import{place}.example.")
+}
+
+/// Clients of a flood.
+const FLOODERS: usize = 16;
+
+/// Writes so many records into a zone of its own, one entry each. What fails is tried at the next node; an error says
+/// that the log did not come to a snapshot by it.
+fn flood(nodes: &[(u64, SocketAddr)], token: &str, place: usize, writes: usize) -> Result<(), String> {
+    let zone_path = zone_path(place);
+    let call = |round: usize, method: &str, path: &str, body: Option<Value>| {
+        let (_, at) = nodes[round % nodes.len()];
+        http::request(at, method, path, Some(token), body.as_ref(), WITHIN).ok().filter(|a| a.status < 300)
+    };
+    let again = |method: &str, path: &str, body: &Value| {
+        (0..100).find_map(|round| call(round, method, path, Some(body.clone())))
+    };
+    let snapshots = || -> u64 {
+        let of = |(_, at): &(u64, SocketAddr)| {
+            let answer =
+                http::request(*at, "GET", "/v1/cluster", Some(token), None, WITHIN).ok()?.json().ok()?;
+            answer["data"]["log"]["snapshot"].as_u64()
+        };
+        nodes.iter().filter_map(of).max().unwrap_or_default()
+    };
+    let before = snapshots();
+    again("PUT", &zone_path, &json!({ "file": zone(0) })).ok_or("the zone of the flood was not made")?;
+    std::thread::scope(|scope| {
+        for client in 0..FLOODERS {
+            let (again, zone_path) = (&again, &zone_path);
+            scope.spawn(move || {
+                for n in (client..writes).step_by(FLOODERS) {
+                    let body = json!({"ttl": 60, "records": [format!("10.{}.{}.1", n >> 8 & 255, n & 255)]});
+                    again("PUT", &format!("{zone_path}/records/f{n}/A"), &body);
+                }
+            });
+        }
+    });
+    let end = Instant::now() + WITHIN;
+    while snapshots() == before {
+        if Instant::now() > end {
+            return Err(format!("{writes} records made no snapshot after index {before}"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// A zone file of so many names.
@@ -91,9 +147,14 @@ impl Deeds {
 
     /// Begins one, for the event at `place`.
     pub(super) fn begin(&mut self, place: usize, deed: Deed) {
+        if let Place::Records(writes) = deed.path {
+            let (nodes, token) = (self.nodes.clone(), self.token.clone());
+            let thread = std::thread::spawn(move || flood(&nodes, &token, place, writes).err());
+            return self.running.push((place, thread));
+        }
         let path = match deed.path {
             Place::Member(i, verb) => format!("/v1/members/{}/{verb}", self.nodes[i].0),
-            Place::Zone => format!("/v1/zones/import{place}.example."),
+            Place::Zone | Place::Records(_) => zone_path(place),
         };
         let (nodes, token, start) = (self.nodes.clone(), self.token.clone(), self.start);
         let insist = deed.insist;

@@ -3,6 +3,7 @@
 use crate::{
     fault::{Fault, Way},
     net::{Path, Rule},
+    shim::Wrong,
     wan::Link,
 };
 use std::collections::BTreeSet;
@@ -17,10 +18,12 @@ pub(super) struct Wants {
     pub(super) drained: BTreeSet<usize>,
     pub(super) paused: BTreeSet<usize>,
     pub(super) full: BTreeSet<usize>,
+    /// Without power.
+    pub(super) dark: BTreeSet<usize>,
     pub(super) emptied: BTreeSet<usize>,
     pub(super) rules: Vec<Rule>,
     pub(super) weather: Option<Link>,
-    clocks: Vec<(usize, i64)>,
+    wrong: Vec<(usize, Wrong)>,
 }
 
 impl Wants {
@@ -30,15 +33,22 @@ impl Wants {
         self.drained.extend(more.drained);
         self.paused.extend(more.paused);
         self.full.extend(more.full);
+        self.dark.extend(more.dark);
         self.emptied.extend(more.emptied);
         self.rules.extend(more.rules);
         self.weather = more.weather.or(self.weather);
-        self.clocks.extend(more.clocks);
+        self.wrong.extend(more.wrong);
     }
 
-    /// By how many seconds a node's clock is wrong.
-    pub(super) fn clock(&self, node: usize) -> i64 {
-        self.clocks.iter().filter(|(n, _)| *n == node).map(|(_, s)| s).sum()
+    /// What is wrong with a node's clocks and fsyncs, all faults together.
+    pub(super) fn wrong(&self, node: usize) -> Wrong {
+        let all = self.wrong.iter().filter(|(n, _)| *n == node);
+        all.fold(Wrong::default(), |sum, (_, w)| Wrong {
+            seconds: sum.seconds + w.seconds,
+            ppm: sum.ppm + w.ppm,
+            slow_ms: sum.slow_ms + w.slow_ms,
+            fail: sum.fail || w.fail,
+        })
     }
 }
 
@@ -75,10 +85,20 @@ pub(super) fn of(fault: &Fault, nodes: &[usize], elapsed_ms: u64, count: usize) 
             w.rules.extend(pairs.map(|(from, to)| Rule { from, to, path: Path::All, loss: *per_mille }));
         }
         Fault::Weather { link } => w.weather = Some(*link),
-        Fault::Clock { seconds, .. } => w.clocks.extend(all.map(|n| (n, *seconds))),
+        Fault::PowerCut { .. } => w.dark.extend(all),
+        Fault::Clock { seconds, .. } => wrong(&mut w, nodes, Wrong { seconds: *seconds, ..Wrong::default() }),
+        Fault::Drift { ppm, .. } => wrong(&mut w, nodes, Wrong { ppm: (*ppm).into(), ..Wrong::default() }),
+        Fault::SlowDisk { ms, .. } => {
+            wrong(&mut w, nodes, Wrong { slow_ms: (*ms).into(), ..Wrong::default() })
+        }
+        Fault::FailingFsync { .. } => wrong(&mut w, nodes, Wrong { fail: true, ..Wrong::default() }),
         _ => {}
     }
     w
+}
+
+fn wrong(wants: &mut Wants, nodes: &[usize], wrong: Wrong) {
+    wants.wrong.extend(nodes.iter().map(|n| (*n, wrong)));
 }
 
 fn pair(nodes: &[usize], path: Path, way: Way) -> Vec<Rule> {
@@ -145,6 +165,6 @@ mod tests {
         let jump = |seconds| of(&Fault::Clock { who: Who::Node(1), seconds }, &[0], 0, 3);
         let mut wants = jump(3600);
         wants.add(jump(-60));
-        assert_eq!((wants.clock(0), wants.clock(1)), (3540, 0));
+        assert_eq!((wants.wrong(0).seconds, wants.wrong(1).seconds), (3540, 0));
     }
 }
