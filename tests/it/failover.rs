@@ -45,7 +45,7 @@ fn a_dead_leader_is_replaced_long_before_its_lease_has_run_out() {
     });
     let run = run(&mut lab, 1, Victim::Leader).unwrap_or_else(|e| panic!("{e}"));
     eprintln!("{run:?}");
-    judge(&run, LEADER_MS);
+    judge(&run, bounds().1);
 }
 
 #[test]
