@@ -274,7 +274,10 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                         }),
                     }),
                     sticky: (retries == 3).then(|| "zk-site".into()),
-                    send_proxy: [None, Some(ProxyHeader::V1), Some(ProxyHeader::V2)][eject_ms as usize % 3],
+                    send_proxy: match retries % 2 {
+                        0 => [None, Some(ProxyHeader::V1), Some(ProxyHeader::V2)][eject_ms as usize % 3],
+                        _ => None, // not beside http2
+                    },
                     max_queue: u32::from(retries) * 10_000,
                     queue_timeout_ms: connect,
                     retry_budget: retries * 10,
