@@ -119,8 +119,7 @@ impl Consensus {
 
     fn voters_now(&self) -> Vec<NodeId> {
         let metrics = self.inner.raft().metrics();
-        let voters = metrics.borrow_watched().membership_config.membership().voter_ids().collect();
-        voters
+        metrics.borrow_watched().membership_config.membership().voter_ids().collect()
     }
 }
 

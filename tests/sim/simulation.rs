@@ -60,7 +60,7 @@ fn all(seeds: std::ops::Range<u64>, more: &[(&str, String)]) {
     let finish = |(seed, child): (u64, Child), failed: &mut Vec<String>| {
         let (good, text) = outcome(child);
         let line = text.lines().find(|l| l.starts_with("RESULT")).unwrap_or("no result").to_string();
-        println!("{line}");
+        eprintln!("{line}");
         if !good {
             failed.push(format!("seed {seed}:\n{text}"));
         }

@@ -42,6 +42,7 @@ impl Image {
 
 /// One write.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "entries are most of them")]
 pub enum Op {
     /// The vote.
     Vote(Vote),

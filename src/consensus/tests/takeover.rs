@@ -35,7 +35,8 @@ fn one_voter_of_three_replaces_nobody_and_two_that_are_wrong_cost_an_election() 
         cluster.node(3).process_gone(1);
         cluster.node(2).process_gone(3); // who does not lead is not replaced
         cluster.node(1).process_gone(1);
-        cluster.node(2).propose(write("goes on")).await.unwrap();
+        let (index, _) = cluster.node(2).propose(write("goes on")).await.unwrap();
+        cluster.agree(index).await; // the better log leads
         assert_eq!(cluster.node(1).status().term, term);
         cluster.node(2).process_gone(1);
         let (index, _) = cluster.node(1).propose(write("after")).await.unwrap();

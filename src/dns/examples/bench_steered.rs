@@ -57,6 +57,7 @@ fn service(name: String, policy: Policy, sites: &[SiteId]) -> Result<ServiceStat
             min_backends: 0,
             when_all_down: WhenAllDown::FailOpen,
             hold_down_ms: 0,
+            hold_down_max_ms: 0,
             failback: Failback::Manual,
             quorum: Quorum::Majority,
             min_answers: 1,

@@ -47,6 +47,7 @@ pub(crate) fn service(at: &str, policy: Policy, sites: &[&str]) -> ServiceState 
             min_backends: 0,
             when_all_down: WhenAllDown::FailOpen,
             hold_down_ms: 0,
+            hold_down_max_ms: 0,
             failback: Failback::Manual,
             quorum: Quorum::Majority,
             min_answers: 1,
