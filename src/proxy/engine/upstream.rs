@@ -74,11 +74,11 @@ impl Kept {
     /// The one that was used last for these ends, if it is still open and quiet.
     fn take(&self, ends: Option<Ends>) -> Option<Wire> {
         let mut idle = self.idle.borrow_mut();
-        let mut next = || match ends {
+        let next = || match ends {
             None => idle.pop(),
             Some(_) => idle.iter().rposition(|i| i.ends == ends).map(|at| idle.remove(at)),
         };
-        std::iter::from_fn(|| next()).map(|i| i.wire).find(Wire::quiet)
+        std::iter::from_fn(next).map(|i| i.wire).find(Wire::quiet)
     }
 
     /// Keeps a connection for the next request.

@@ -69,7 +69,7 @@ fn change(state: &mut State, i: usize, backends: &[SocketAddr]) {
         3 => edit_listener(state, |l| (l.max_body, l.request_timeout_ms) = (1 << 20, 60_000 + i as u32)),
         _ => {
             state.listeners.remove(&listener_id("extra"));
-            if i % 2 == 0 {
+            if i.is_multiple_of(2) {
                 state.listeners.insert(listener_id("extra"), Arc::new(listener(Protocol::Http)));
             }
         }

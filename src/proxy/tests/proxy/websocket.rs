@@ -1,6 +1,8 @@
 //! WebSocket (RFC 6455) through the proxy, with a client and a server that know the protocol: what one sends the other gets,
 //! frame by frame, and a close is a close.
 
+#![allow(clippy::result_large_err, reason = "what tungstenite's callback of a handshake returns")]
+
 use crate::support::*;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use tungstenite::{
