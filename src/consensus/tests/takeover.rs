@@ -1,6 +1,10 @@
 //! A leader whose process is gone is replaced before its lease has run out.
 
-use super::cluster::{Cluster, run, write};
+use super::{
+    cluster::{Cluster, run, write},
+    support::PATIENCE,
+};
+use crate::Role;
 use std::time::{Duration, Instant};
 use zonekeeper_core::entry::Timing;
 
@@ -39,9 +43,12 @@ fn one_voter_of_three_replaces_nobody_and_two_that_are_wrong_cost_an_election() 
         cluster.agree(index).await; // the better log leads
         assert_eq!(cluster.node(1).status().term, term);
         cluster.node(2).process_gone(1);
+        // a write before it leads would make the old leader's log the better one
+        let mut status = cluster.node(2).watch_status();
+        let leads = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.role == Role::Leader)).await;
+        assert!(leads.is_ok(), "{:?}", cluster.node(2).status());
         let (index, _) = cluster.node(1).propose(write("after")).await.unwrap();
         cluster.agree(index).await;
-        assert_eq!(cluster.leader().await, 2);
         assert_eq!(cluster.node(1).status().term, term + 1);
     });
 }
