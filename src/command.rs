@@ -418,7 +418,7 @@ mod tests {
             let within = topic.get_subcommands().filter(|c| asks(c));
             paths.extend(within.map(|c| format!("zonekeeper {} {} ", topic.get_name(), c.get_name())));
         }
-        assert!(paths.contains(&"zonekeeper member remove ".to_owned()), "{paths:?}");
+        assert!(paths.iter().any(|path| path.contains("member remove")), "{paths:?}");
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut files = vec![root.join("README.md"), root.join("src"), root.join("deploy")];
         let mut named = 0;
