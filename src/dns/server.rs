@@ -121,6 +121,8 @@ pub struct DnsServer {
     encrypted: Option<Encrypted>,
     /// Answers that the query log has lost.
     untapped: Option<Arc<AtomicU64>>,
+    /// Tasks that accept TCP connections.
+    accepting: Vec<tokio::task::JoinHandle<()>>,
     /// All sockets once more, to be handed over.
     handed: Vec<(String, OwnedFd)>,
 }
@@ -163,6 +165,7 @@ impl DnsServer {
             counters: vec![counters],
             stop: Arc::default(),
             leave: Arc::default(),
+            accepting: Vec::new(),
             shared: Arc::new(shared),
             threads: Vec::new(),
             sockets: Vec::new(),
@@ -179,7 +182,7 @@ impl DnsServer {
         server.handed = sockets.copies;
         for (addr, listener, sockets) in bound {
             server.addrs.push(addr);
-            tokio::spawn(tcp::serve(listener, server.shared.clone()));
+            server.accepting.push(tokio::spawn(tcp::serve(listener, server.shared.clone())));
             for (i, socket) in sockets.into_iter().enumerate() {
                 let counters = Arc::new(Counters::default());
                 server.counters.push(counters.clone());
@@ -248,6 +251,9 @@ impl DnsServer {
         self.halt();
         if let Some(encrypted) = self.encrypted.take() {
             encrypted.shutdown().await;
+        }
+        for accepting in std::mem::take(&mut self.accepting) {
+            let _ = accepting.await; // with it the listener is closed
         }
         let threads = std::mem::take(&mut self.threads);
         let join = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join())));
