@@ -189,7 +189,7 @@ fn the_rules_hold_back_and_let_go() {
     let _turn = turn();
     let mut options = options();
     options.more = MORE.into();
-    options.service = "hold_down = \"15s\"\nfailback_after = \"2s\"\n".into();
+    options.service = "hold_down = \"15s\"\nhold_down_max = \"15s\"\nfailback_after = \"2s\"\n".into();
     let mut lab = lab(options);
     for (name, sites) in [("man.example.com", &["fra"][..]), ("all.example.com", &["fra", "ams", "iad"])] {
         answers(&lab, name, sites);
@@ -229,10 +229,11 @@ fn nothing_goes_back_too_early(lab: &mut Lab) {
     let moved = asker.wait(&BTreeSet::from([ams]), failed, WITHIN).expect("a site without backends is left");
     revive_backends(lab, 0);
     wait(lab, "the API says why fra is not used", WITHIN, |lab| {
-        seen(lab, "www", "fra")["notes"].to_string().contains("hold-down")
+        // it was down a while ago too, when automation was off
+        seen(lab, "www", "fra")["notes"].to_string().contains("quarantine after 2 failures")
     });
     let why = cli(lab, "service show www");
-    assert!(why.contains("hold-down"), "{why}");
+    assert!(why.contains("quarantine after 2 failures"), "{why}");
     let back = asker
         .wait(&BTreeSet::from([fra]), moved + Duration::from_millis(1), Duration::from_secs(60))
         .expect("it goes back");

@@ -172,7 +172,9 @@ async fn an_address_in_use_is_named_with_its_remedy() {
     let text = e.to_string();
     assert!(text.contains(&addr.to_string()) && text.contains("stop it or choose another port"), "{text}");
     r.server.shutdown().await;
-    let udp_only = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // a port that another program has for TCP would be named for that
+    let free = |udp: &UdpSocket| std::net::TcpListener::bind(udp.local_addr().unwrap()).is_ok();
+    let udp_only = std::iter::repeat_with(|| UdpSocket::bind("127.0.0.1:0").unwrap()).find(free).unwrap();
     let taken = DnsConfig { addrs: vec![udp_only.local_addr().unwrap()], ..DnsConfig::default() };
     let e = DnsServer::start(taken, r.published, r.flags).err().unwrap().to_string();
     assert!(e.contains("(UDP)"), "{e}");
