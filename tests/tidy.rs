@@ -45,6 +45,22 @@ const UNSAFE: [&str; 9] = [
     "chaos/tun.rs",
 ];
 
+/// What stands at the top, hidden files apart: the layout that was asked for, and what cargo and its tools read there.
+const TOP: [&str; 12] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "chaos",
+    "clippy.toml",
+    "cluster-config",
+    "deny.toml",
+    "deploy",
+    "rustfmt.toml",
+    "src",
+    "tests",
+];
+
 /// A file that is longer has more than one responsibility.
 const LINES: usize = 600;
 
@@ -132,6 +148,15 @@ fn unsafe_stands_only_where_a_system_call_needs_it() {
     let holds = files(&[".rs"]).into_iter().filter(|(_, t)| t.contains(&format!("allow({word}")));
     let wrong = holds.filter(|(n, _)| !UNSAFE.contains(&n.as_str())).map(|(n, _)| n);
     none(wrong.collect(), "unsafe in a file that is not in the list");
+}
+
+#[test]
+fn nothing_strays_at_the_top() {
+    let names =
+        fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    let stray =
+        names.filter(|name| !name.starts_with('.') && name != "target" && !TOP.contains(&name.as_str()));
+    none(stray.collect(), "a file at the top that belongs elsewhere, or nowhere");
 }
 
 #[test]
