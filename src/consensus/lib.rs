@@ -65,6 +65,7 @@ mod handler;
 mod machine;
 mod membership;
 mod network;
+mod pace;
 mod propose;
 mod rebuild;
 pub mod snapshot;

@@ -3,9 +3,11 @@
 use crate::{
     admission::Doorkeeper,
     machine::Image,
+    pace::Pace,
+    store::READ_BYTES,
     transfer,
     transport::{Transport, TransportError},
-    types::{LeaderId, TypeConfig, Vote},
+    types::{LeaderId, LogId, TypeConfig, Vote},
     wire::{self, RaftCall, RaftReply},
 };
 use openraft::{
@@ -18,7 +20,11 @@ use openraft::{
     },
     storage::Snapshot,
 };
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use zonekeeper_core::{codec, id::NodeId};
 use zonekeeper_peer::Lane;
 
@@ -29,15 +35,18 @@ pub(crate) type RpcError = RPCError<TypeConfig>;
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     door: Arc<Doorkeeper>,
+    heartbeat: Duration,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>, door: Arc<Doorkeeper>) -> Network {
-        Network { transport, door }
+    pub(crate) fn new(transport: Arc<dyn Transport>, door: Arc<Doorkeeper>, heartbeat: Duration) -> Network {
+        Network { transport, door, heartbeat }
     }
 
     fn client(&self, target: NodeId, lane: Lane) -> Client {
-        Client { target, lane, transport: self.transport.clone(), door: self.door.clone() }
+        let most = if lane == Lane::Bulk { transfer::CHUNK } else { READ_BYTES };
+        let pace = Pace::new(most, self.heartbeat);
+        Client { target, lane, transport: self.transport.clone(), door: self.door.clone(), pace }
     }
 }
 
@@ -63,13 +72,17 @@ pub(crate) struct Client {
     lane: Lane,
     transport: Arc<dyn Transport>,
     door: Arc<Doorkeeper>,
+    pace: Pace,
 }
 
 impl Client {
+    /// The soft limit is the deadline: openraft itself drops the call at the hard one.
     async fn call(&self, call: RaftCall, option: &RPCOption) -> Result<RaftReply, RpcError> {
-        let request = codec::bytes(&call);
-        // The soft limit: openraft itself drops the call at the hard one.
-        let reply = self.transport.call(self.target, self.lane, request, option.soft_ttl()).await;
+        self.send(codec::bytes(&call), option.soft_ttl()).await
+    }
+
+    async fn send(&self, request: Vec<u8>, deadline: Duration) -> Result<RaftReply, RpcError> {
+        let reply = self.transport.call(self.target, self.lane, request, deadline).await;
         match wire::decode(&reply.map_err(rpc_error)?).map_err(unexpected)? {
             RaftReply::Fresh => Err(self.fresh()),
             reply => Ok(reply),
@@ -96,15 +109,48 @@ pub(crate) fn unexpected(what: impl ToString) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(what.to_string()))
 }
 
+/// A request of about `room` bytes at most, but of one entry at least; how many entries it carries, and the last one's
+/// id.
+fn prefix(
+    mut rpc: AppendEntriesRequest<TypeConfig>,
+    quorum_age_ms: Option<u64>,
+    room: usize,
+) -> (Vec<u8>, usize, Option<LogId>) {
+    let mut left = room;
+    let fits = rpc.entries.iter().take_while(|entry| {
+        let size = codec::bytes(entry).len();
+        let fits = size <= left;
+        left = left.saturating_sub(size);
+        fits
+    });
+    let fits = fits.count().max(1);
+    rpc.entries.truncate(fits);
+    let (sent, last) = (rpc.entries.len(), rpc.entries.last().map(|entry| entry.log_id));
+    (codec::bytes(&RaftCall::Append(rpc, quorum_age_ms)), sent, last)
+}
+
 impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = Image;
 
+    /// Sends as many of the entries as the line carries in good time, and says how many those were.
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        match self.call(RaftCall::Append(rpc, self.door.quorum_age_ms()), &option).await? {
+        let all = rpc.entries.len();
+        let (request, sent, last) = prefix(rpc, self.door.quorum_age_ms(), self.pace.room());
+        let (bytes, at) = (request.len(), Instant::now());
+        // openraft's own deadline is for the whole of a call without entries alone.
+        let deadline = if sent == 0 { option.soft_ttl() } else { Pace::deadline(option.soft_ttl(), bytes) };
+        let reply = self.send(request, deadline).await;
+        if sent > 0 {
+            self.pace.took(bytes, at.elapsed());
+        }
+        match reply? {
+            RaftReply::Append(AppendEntriesResponse::Success) if sent < all => {
+                Ok(AppendEntriesResponse::PartialSuccess(last))
+            }
             RaftReply::Append(reply) => Ok(reply),
             _ => Err(unexpected("answer to another question")),
         }
@@ -158,7 +204,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 return Err(unexpected("a snapshot in memory cannot be sent").into());
             }
         };
-        let send = transfer::send(&*self.transport, self.target, vote, snapshot.meta, &path);
+        let to = transfer::To { transport: &*self.transport, node: self.target, pace: &mut self.pace };
+        let send = transfer::send(to, vote, snapshot.meta, &path);
         tokio::select! {
             sent = send => match sent? {
                 Some(response) => Ok(response),

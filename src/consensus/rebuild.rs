@@ -88,7 +88,8 @@ pub(crate) async fn raise(
 ) -> io::Result<Raft> {
     let config = config.validate().map_err(io::Error::other)?;
     let door = Doorkeeper::new(transport.clone());
-    let network = Network::new(transport.clone(), door.clone());
+    let heartbeat = Duration::from_millis(config.heartbeat_interval);
+    let network = Network::new(transport.clone(), door.clone(), heartbeat);
     let raft = Raft::new(node, Arc::new(config), network, store.clone(), machine.clone()).await;
     let raft = raft.map_err(io::Error::other)?;
     // The one value; what called the network before this was not a leader yet.

@@ -1,8 +1,10 @@
 //! Snapshot files from node to node: in chunks, each acknowledged, from where the receiver left off. The deadline is
-//! on progress and not on the whole, so a slow line takes its time and a dead one is noticed.
+//! on progress and not on the whole, so a slow line takes its time and a dead one is noticed; chunks grow with what the
+//! line carries ([`Pace`]), so that a snapshot does not stand in a heartbeat's way.
 
 use crate::{
     network::{RpcError, rpc_error, unexpected},
+    pace::Pace,
     snapshot,
     timing::SNAPSHOT_PROGRESS_MS,
     transport::Transport,
@@ -14,7 +16,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     fs::File,
@@ -23,15 +25,14 @@ use tokio::{
 use zonekeeper_core::{State, codec, id::NodeId};
 use zonekeeper_peer::Lane;
 
-/// Bytes of one chunk: half of what the lane carries.
-const CHUNK: u64 = 512 << 10;
+/// Bytes of one chunk at most: half of what the lane carries.
+pub(crate) const CHUNK: usize = 512 << 10;
 /// Largest file that is received: far above any sane state, far below a full disk by one bad peer.
 const MAX_FILE: u64 = 8 << 30;
 
 /// Sends a snapshot file and has it installed; none: the node has no data and waits to be let in.
 pub(crate) async fn send(
-    transport: &dyn Transport,
-    to: NodeId,
+    to: To<'_>,
     vote: Vote,
     meta: SnapshotMeta,
     path: &Path,
@@ -40,29 +41,42 @@ pub(crate) async fn send(
     let mut source = File::open(path).await.map_err(unexpected)?;
     let len = source.metadata().await.map_err(unexpected)?.len();
     let file = FileId { meta, len };
-    let mut have = match call(transport, to, BulkCall::Offer(file.clone())).await? {
+    let mut have = match to.call(BulkCall::Offer(file.clone())).await? {
         BulkReply::Fresh => return Ok(None),
         reply => offset(reply)?,
     };
     while have < len {
-        let bytes = read_at(&mut source, have, CHUNK.min(len - have)).await.map_err(unexpected)?;
+        let room = (to.pace.room() as u64).min(len - have);
+        let bytes = read_at(&mut source, have, room).await.map_err(unexpected)?;
         let chunk = BulkCall::Chunk { file: file.clone(), offset: have, bytes };
-        let next = offset(call(transport, to, chunk).await?)?;
+        let at = Instant::now();
+        let reply = to.call(chunk).await;
+        to.pace.took(room as usize, at.elapsed());
+        let next = offset(reply?)?;
         if next <= have {
             return Err(unexpected("the receiver of a snapshot makes no progress"));
         }
         have = next;
     }
-    match call(transport, to, BulkCall::Install { vote, file }).await? {
+    match to.call(BulkCall::Install { vote, file }).await? {
         BulkReply::Installed(response) => Ok(Some(response)),
         BulkReply::Have(_) | BulkReply::Fresh => Err(unexpected("answer to another question")),
     }
 }
 
-async fn call(transport: &dyn Transport, to: NodeId, call: BulkCall) -> Result<BulkReply, RpcError> {
-    let deadline = Duration::from_millis(SNAPSHOT_PROGRESS_MS);
-    let reply = transport.call(to, Lane::Bulk, codec::bytes(&call), deadline).await.map_err(rpc_error)?;
-    wire::decode(&reply).map_err(unexpected)
+/// Whom a snapshot goes to, and how fast.
+pub(crate) struct To<'a> {
+    pub(crate) transport: &'a dyn Transport,
+    pub(crate) node: NodeId,
+    pub(crate) pace: &'a mut Pace,
+}
+
+impl To<'_> {
+    async fn call(&self, call: BulkCall) -> Result<BulkReply, RpcError> {
+        let deadline = Duration::from_millis(SNAPSHOT_PROGRESS_MS);
+        let reply = self.transport.call(self.node, Lane::Bulk, codec::bytes(&call), deadline);
+        wire::decode(&reply.await.map_err(rpc_error)?).map_err(unexpected)
+    }
 }
 
 fn offset(reply: BulkReply) -> Result<u64, RpcError> {

@@ -118,7 +118,6 @@ fn index(lab: &Lab, i: usize) -> u64 {
 }
 
 #[test]
-#[ignore = "a known gap: what takes longer on the line than a heartbeat is sent again and again (see thin_line)"]
 fn a_new_node_takes_a_large_state_over_a_thin_line_and_resumes_after_a_cut() {
     if let Err(why) = possible() {
         not_run(&why);
@@ -129,8 +128,7 @@ fn a_new_node_takes_a_large_state_over_a_thin_line_and_resumes_after_a_cut() {
     net.inside(|| thin_line(&net)).unwrap();
 }
 
-/// openraft gives a call with entries the time of a heartbeat. An entry of 64 KiB takes 52 ms at 10 Mbit/s, so under the
-/// timing of a LAN the log never arrives; a snapshot, on its own lane with a deadline on progress, would.
+/// An entry of 64 KiB takes 52 ms at 10 Mbit/s, and openraft would give it the 50 ms of a heartbeat.
 fn thin_line(net: &Arc<Net>) {
     let mut options = options();
     options.net = Some(net.clone());

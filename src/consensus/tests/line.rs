@@ -7,7 +7,7 @@ use crate::{
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zonekeeper_core::id::NodeId;
 use zonekeeper_peer::{BoxFuture, Lane, Peers};
@@ -30,6 +30,26 @@ pub(super) struct Seen {
     pub(super) undelivered: Vec<usize>,
     /// Nodes that are cut off from all others, and not from each other.
     pub(super) cut: BTreeSet<NodeId>,
+    /// The line to a node carries so many bytes a second of log and snapshots, and is busy until then: what the sender
+    /// has given up is on it all the same.
+    pub(super) thin: Option<(NodeId, u32, Instant)>,
+    /// Bytes that the thin line has carried.
+    pub(super) carried: usize,
+}
+
+impl Seen {
+    /// When so many bytes have gone through to a node.
+    fn through(&mut self, to: NodeId, bytes: usize) -> Instant {
+        let now = Instant::now();
+        match &mut self.thin {
+            Some((node, rate, busy)) if *node == to => {
+                self.carried += bytes;
+                *busy = now.max(*busy) + Duration::from_secs(bytes as u64) / *rate;
+                *busy
+            }
+            _ => now,
+        }
+    }
 }
 
 /// The real transport, with an eye on it and a finger on the lane of snapshots.
@@ -47,18 +67,24 @@ impl Transport for Line {
         request: Vec<u8>,
         deadline: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-        {
+        let through = {
             let mut seen = self.traffic.0.lock().unwrap();
             if seen.cut.contains(&self.node) != seen.cut.contains(&to) {
                 let why = TransportError::Unreachable("the test has cut the line".into());
                 return Box::pin(std::future::ready(Err(why)));
             }
             seen.control += u64::from(lane == Lane::Control);
-        }
-        if lane != Lane::Bulk {
-            return Transport::call(&*self.peers, to, lane, request, deadline);
-        }
+            if lane == Lane::Heartbeat { Instant::now() } else { seen.through(to, request.len()) }
+        };
         Box::pin(async move {
+            let slow = through.duration_since(Instant::now());
+            tokio::time::sleep(slow.min(deadline)).await;
+            if slow > deadline {
+                return Err(TransportError::Lost("the line is too thin for that".into()));
+            }
+            if lane != Lane::Bulk {
+                return Transport::call(&*self.peers, to, lane, request, deadline - slow).await;
+            }
             let call: BulkCall = wire::decode(&request).unwrap();
             let cut = || Err(TransportError::Lost("the test has cut the line".into()));
             let number = self.traffic.0.lock().unwrap().chunks.len();
