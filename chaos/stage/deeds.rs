@@ -8,6 +8,10 @@ use crate::{
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -136,7 +140,16 @@ pub(super) struct Deeds {
     nodes: Vec<(u64, SocketAddr)>,
     token: String,
     start: Instant,
-    running: Vec<(usize, JoinHandle<Option<String>>)>,
+    running: Vec<Running>,
+}
+
+struct Running {
+    /// The event that it belongs to.
+    place: usize,
+    /// Whether it is not wanted any more.
+    over: Arc<AtomicBool>,
+    /// What went wrong.
+    thread: JoinHandle<Option<String>>,
 }
 
 impl Deeds {
@@ -145,13 +158,18 @@ impl Deeds {
         Deeds { nodes, token: lab.token().to_owned(), start, running: Vec::new() }
     }
 
-    /// Begins one, for the event at `place`.
+    /// Begins one, for the event at `place`. What was begun for the same event is not tried again, and has come to its end
+    /// before: a demotion that is repeated after the promotion would stay.
     pub(super) fn begin(&mut self, place: usize, deed: Deed) {
         if let Place::Records(writes) = deed.path {
             let (nodes, token) = (self.nodes.clone(), self.token.clone());
             let thread = std::thread::spawn(move || flood(&nodes, &token, place, writes).err());
-            return self.running.push((place, thread));
+            return self.running.push(Running { place, over: Arc::default(), thread });
         }
+        let before: Vec<Running> = self.running.extract_if(.., |r| r.place == place).collect();
+        before.iter().for_each(|r| r.over.store(true, Relaxed));
+        let over = Arc::new(AtomicBool::new(false));
+        let unwanted = over.clone();
         let path = match deed.path {
             Place::Member(i, verb) => format!("/v1/members/{}/{verb}", self.nodes[i].0),
             Place::Zone | Place::Records(_) => zone_path(place),
@@ -169,24 +187,26 @@ impl Deeds {
             }
         };
         let thread = std::thread::spawn(move || {
+            let trouble = before.into_iter().find_map(|r| r.thread.join().ok()?);
             let began = start.elapsed();
             for round in 0.. {
                 match once(round) {
-                    Ok(()) => return None,
+                    Ok(()) => return trouble,
                     Err(why) if (!insist && round >= 2) || start.elapsed() > began + INSIST => {
                         return Some(why);
                     }
+                    Err(why) if unwanted.load(Relaxed) => return Some(why),
                     Err(_) => std::thread::sleep(Duration::from_millis(200)),
                 }
             }
             None
         });
-        self.running.push((place, thread));
+        self.running.push(Running { place, over, thread });
     }
 
     /// Waits for all of them; what went wrong, by event. Deeds in the middle of faults may well fail.
     pub(super) fn finish(&mut self) -> Vec<(usize, Option<String>)> {
-        let done = self.running.drain(..).filter_map(|(place, t)| Some((place, Some(t.join().ok()??))));
+        let done = self.running.drain(..).filter_map(|r| Some((r.place, Some(r.thread.join().ok()??))));
         done.collect()
     }
 }
