@@ -267,7 +267,10 @@ async fn follow_status(inner: std::sync::Weak<Inner>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
         let watched = metrics.get_or_insert_with(|| strong.raft().metrics());
-        strong.status.send_replace(strong.status());
+        let status = strong.status();
+        // Whoever leads nobody has no heartbeat to send and no election to begin: a hundred wakes a second for nothing.
+        strong.raft().runtime_config().tick(!status.leads_nobody());
+        strong.status.send_replace(status);
         drop(strong);
         match tokio::time::timeout(STATUS_EVERY, watched.changed()).await {
             Ok(Ok(())) => tokio::time::sleep(STATUS_PACE).await,

@@ -74,6 +74,11 @@ impl Status {
         self.role == Role::Leader && self.quorum_age_ms.is_some_and(|age| age <= ms)
     }
 
+    /// This node is the whole cluster.
+    pub(crate) fn leads_nobody(&self) -> bool {
+        self.role == Role::Leader && self.learners.is_empty() && self.voters.keys().eq([&self.node])
+    }
+
     /// openraft names the last leader until there is another one; after `ms` without a quorum it is none.
     pub(crate) fn forget_leader(&mut self, ms: u64) {
         if self.quorum_age_ms.is_none_or(|age| age > ms) {
