@@ -1,6 +1,7 @@
 //! Sockets: how listeners are opened, and the two socket options that no safe interface offers.
 #![allow(unsafe_code)] // TCP_INFO and TCP_DEFER_ACCEPT have no safe wrapper in our dependencies
 
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     io, mem,
@@ -67,7 +68,9 @@ const DEFER_S: libc::c_int = 1;
 pub(crate) fn listen(addr: SocketAddr, spoken: bool) -> io::Result<std::net::TcpListener> {
     let socket = open(addr)?;
     socket.set_reuse_port(true)?;
-    socket.set_tcp_nodelay(true)?; // inherited by what it accepts
+    // Both are inherited by what it accepts. A request is acknowledged by its response, and not by a packet before it.
+    socket.set_tcp_nodelay(true)?;
+    sockopt::set_tcp_quickack(&socket, false)?;
     if spoken {
         defer_accept(&socket)?;
     }

@@ -80,6 +80,13 @@ impl Buffer {
         &mut self.data[self.end..]
     }
 
+    /// Makes the room behind the bytes as large as it can be.
+    pub(crate) fn gather(&mut self) {
+        if self.start > 0 {
+            self.make_room();
+        }
+    }
+
     /// Moves the bytes to the start of a large buffer.
     fn make_room(&mut self) {
         let n = self.end - self.start;

@@ -18,8 +18,10 @@ use std::{
     task::{Poll, ready},
 };
 
-/// Plaintext encrypted at once: with the records' headers and tags it fits into one buffer.
+/// Plaintext encrypted at once: with the records' headers and tags, behind what waits, it fits into one buffer.
 const PIECE: usize = 60 * 1024;
+/// Encrypted bytes that may wait for company: a session ticket goes with the first response.
+const WAITS: usize = 2 * 1024;
 
 /// Which end we are.
 enum End {
@@ -230,10 +232,10 @@ impl Tls {
     /// Goes on with the handshake until it is done.
     pub(crate) fn poll_handshake(&mut self) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.poll_flush())?;
             if self.state.established || !self.state.plain.is_empty() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(())); // what is left to be sent goes with what is written, or before the next wait
             }
+            ready!(self.poll_flush())?;
             ready!(self.poll_more())?;
         }
     }
@@ -241,12 +243,13 @@ impl Tls {
     /// Reads plaintext behind what the buffer holds; 0 at the client's orderly end.
     pub(crate) fn poll_read(&mut self, buffer: &mut Buffer) -> Poll<io::Result<usize>> {
         while self.state.plain.is_empty() && !self.state.ended {
-            if !self.state.outgoing.is_empty() && self.poll_flush()?.is_pending() {
-                buffer.wait(); // an answer to the client's records (a key update) goes first, and none piles up
+            if self.state.outgoing.bytes().len() > WAITS && self.poll_flush()?.is_pending() {
+                buffer.wait(); // answers to the client's records (key updates) do not pile up
                 return Poll::Pending;
             }
             match self.poll_more() {
                 Poll::Pending => {
+                    let _ = self.poll_flush()?; // nothing waits longer than for what has come
                     buffer.wait();
                     return Poll::Pending;
                 }
@@ -268,7 +271,10 @@ impl Tls {
 
     /// Takes a piece of plaintext to be sent; [`Tls::poll_flush`] sends the rest of it.
     pub(crate) fn poll_write(&mut self, data: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_flush())?;
+        if self.state.outgoing.bytes().len() > WAITS {
+            ready!(self.poll_flush())?;
+        }
+        self.state.outgoing.gather();
         let piece = &data[..data.len().min(PIECE)];
         self.drive(Wish::Data(piece))?;
         if let Poll::Ready(Err(e)) = self.poll_flush() {
@@ -299,4 +305,5 @@ impl Tls {
     }
 }
 
-const _: () = assert!(PIECE + 4 * 64 <= SIZE, "four records with their headers and tags");
+const _: () =
+    assert!(WAITS + PIECE + 4 * 64 <= SIZE, "four records with their headers and tags, and what waits");

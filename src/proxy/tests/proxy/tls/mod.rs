@@ -8,7 +8,7 @@ mod support;
 use crate::{http2::Client2, support::*};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use support::*;
-use tokio_rustls::rustls::{self, HandshakeKind};
+use tokio_rustls::rustls::{self, CipherSuite, HandshakeKind};
 use zonekeeper_core::{
     entry::Secret,
     model::{Protocol, Tls},
@@ -62,6 +62,20 @@ async fn ecdsa_is_served_to_those_who_can_and_rsa_to_the_others() {
         let client = anyone().with_schemes(schemes.clone());
         let shown = client.connect(world.addr("web"), name).await.unwrap().certificate();
         assert_eq!(shown, rsa.der, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_cheapest_cipher_suite_is_agreed_on() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let world = with(&a, |_| {}, &[&ca.issue(&["w.example"])]);
+    for (version, suite) in [
+        (&rustls::version::TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (&rustls::version::TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ] {
+        // the client would rather have AES-256
+        let client = ca.client().with_versions(&[version]);
+        assert_eq!(client.connect(world.addr("web"), "w.example").await.unwrap().suite(), Some(suite));
     }
 }
 

@@ -18,8 +18,8 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
-        SupportedProtocolVersion,
+        self, CipherSuite, ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore,
+        SignatureScheme, SupportedProtocolVersion,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -239,6 +239,10 @@ impl Connection {
 
     pub fn kind(&self) -> Option<HandshakeKind> {
         self.0.get_ref().1.handshake_kind()
+    }
+
+    pub fn suite(&self) -> Option<CipherSuite> {
+        self.0.get_ref().1.negotiated_cipher_suite().map(|s| s.suite())
     }
 
     pub fn into_stream(self) -> TlsStream<TcpStream> {
