@@ -15,7 +15,7 @@ use zonekeeper_core::{
     entry::{Role, Token},
     id::NodeId,
 };
-use zonekeeper_peer::keys::Credentials;
+use zonekeeper_peer::keys::{Credentials, Keyring};
 
 /// How long another voter is waited for.
 const KNOCK: Duration = Duration::from_secs(3);
@@ -118,6 +118,25 @@ fn say(config: &NodeConfig, begun: &Begun) -> Result<(), String> {
             list.join(", ")
         );
     }
+    text += &secrets(config, state);
     text += "start it: zonekeeper run --config FILE\n";
     std::io::stdout().write_all(text.as_bytes()).map_err(|e| format!("cannot write to the terminal: {e}"))
+}
+
+/// What becomes of the common secrets.
+fn secrets(config: &NodeConfig, state: &State) -> String {
+    let (vault, keyring) = (&state.secrets.vault, Keyring::load(&config.keys_dir));
+    if vault.keys().iter().all(|key| keyring.has(*key)) {
+        return String::new();
+    }
+    let mut text = format!(
+        "its common secrets are sealed under a cluster key that {} does not hold: fresh ones are made at the start. To keep \
+         them, append the lines of cluster.key of a node of the old cluster to the one there first\n",
+        config.keys_dir.display()
+    );
+    if !state.webhooks.is_empty() {
+        text +=
+            &format!("without it the keys of {} webhooks are lost; put these again\n", state.webhooks.len());
+    }
+    text
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 use zonekeeper_core::id::{NodeId, SiteId};
-use zonekeeper_peer::keys::{Ca, Credentials, KeyError};
+use zonekeeper_peer::keys::{Ca, ClusterKey, Credentials, KeyError, Keyring, save_cluster_key};
 
 /// Key commands.
 #[derive(Debug, Subcommand)]
@@ -18,7 +18,8 @@ pub(crate) enum Keys {
   zonekeeper keys new keys --nodes 1=fra,2=ams,3=iad
 
 Makes keys/ca (keep it offline: it is needed when a CA key holder is replaced) and keys/node-1 … node-3, each to be
-moved to its node as `keys_dir`. The first two nodes also get ca.key: they sign joins and renewals.")]
+moved to its node as `keys_dir`. The first two nodes also get ca.key: they sign joins and renewals. All get cluster.key,
+which the common secrets of the cluster are sealed under; nodes that join later get it from the others.")]
     New {
         /// A new folder
         dir: PathBuf,
@@ -132,12 +133,14 @@ fn new(dir: &Path, nodes: &[NodeAt], signers: &[NodeId], lifetime: Duration) -> 
         return Err(KeysError::Signer(*stranger));
     }
     let ca = Ca::create(cluster_id()?)?;
+    let cluster_key = ClusterKey::generate(ca.cluster())?;
     ca.save(&dir.join("ca"))?;
     let mut out = std::io::stdout();
     writeln!(out, "cluster {:032x}", ca.cluster())?;
     for (place, at) in nodes.iter().enumerate() {
         let folder = dir.join(format!("node-{}", at.node));
         ca.issue(at.node, &at.site, lifetime)?.save(&folder)?;
+        save_cluster_key(&folder, &cluster_key)?;
         let signs = if signers.is_empty() { place < 2 } else { signers.contains(&at.node) };
         if signs {
             ca.save(&folder)?;
@@ -168,6 +171,10 @@ fn show(dir: &Path) -> Result<(), KeysError> {
     writeln!(out, "expires {}, renews itself from {}", when(keys.expires()), when(keys.renew_at()))?;
     let signs = if Ca::load(dir).is_ok() { "yes" } else { "no" };
     writeln!(out, "holds the CA key: {signs}")?;
+    let ring = Keyring::load(dir);
+    let newest = ring.newest(keys.cluster()).map(|key| key.id().to_string());
+    let none = || ring.problem().unwrap_or_else(|| "none; a member gives it when the node runs".into());
+    writeln!(out, "newest cluster key: {}", newest.unwrap_or_else(none))?;
     Ok(())
 }
 
@@ -187,6 +194,9 @@ mod tests {
         assert!(matches!(nobody, Err(KeysError::Signer(3))), "{nobody:?}");
         assert!(!dir.exists());
         new(&dir, &at(&["1=fra", "2=ams"]), &[2], day).unwrap();
+        let [one, two] = [1, 2].map(|n| Keyring::load(&dir.join(format!("node-{n}"))));
+        let cluster = Credentials::load(&dir.join("node-1")).unwrap().cluster();
+        assert!(one.newest(cluster).is_some() && one.newest(cluster) == two.newest(cluster));
         assert!(Ca::load(&dir.join("node-1")).is_err() && Ca::load(&dir.join("node-2")).is_ok());
 
         let again = parent.path().join("again");

@@ -25,7 +25,7 @@ use zonekeeper_core::{
     model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route, TlsFiles, ZoneOwner},
     name::Name,
 };
-use zonekeeper_peer::keys::Ca;
+use zonekeeper_peer::keys::{Ca, ClusterKey, save_cluster_key};
 
 /// How long the flags may take to be in force.
 const SERVING: std::time::Duration = std::time::Duration::from_secs(20);
@@ -297,7 +297,9 @@ fn make_keys(dir: &Path, site: &SiteId) -> Result<(), String> {
     }
     let ca = Ca::create(keys::cluster_id().map_err(|e| e.to_string())?).map_err(|e| chain(&e))?;
     let issued = ca.issue(1, site, CERTIFICATE_LIFETIME).map_err(|e| chain(&e))?;
-    ca.save(&made).and_then(|()| issued.save(&made)).map_err(|e| chain(&e))?;
+    let key = ClusterKey::generate(ca.cluster()).map_err(|e| chain(&e))?;
+    let saved = ca.save(&made).and_then(|()| issued.save(&made)).and_then(|()| save_cluster_key(&made, &key));
+    saved.map_err(|e| chain(&e))?;
     std::fs::rename(&made, dir).map_err(io)
 }
 

@@ -12,6 +12,7 @@ use zonekeeper_core::{
     time::LogTime,
 };
 use zonekeeper_dns::DnsFlags;
+use zonekeeper_peer::keys::Keyring;
 use zonekeeper_proxy::LocalHealth;
 
 /// Handles to the parts of one node. Cheap to clone.
@@ -35,6 +36,8 @@ pub struct Handles {
     pub dns: Arc<DnsFlags>,
     /// Metrics of the node's other parts, added to the API's own.
     pub metrics: Vec<Source>,
+    /// The cluster keys: secrets are sealed and opened on the node.
+    pub keyring: Keyring,
     /// SHA-256 of the cluster CA's certificate, for join tokens; none where the cluster has no keys (`serve`).
     pub ca_fingerprint: Option<[u8; 32]>,
     /// `/metrics` answers without a token to clients on loopback.

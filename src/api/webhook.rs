@@ -38,7 +38,7 @@ use tokio::{
     sync::{broadcast::error::RecvError, mpsc, watch},
     task::JoinSet,
 };
-use zonekeeper_core::{entry::Webhook, state::HISTORY};
+use zonekeeper_core::{entry::Webhook, secrets::SecretId, state::HISTORY};
 
 /// Announcements that wait for one receiver; more are dropped. A new leader may put the whole history in at once.
 const QUEUE: usize = 4 * HISTORY;
@@ -81,7 +81,7 @@ pub(crate) async fn run(handles: Handles) {
             event = news.recv() => Some(event),
         };
         // A receiver that was added before the event hears of it.
-        senders.follow(&handles.published.load().state.webhooks);
+        senders.follow(hooks(&handles));
         let leads = leads(&handles);
         if leads && !led {
             senders.announce_again(&handles, None);
@@ -102,6 +102,19 @@ pub(crate) async fn run(handles: Handles) {
             Some(Ok(_)) | None => {}
         }
     }
+}
+
+/// The receivers with their keys; one whose key this node cannot open has an empty one.
+fn hooks(handles: &Handles) -> BTreeMap<String, Webhook> {
+    let state = handles.published.load().state.clone();
+    let hook = |(url, hook): (&String, &Webhook)| {
+        let id = SecretId::Webhook(url.clone());
+        let open = |key, context: &[u8], sealed: &[u8]| handles.keyring.open(key, context, sealed);
+        let opened = state.secrets.vault.opened(&id, open).into_iter().next();
+        let opened = opened.and_then(|plain| String::from_utf8(plain).ok());
+        (url.clone(), Webhook { url: url.clone(), secret: opened.unwrap_or_else(|| hook.secret.clone()) })
+    };
+    state.webhooks.iter().map(hook).collect()
 }
 
 fn leads(handles: &Handles) -> bool {
@@ -135,7 +148,7 @@ struct Sender {
 
 impl Senders {
     /// Starts and stops tasks so that they are those of the state.
-    fn follow(&mut self, hooks: &BTreeMap<String, Webhook>) {
+    fn follow(&mut self, hooks: BTreeMap<String, Webhook>) {
         self.open.retain(|url, sender| {
             let there = hooks.contains_key(url);
             if !there {
@@ -146,15 +159,15 @@ impl Senders {
             there
         });
         for (url, hook) in hooks {
-            if let Some(sender) = self.open.get(url) {
-                if *sender.hook.borrow() != *hook {
-                    sender.hook.send_replace(hook.clone());
+            if let Some(sender) = self.open.get(&url) {
+                if *sender.hook.borrow() != hook {
+                    sender.hook.send_replace(hook);
                 }
                 continue;
             }
-            let ((queue, waiting), (put, hook)) = (mpsc::channel(QUEUE), watch::channel(hook.clone()));
+            let ((queue, waiting), (put, hook)) = (mpsc::channel(QUEUE), watch::channel(hook));
             let task = self.tasks.spawn(deliver(hook, waiting));
-            self.open.insert(url.clone(), Sender { hook: put, queue, task });
+            self.open.insert(url, Sender { hook: put, queue, task });
         }
         while self.tasks.try_join_next().is_some() {}
     }
@@ -192,7 +205,7 @@ impl Senders {
 }
 
 /// Scheme, host and port: paths and queries of webhooks hold secrets.
-fn origin(url: &str) -> String {
+pub(crate) fn origin(url: &str) -> String {
     reqwest::Url::parse(url).map_or_else(|_| "?".into(), |u| u.origin().ascii_serialization())
 }
 
@@ -229,6 +242,9 @@ async fn deliver(hook: watch::Receiver<Webhook>, mut queue: mpsc::Receiver<Deliv
 }
 
 async fn post(client: &reqwest::Client, hook: &Webhook, delivery: &Delivery) -> Result<(), String> {
+    if hook.secret.is_empty() {
+        return Err("this node cannot open its signing key; see the node's problems".into());
+    }
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let request = client
         .post(&hook.url)

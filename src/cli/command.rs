@@ -9,7 +9,7 @@ pub use client::ClientArgs;
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
 pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
-    AutomationCommand, BackupArgs, ClusterCommand, CookiesCommand, EventsArgs, ExplainArgs, MemberCommand,
+    AutomationCommand, BackupArgs, ClusterCommand, EventsArgs, ExplainArgs, MemberCommand, SecretsCommand,
     TimingCommand, TokenCommand, WebhookCommand, ZoneCommand,
 };
 
@@ -90,7 +90,7 @@ pub enum ClientCommand {
     /// Writes what runs as configuration files.
     #[command(after_help = "Examples:\n  zonekeeper export exported-config")]
     Export(ExportArgs),
-    /// Writes a backup of the whole state, consistent at one log index; for `restore`. It holds secrets.
+    /// Writes a backup of the whole state, consistent at one log index; for `restore`. Its common secrets are sealed: keep the key folder apart from it.
     #[command(after_help = "Examples:\n  zonekeeper backup /var/backups/zonekeeper-2026-11-26.zkb")]
     Backup(BackupArgs),
     /// Webhooks: show, add, remove.
@@ -99,9 +99,9 @@ pub enum ClientCommand {
     /// Raft timing of the cluster.
     #[command(subcommand)]
     Timing(TimingCommand),
-    /// The secret of DNS cookies: show how far its rollover is, begin one.
+    /// The common secrets (DNS cookies, sessions, webhooks): show how far their rollovers are, begin one.
     #[command(subcommand)]
-    Cookies(CookiesCommand),
+    Secrets(SecretsCommand),
     /// Automation: on or off, for all services or one.
     #[command(subcommand)]
     Automation(AutomationCommand),

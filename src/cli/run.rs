@@ -40,7 +40,7 @@ pub async fn run(client: ClientArgs, out: &mut dyn Write) -> Result<ExitCode, Cl
         ClientCommand::Webhook(c) => things::webhook(s, c).await?,
         ClientCommand::Timing(c) => things::timing(s, c).await?,
         ClientCommand::Cluster(c) => things::cluster(s, c).await?,
-        ClientCommand::Cookies(c) => things::cookies(s, c).await?,
+        ClientCommand::Secrets(c) => things::secrets(s, c).await?,
         ClientCommand::Automation(c) => things::automation(s, c).await?,
         ClientCommand::Plan(c) => return files::plan_command(s, &c).await,
         ClientCommand::Apply(c) => return files::apply(s, &c).await,

@@ -11,7 +11,7 @@ use zonekeeper_core::{
     Published, State, answer::DnsTable, entry::Delta, id::SiteId, route::ProxyTable, state::Generation,
 };
 
-use super::Vitals;
+use super::{Vitals, open::Opener};
 
 /// Deltas that are merged at most; more of them cost more than a publication from nothing.
 const MERGED: usize = 4096;
@@ -50,17 +50,28 @@ impl Intake {
 }
 
 /// The publication of a state, from nothing.
-pub(crate) fn publication(state: Arc<State>, site: &SiteId) -> Published {
+pub(crate) fn publication(state: Arc<State>, site: &SiteId, opener: &Opener) -> Published {
     Published {
         generation: state.generation,
         dns: Arc::new(DnsTable::build(&state)),
-        proxy: Arc::new(ProxyTable::build(&state, site)),
+        proxy: proxy(&state, site, opener),
         state,
     }
 }
 
+fn proxy(state: &State, site: &SiteId, opener: &Opener) -> Arc<ProxyTable> {
+    let secrets = opener.session(state);
+    Arc::new(ProxyTable { secrets, ..ProxyTable::build(state, site) })
+}
+
 /// The publication after some entries; costs what they changed.
-fn next(before: &Published, state: Arc<State>, deltas: &[Delta], site: &SiteId) -> Published {
+fn next(
+    before: &Published,
+    state: Arc<State>,
+    deltas: &[Delta],
+    site: &SiteId,
+    opener: &Opener,
+) -> Published {
     let mut all = Delta::default();
     for delta in deltas {
         all.services.extend(delta.services.iter().cloned());
@@ -74,7 +85,7 @@ fn next(before: &Published, state: Arc<State>, deltas: &[Delta], site: &SiteId) 
     all.zones.dedup();
     let quiet = all.services.is_empty() && all.zones.is_empty();
     let proxy = match all.proxy || all.config {
-        true => Arc::new(ProxyTable::build(&state, site)),
+        true => proxy(&state, site, opener),
         false => before.proxy.clone(),
     };
     let dns = if quiet { before.dns.clone() } else { Arc::new(before.dns.update(&state, &all)) };
@@ -84,6 +95,7 @@ fn next(before: &Published, state: Arc<State>, deltas: &[Delta], site: &SiteId) 
 /// The one writer of a node's publication.
 pub(crate) struct Publisher {
     pub(crate) site: SiteId,
+    pub(crate) opener: Arc<Opener>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) consensus: Consensus,
     pub(crate) published: Arc<ArcSwap<Published>>,
@@ -95,8 +107,12 @@ impl Publisher {
     /// Publishes until the store fails. Then the last publication stays: a full disk stops writing, not answering, and
     /// those who follow publications go on watching.
     pub(crate) async fn run(self) {
+        let mut keys = self.opener.keyring().subscribe();
         loop {
-            self.intake.news.notified().await;
+            tokio::select! {
+                () = self.intake.news.notified() => {}
+                Ok(()) = keys.changed() => self.unlocked(),
+            }
             let Some(batch) = self.intake.take() else { continue };
             let started = Instant::now();
             if let Err(error) = self.consensus.sync_watermark(batch.index).await {
@@ -107,14 +123,22 @@ impl Publisher {
             let before = self.published.load();
             let after = match batch.replaced {
                 // seconds for a million records: this thread's other tasks go elsewhere meanwhile
-                true => tokio::task::block_in_place(|| publication(batch.state, &self.site)),
-                false => next(&before, batch.state, &batch.deltas, &self.site),
+                true => tokio::task::block_in_place(|| publication(batch.state, &self.site, &self.opener)),
+                false => next(&before, batch.state, &batch.deltas, &self.site, &self.opener),
             };
             debug_assert!(after.generation >= before.generation, "a publication never goes back");
             let generation = after.generation;
             self.published.store(Arc::new(after));
             self.news.send_replace(generation);
         }
+    }
+
+    /// A cluster key has come: the same state, with what it opens.
+    fn unlocked(&self) {
+        let before = self.published.load();
+        let proxy = proxy(&before.state, &self.site, &self.opener);
+        self.published.store(Arc::new(Published { proxy, ..Published::clone(&before) }));
+        self.news.send_replace(before.generation);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 use alloc::{collections::BTreeSet, format, string::String, sync::Arc, vec::Vec};
 
 /// The cluster version that this program knows best.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A refusal in words.
 pub(crate) type Refusal = String;
 
@@ -125,7 +125,7 @@ impl State {
         self.stages.retain(|_, s| s.expires > now);
         self.joins.retain(|_, j| j.expires > now);
         self.tokens.retain(|_, t| t.expires.is_none_or(|e| e > now));
-        self.cookies.advance(now);
+        self.advance_secrets(step);
         step.why = if due.is_empty() { "time has passed".into() } else { "an override has expired".into() };
         step.words = step.settle.clone();
         step.settle.extend(self.services.keys().cloned());

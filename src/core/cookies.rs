@@ -1,13 +1,9 @@
-//! The secret of DNS cookies that all nodes share, and its rollover (RFC 9018 §5).
+//! The secret of DNS cookies in a cluster of version 1, and its rollover: later ones seal it (see [`crate::secrets`]).
 //!
 //! A rollover is begun by an operator and then goes by log time, each step on all nodes at the same index: the new secret is
 //! accepted, and [`STAGED_MS`] later it is the one that cookies are made with while the old one is accepted, and
 //! [`ACCEPTED_MS`] after that, when the last cookie of the old one has ended, the old one is gone. A node that was cut off
 //! from the others for longer than a step makes or refuses cookies as it did before; its clients get fresh ones.
-//!
-//! The secrets stand in the log and in snapshots as they are, as the keys of webhooks do: they travel between nodes over
-//! mutual TLS alone and are shown by nobody. Who can read a node's data folder could forge cookies, and so escape the rate
-//! limit from a forged address; no answer depends on them.
 
 use crate::{apply::Refusal, state::State, time::LogTime};
 use core::fmt;
@@ -80,7 +76,8 @@ impl Cookies {
 
 impl State {
     pub(crate) fn roll_cookies(&mut self, new: CookieSecret) -> Result<(), Refusal> {
-        self.cookies.roll(new, self.time)
+        self.no_plain_secret()?;
+        self.secrets.cookies.roll(new, self.time)
     }
 }
 

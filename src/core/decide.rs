@@ -190,7 +190,7 @@ fn tick(state: &State, now: LogTime) -> Option<Proposal> {
         || state.stages.values().any(|s| s.expires <= now)
         || state.joins.values().any(|j| j.expires <= now)
         || state.tokens.values().any(|t| t.expires.is_some_and(|e| e <= now))
-        || state.cookies.due().is_some_and(|due| due <= now);
+        || state.secrets_due(now);
     let moves = || {
         state.services.iter().any(|(id, service)| {
             service.assignment.iter().any(|(family, held)| {

@@ -6,6 +6,7 @@ use crate::{
     id::{NodeId, PoolId, ServiceId, SiteId},
     model::{Change, Family},
     name::Name,
+    secrets::{self, KeyId, SecretId},
     time::LogTime,
 };
 use alloc::{string::String, vec::Vec};
@@ -161,12 +162,49 @@ pub enum Command {
     RollCookies(CookieSecret),
     /// Begins a new incarnation on one node. Written by hand into the log of a node that stands still.
     Recover(Recovery),
+    /// From now on secrets are sealed under another cluster key; all that are there count as known. Since version 2.
+    SealWith {
+        /// The key until now; none: there is none yet.
+        from: Option<KeyId>,
+        /// The key from now on.
+        to: KeyId,
+    },
+    /// A new sealed secret: the first of its kind is used at once, later ones are rolled over. Since version 2.
+    PutSealed {
+        /// What it is for.
+        id: SecretId,
+        /// Generation of the newest of its kind that the author saw.
+        after: Option<u64>,
+        /// The key that it is sealed under.
+        key: KeyId,
+        /// The sealed secret.
+        bytes: Vec<u8>,
+    },
+    /// The same secret, sealed under the present key. Since version 2.
+    Reseal {
+        /// What it is for.
+        id: SecretId,
+        /// Which one.
+        generation: u64,
+        /// The key that it is sealed under.
+        key: KeyId,
+        /// The sealed secret.
+        bytes: Vec<u8>,
+    },
+    /// Asks the leader for another cluster key. Since version 2.
+    Rekey,
 }
 
 impl Command {
     /// The cluster version that first knows this command; before it is committed, `apply` refuses the command.
     pub fn since(&self) -> u32 {
-        1
+        match self {
+            Command::SealWith { .. }
+            | Command::PutSealed { .. }
+            | Command::Reseal { .. }
+            | Command::Rekey => secrets::SINCE,
+            _ => 1,
+        }
     }
 }
 
@@ -341,7 +379,7 @@ impl fmt::Debug for Secret {
 pub struct Webhook {
     /// `http://` or `https://`.
     pub url: String,
-    /// Key of the HMAC-SHA-256 signature.
+    /// Key of the HMAC-SHA-256 signature; empty where it is sealed.
     pub secret: String,
 }
 

@@ -35,6 +35,7 @@ pub mod placement;
 pub mod publish;
 mod recover;
 pub mod route;
+pub mod secrets;
 pub mod stage;
 pub mod state;
 pub mod takeover;

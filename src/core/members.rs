@@ -48,22 +48,24 @@ impl State {
                 if !self.webhooks.contains_key(&hook.url) {
                     bounded(self.webhooks.len(), MAX_TOKENS, "webhooks")?;
                 }
-                if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") {
-                    return Err(format!("webhook {}: the URL must begin with http:// or https://", hook.url));
-                }
+                check_url(&hook.url)?;
+                self.no_plain_secret()?;
                 self.webhooks.insert(hook.url.clone(), hook.clone());
                 Ok(())
             }
-            Command::RemoveWebhook(url) => {
-                self.webhooks.remove(url).map(drop).ok_or_else(|| format!("there is no webhook {url}"))
-            }
+            Command::RemoveWebhook(url) => self.forget_webhook(url),
             Command::PutSecret(secret) => {
-                self.secrets.insert(0, secret.clone());
-                self.secrets.truncate(SECRETS);
+                self.no_plain_secret()?;
+                self.secrets.session.insert(0, secret.clone());
+                self.secrets.session.truncate(SECRETS);
                 step.delta.proxy = true;
                 Ok(())
             }
             Command::RollCookies(new) => self.roll_cookies(*new),
+            Command::SealWith { from, to } => self.seal_with(*from, *to),
+            Command::PutSealed { id, after, key, bytes } => self.put_sealed(step, id, *after, *key, bytes),
+            Command::Reseal { id, generation, key, bytes } => self.reseal(id, *generation, *key, bytes),
+            Command::Rekey => self.rekey(),
             _ => Err(String::from("this command is handled elsewhere")),
         }
     }
@@ -93,6 +95,7 @@ impl State {
         }
         self.members.remove(&id).ok_or_else(|| format!("there is no member {id}"))?;
         self.retired.insert(id);
+        self.expose_key();
         self.members_version = self.generation.index;
         step.delta.members = true;
         Ok(())
@@ -163,6 +166,13 @@ pub(crate) fn check_timing(timing: Timing) -> Result<(), Refusal> {
     }
 }
 
-fn bounded(have: usize, most: usize, what: &str) -> Result<(), Refusal> {
+pub(crate) fn check_url(url: &str) -> Result<(), Refusal> {
+    match url.starts_with("http://") || url.starts_with("https://") {
+        true => Ok(()),
+        false => Err(format!("webhook {url}: the URL must begin with http:// or https://")),
+    }
+}
+
+pub(crate) fn bounded(have: usize, most: usize, what: &str) -> Result<(), Refusal> {
     if have < most { Ok(()) } else { Err(format!("there are too many {what}; remove one first")) }
 }

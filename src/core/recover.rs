@@ -61,6 +61,7 @@ impl State {
             self.sites.insert(recovery.member.site.clone(), Arc::new(Site::default()));
             self.revision = self.generation.index;
         }
+        self.expose_key();
         self.joins.clear();
         self.stages.clear();
     }

@@ -31,7 +31,8 @@ pub struct ProxyTable {
     pub listeners: BTreeMap<ListenerId, Arc<ListenerTable>>,
     /// All pools, with the backends that this site's proxies use.
     pub pools: BTreeMap<PoolId, Arc<PoolTable>>,
-    /// Secrets that common keys are derived from, the newest first.
+    /// Secrets that common keys are derived from, what is used first; where they are sealed, whoever publishes the table
+    /// opens them.
     pub secrets: Vec<Secret>,
 }
 
@@ -128,7 +129,7 @@ impl ProxyTable {
             .filter_map(|(id, listener)| ListenerTable::build(site, id, listener, &pools))
             .map(|l| (l.id.clone(), Arc::new(l)))
             .collect();
-        ProxyTable { listeners, pools, secrets: state.secrets.clone() }
+        ProxyTable { listeners, pools, secrets: state.secrets.session.clone() }
     }
 }
 

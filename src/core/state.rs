@@ -1,12 +1,12 @@
 //! The replicated state: what every node holds at the same log index.
 
 use crate::{
-    cookies::Cookies,
-    entry::{Join, Member, Object, Override, Scope, Secret, Timing, Token, Webhook},
+    entry::{Join, Member, Object, Override, Scope, Timing, Token, Webhook},
     evidence::{Row, Standing},
     id::{ListenerId, NodeId, PoolId, ServiceId, SiteId},
     model::{Family, Listener, Pool, Service, Site},
     name::Name,
+    secrets::Secrets,
     stage::Stage,
     time::LogTime,
     zone::Zone,
@@ -208,10 +208,8 @@ pub struct State {
     pub retired: BTreeSet<NodeId>,
     /// Webhooks by URL.
     pub webhooks: BTreeMap<String, Webhook>,
-    /// Secrets that common keys are derived from, the newest first.
-    pub secrets: Vec<Secret>,
-    /// The secrets of DNS cookies.
-    pub cookies: Cookies,
+    /// The common secrets.
+    pub secrets: Secrets,
     /// The last [`HISTORY`] decisions, oldest first. Shared, because every entry works on a copy of the state.
     pub history: Arc<VecDeque<Arc<Decision>>>,
 }
@@ -243,8 +241,7 @@ impl Default for State {
             joins: BTreeMap::new(),
             retired: BTreeSet::new(),
             webhooks: BTreeMap::new(),
-            secrets: Vec::new(),
-            cookies: Cookies::default(),
+            secrets: Secrets::default(),
             history: Arc::default(),
         }
     }

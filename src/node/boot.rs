@@ -1,13 +1,12 @@
 //! First starts: whose data a directory holds, and the first entries of a new cluster.
 
-use super::NodeError;
+use super::{NodeError, secrets::Keeper};
 use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::{Consensus, Opened};
 use zonekeeper_core::{
     Command, State, VERSION,
-    cookies::CookieSecret,
-    entry::{Init, Member, Role, Secret, Timing, Token},
+    entry::{Init, Member, Role, Timing, Token},
     model::{Change, Site},
 };
 use zonekeeper_peer::keys::Credentials;
@@ -88,10 +87,12 @@ fn replay_blocking(config: &NodeConfig, cluster: Option<u128>, start: Start) -> 
     Ok(opened)
 }
 
-/// Writes the first entries of a new cluster: its name, its first member and site, and an admin token. A founding that
+/// Writes the first entries of a new cluster: its name, its first member and site, its common secrets,
+/// and an admin token. A founding that
 /// was cut short (`begun`: the log is not empty) is taken up again.
 pub(crate) async fn found(
     consensus: &Consensus,
+    keeper: &mut Keeper,
     config: &NodeConfig,
     keys: &Credentials,
     start: Start,
@@ -119,23 +120,13 @@ pub(crate) async fn found(
         propose(consensus, Command::Init(init)).await?;
     }
     propose(consensus, Command::PutMember(config.id, member)).await?;
-    propose(consensus, Command::PutSecret(secret()?)).await?;
     let site = Site::default();
     propose(consensus, Command::Configure(vec![Change::PutSite(config.site.clone(), site)])).await?;
-    let mut cookies = [0; 16];
-    getrandom::fill(&mut cookies).map_err(|e| NodeError::Found(e.to_string()))?;
-    propose(consensus, Command::RollCookies(CookieSecret(cookies))).await?;
+    while keeper.tend().await.map_err(NodeError::Found)? {}
     let secret = zonekeeper_api::Secret::generate().map_err(|e| NodeError::Found(e.to_string()))?;
     write_token(&config.data_dir, secret.text())?;
     let token = Token { name: "admin".into(), hash: secret.hash(), role: Role::Admin, expires: None };
     propose(consensus, Command::PutToken(token)).await
-}
-
-/// What the nodes will derive common keys from.
-fn secret() -> Result<Secret, NodeError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| NodeError::Found(format!("no randomness: {e}")))?;
-    Ok(Secret(bytes))
 }
 
 async fn lead(consensus: &Consensus) -> Result<(), NodeError> {

@@ -1,15 +1,17 @@
 //! Who answers what other nodes ask: Raft's lanes, the Watch lane's heartbeats and reports, the Control lane's rest.
 
-use super::{RAFT_LANES, join::Joins, renew};
+use super::{RAFT_LANES, join::Joins, renew, secrets};
 use crate::{control::Lead, probe::heartbeat::Beat};
 use arc_swap::ArcSwap;
 use std::{path::Path, sync::Arc};
 use zonekeeper_consensus::{CONTROL_TAG, Consensus};
 use zonekeeper_core::{Published, codec, id::NodeId};
-use zonekeeper_peer::{BoxFuture, Handler, Lane, Peers};
+use zonekeeper_peer::{BoxFuture, Handler, Lane, Peers, keys::Keyring};
 
 /// First byte of a certificate renewal on the Control lane.
 pub(crate) const RENEW_TAG: u8 = b'R';
+/// First byte of what concerns the cluster key.
+pub(crate) const KEY_TAG: u8 = b'K';
 
 /// Wires every lane.
 pub(crate) fn attach(
@@ -18,14 +20,19 @@ pub(crate) fn attach(
     lead: &Arc<Lead>,
     published: &Arc<ArcSwap<Published>>,
     keys: &Path,
+    keyring: &Keyring,
 ) {
     let raft = Arc::new(Raft { consensus: consensus.handler(), published: published.clone() });
     for lane in RAFT_LANES {
         peers.set_handler(lane, raft.clone());
     }
     peers.set_handler(Lane::Watch, Arc::new(Watch { lead: lead.clone(), published: published.clone() }));
-    let control =
-        Control { consensus: consensus.handler(), published: published.clone(), keys: keys.to_owned() };
+    let control = Control {
+        consensus: consensus.handler(),
+        published: published.clone(),
+        keys: keys.to_owned(),
+        keyring: keyring.clone(),
+    };
     peers.set_handler(Lane::Control, Arc::new(control));
     peers.set_join(Arc::new(Joins { consensus: consensus.clone(), keys: keys.to_owned() }));
 }
@@ -78,17 +85,20 @@ struct Control {
     consensus: Arc<dyn Handler>,
     published: Arc<ArcSwap<Published>>,
     keys: std::path::PathBuf,
+    keyring: Keyring,
 }
 
 impl Handler for Control {
     fn handle(&self, from: NodeId, lane: Lane, payload: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         Box::pin(async move {
             // a leader has applied who is a member; a certificate alone changes nothing and renews nothing
-            let site = self.published.load().state.members.get(&from).map(|m| m.site.clone());
+            let state = self.published.load().state.clone();
+            let site = state.members.get(&from).map(|m| m.site.clone());
             let site = site.ok_or_else(|| format!("node {from} is no member"))?;
             match payload.split_first() {
                 Some((&CONTROL_TAG, _)) => self.consensus.handle(from, lane, payload).await,
                 Some((&RENEW_TAG, csr)) => renew::sign(&self.keys, from, &site, csr).await,
+                Some((&KEY_TAG, ask)) => secrets::answer(&self.keyring, &state, from, ask).await,
                 _ => Err("this version does not know that request".into()),
             }
         })

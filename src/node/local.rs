@@ -15,7 +15,10 @@ use zonekeeper_config::NodeConfig;
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{Published, id::NodeId, state::Generation};
 use zonekeeper_dns::DnsFlags;
-use zonekeeper_peer::{Peers, keys::Credentials};
+use zonekeeper_peer::{
+    Peers,
+    keys::{Credentials, Keyring},
+};
 use zonekeeper_proxy::LocalHealth;
 
 /// From one renewal of the view to the next without news.
@@ -35,6 +38,8 @@ pub(super) struct Local {
     pub(super) dns: Arc<DnsFlags>,
     /// What is wrong with the node's certificate.
     pub(super) certificate: Arc<ArcSwapOption<String>>,
+    /// The cluster keys.
+    pub(super) keyring: Keyring,
     pub(super) news: watch::Receiver<Generation>,
 }
 
@@ -54,7 +59,8 @@ impl Local {
             events: Events::default(),
             proxy: self.counters.proxy.as_ref().map(|_| self.health.clone()),
             dns: self.dns.clone(),
-            metrics: super::metrics::sources(&self.counters, &self.peers, &self.vitals),
+            metrics: super::metrics::sources(&self),
+            keyring: self.keyring.clone(),
             ca_fingerprint: Some(self.credentials.ca_fingerprint()),
             open_metrics: self.config.admin.open_metrics,
         };
@@ -113,6 +119,9 @@ impl Local {
             put("certificate", why.as_ref().clone());
         }
         let state = self.published.load().state.clone();
+        if let Some(why) = super::secrets::problem(&state.secrets.vault, &self.keyring) {
+            put("secrets", why);
+        }
         let (status, connected) = (self.consensus.status(), self.peers.connected());
         if let Some(behind) = super::watch::behind(&status, &connected, state.timing, super::watch::running())
         {

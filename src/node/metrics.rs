@@ -1,13 +1,12 @@
 //! Counters of DNS, proxy, transport and vitals, for the API's exposition.
 
-use super::data_plane::Counters;
-use crate::control::Vitals;
+use super::{local::Local, secrets};
 use std::{sync::Arc, time::UNIX_EPOCH};
 use zonekeeper_api::metrics::{self, Source};
-use zonekeeper_peer::Peers;
 
 /// The sources that the API adds to its own metrics.
-pub(super) fn sources(counters: &Counters, peers: &Peers, vitals: &Arc<Vitals>) -> Vec<Source> {
+pub(super) fn sources(local: &Local) -> Vec<Source> {
+    let counters = &local.counters;
     let mut sources: Vec<Source> = Vec::new();
     if let Some(dns) = counters.dns.clone() {
         sources.push(Arc::new(move |out| {
@@ -23,7 +22,7 @@ pub(super) fn sources(counters: &Counters, peers: &Peers, vitals: &Arc<Vitals>) 
             }
         }));
     }
-    let (peers, vitals) = (peers.clone(), vitals.clone());
+    let (peers, vitals) = (local.peers.clone(), local.vitals.clone());
     sources.push(Arc::new(move |out| {
         metrics::refusals(out, &peers.refusals());
         let expires = peers.expires().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -32,6 +31,18 @@ pub(super) fn sources(counters: &Counters, peers: &Peers, vitals: &Arc<Vitals>) 
             "When this node's certificate ends, in Unix time.",
         )
         .sample(&[], expires.as_secs());
+    }));
+    let (published, keyring) = (local.published.clone(), local.keyring.clone());
+    sources.push(Arc::new(move |out| {
+        let state = published.load().state.clone();
+        let vault = &state.secrets.vault;
+        out.gauge(
+            "zonekeeper_cluster_key",
+            "1: this node holds the key that the common secrets are sealed under.",
+        )
+        .sample(&[], u8::from(vault.key.is_none_or(|key| keyring.has(key))));
+        out.gauge("zonekeeper_secrets_unopened", "Common secrets that this node cannot open.")
+            .sample(&[], secrets::unopened(vault, &keyring));
     }));
     sources.push(Arc::new(move |out| {
         out.gauge(

@@ -20,6 +20,7 @@ mod propose;
 mod reload;
 mod renew;
 mod room;
+mod secrets;
 mod watch;
 
 pub(crate) use boot::{Start, TOKEN_FILE, member, write_token};
@@ -29,7 +30,7 @@ pub(crate) use propose::propose;
 pub(crate) use renew::LIFETIME as CERTIFICATE_LIFETIME;
 
 use crate::{
-    control::{Intake, Lead, Publisher, Reporter, Vitals, publication, watch_timers},
+    control::{Intake, Lead, Opener, Publisher, Reporter, Vitals, publication, watch_timers},
     handover::Sockets,
     probe::{board::Board, stream::Streams},
 };
@@ -51,7 +52,10 @@ use zonekeeper_core::{
     evidence::Standing,
     id::SiteId,
 };
-use zonekeeper_peer::{Lane, PeerConfig, Peers, keys::Credentials};
+use zonekeeper_peer::{
+    Lane, PeerConfig, Peers,
+    keys::{Credentials, Keyring},
+};
 
 /// How long a stop waits for the answers to move away.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -86,7 +90,13 @@ impl Node {
         room::check(&config.data_dir)?;
         let opened = boot::open(&config, &credentials, start).await?;
         let begun = !opened.is_empty();
-        let published = Arc::new(ArcSwap::from_pointee(publication(opened.state(), &config.site)));
+        let keyring = Keyring::load(&config.keys_dir);
+        if let Some(why) = keyring.problem() {
+            tracing::error!(why, "the cluster key could not be read");
+        }
+        let opener = Arc::new(Opener::new(keyring.clone()));
+        let first = publication(opened.state(), &config.site, &opener);
+        let published = Arc::new(ArcSwap::from_pointee(first));
         let plane = DataPlane::start(&config, &published, data, inherited).await?;
 
         let listener = TcpListener::bind(config.peer.listen)
@@ -100,7 +110,7 @@ impl Node {
         let transport = Arc::new(peers.clone());
         let consensus = opened.start(transport, timing, intake.clone()).await.map_err(NodeError::Raft)?;
         let lead = Arc::new(Lead::new(consensus.clone()));
-        control_lane::attach(&peers, &consensus, &lead, &published, &config.keys_dir);
+        control_lane::attach(&peers, &consensus, &lead, &published, &config.keys_dir, &keyring);
 
         let (news, _) = watch_channel(published.load().generation);
         let (report, reports) = watch_channel(Reporter::blank(config.id));
@@ -111,6 +121,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         let publisher = Publisher {
             site: config.site.clone(),
+            opener: opener.clone(),
             intake,
             consensus: consensus.clone(),
             published: published.clone(),
@@ -160,7 +171,7 @@ impl Node {
             plane.flags.clone(),
         ));
         tasks.spawn(plane.reload(&config));
-        tasks.spawn(watch::cookies(published.clone(), news.subscribe(), plane.flags.clone()));
+        tasks.spawn(watch::cookies(published.clone(), news.subscribe(), plane.flags.clone(), opener));
         let renewal = renew::Renewal {
             peers: peers.clone(),
             keys: config.keys_dir.clone(),
@@ -170,7 +181,9 @@ impl Node {
         let certificate = renewal.problem.clone();
         tasks.spawn(renewal.run(credentials.clone()));
 
-        boot::found(&consensus, &config, &credentials, start, begun).await?;
+        let mut keeper = secrets::Keeper::new(consensus.clone(), peers.clone(), keyring.clone());
+        boot::found(&consensus, &mut keeper, &config, &credentials, start, begun).await?;
+        tasks.spawn(keeper.run());
 
         let admin = TcpListener::bind(config.admin.listen)
             .map_err(|e| NodeError::Bind("admin.listen", config.admin.listen, e))?;
@@ -188,6 +201,7 @@ impl Node {
             counters: plane.counters(),
             dns: plane.flags.clone(),
             certificate,
+            keyring,
             news: news.subscribe(),
         };
         local.serve(admin, &mut tasks).await?;

@@ -2,7 +2,7 @@
 
 use crate::{
     clock,
-    control::Lead,
+    control::{Lead, Opener},
     probe::{board::Board, heartbeat::Heartbeats, plan::plan, stream::Streams},
 };
 use arc_swap::ArcSwap;
@@ -16,10 +16,10 @@ use zonekeeper_config::{DnsConfig, OnStale};
 use zonekeeper_consensus::{Consensus, Role, Status, election_max_ms, timing_warning};
 use zonekeeper_core::{
     Command, Published, State,
-    cookies::Cookies,
     entry::{Member, Timing},
     evidence::Report,
     id::{NodeId, PoolId, SiteId},
+    secrets::Secrets,
     state::Generation,
 };
 use zonekeeper_dns::{CookieSecrets, DnsFlags};
@@ -111,20 +111,31 @@ pub(super) fn behind(
     })
 }
 
-/// DNS makes and checks cookies with the secrets that the cluster shares.
+/// DNS makes and checks cookies with the secrets that the cluster shares; where this node cannot open them, with one of
+/// its own.
 pub(super) async fn cookies(
     published: Arc<ArcSwap<Published>>,
     mut news: watch::Receiver<Generation>,
     flags: Arc<DnsFlags>,
+    opener: Arc<Opener>,
 ) {
-    let mut held = Cookies::default();
+    let (mut held, mut seen) = (Vec::new(), None);
+    let mut keys = opener.keyring().subscribe();
     loop {
-        let now = published.load().state.cookies;
-        if now != held
-            && let Some(active) = now.active
-        {
-            let accepted: Vec<_> = [now.staged, now.previous].into_iter().flatten().map(|s| s.0).collect();
-            flags.secrets.0.store(Arc::new(Some(CookieSecrets::new(active.0, &accepted))));
+        news.borrow_and_update();
+        let state = published.load().state.clone();
+        let (secrets, key) = (state.secrets.clone(), *keys.borrow_and_update());
+        let same = |(of, by): &(Secrets, u64)| {
+            Arc::ptr_eq(&of.vault, &secrets.vault) && of.cookies == secrets.cookies && *by == key
+        };
+        let now = if seen.as_ref().is_some_and(same) { held.clone() } else { opener.cookies(&state) };
+        seen = Some((secrets, key));
+        if now != held {
+            let secrets = match now.split_first() {
+                Some((used, accepted)) => Some(CookieSecrets::new(*used, accepted)),
+                None => CookieSecrets::random(),
+            };
+            flags.secrets.0.store(Arc::new(secrets));
             held = now;
         }
         if news.changed().await.is_err() {

@@ -16,8 +16,9 @@ pub(super) fn routes(r: Routes) -> Routes {
     r.add(__path_backup, backup)
 }
 
-/// The state of this node at one log index, for `zonekeeper restore`. It holds TLS keys and secrets of webhooks: keep it
-/// as you keep a key folder. The header `x-zonekeeper-generation` names its generation. One at a time. Role: admin.
+/// The state of this node at one log index, for `zonekeeper restore`. The common secrets in it are
+/// sealed (from cluster version 2 on): keep it apart from the key folders. The header `x-zonekeeper-generation` names its
+/// generation. One at a time. Role: admin.
 #[utoipa::path(get, path = "/v1/backup", tag = "cluster",
     responses((status = 200, description = "A backup file", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 503, body = wire::ErrorBody)))]

@@ -3,7 +3,6 @@
 mod backup;
 mod cluster;
 mod config;
-mod cookies;
 mod decisions;
 mod events;
 mod evidence;
@@ -12,6 +11,7 @@ mod health;
 mod members;
 mod overrides;
 mod proxy;
+mod secrets;
 mod services;
 mod sites;
 mod tokens;
@@ -141,7 +141,7 @@ pub(crate) fn all() -> Routes {
         explain::routes,
         tokens::routes,
         webhooks::routes,
-        cookies::routes,
+        secrets::routes,
     ];
     topics.into_iter().fold(Routes::new(), |routes, topic| topic(routes)).add(__path_openapi, openapi)
 }

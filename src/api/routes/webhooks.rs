@@ -1,6 +1,6 @@
 //! Webhooks: where decisions are announced.
 
-use super::Routes;
+use super::{Routes, secrets};
 use crate::{
     api::Api,
     auth::{Caller, Secret, ToAdmin},
@@ -11,7 +11,10 @@ use crate::{
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use utoipa::IntoParams;
-use zonekeeper_core::{Command, entry};
+use zonekeeper_core::{
+    Command, entry,
+    secrets::{SINCE, SecretId},
+};
 
 /// Webhooks of a cluster: each is called for every announcement.
 const MAX_WEBHOOKS: usize = 16;
@@ -47,8 +50,11 @@ async fn put(
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "random", e.to_string(), "see the node's log")
         })?,
     };
-    let hook = entry::Webhook { url: new.url.clone(), secret: secret.clone() };
-    caller.write(&api, Command::PutWebhook(hook)).await?;
+    let command = match api.handles.published.load().state.cluster_version < SINCE {
+        true => Command::PutWebhook(entry::Webhook { url: new.url.clone(), secret: secret.clone() }),
+        false => secrets::put(&api, SecretId::Webhook(new.url.clone()), secret.as_bytes())?,
+    };
+    caller.write(&api, command).await?;
     Ok(Json(WebhookSecret { url: new.url, secret }))
 }
 

@@ -91,14 +91,37 @@ pub struct WebhookSecret {
     pub secret: String,
 }
 
-/// How far the rollover of the DNS cookie secret is.
+/// The common secrets of the cluster, without the secrets.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CookieRollover {
+pub struct CommonSecrets {
+    /// Id of the cluster key that new secrets are sealed under; none: the cluster seals nothing yet.
+    pub key: Option<String>,
+    /// Whether this node holds that key.
+    pub held: bool,
+    /// Another key is on its way to the members.
+    pub replacing: bool,
+    /// The secrets.
+    pub secrets: Vec<CommonSecret>,
+}
+
+/// One common secret and its rollover.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CommonSecret {
+    /// `dns-cookie`, `session` (TLS session tickets, sticky cookies) or `webhook`.
+    pub name: String,
+    /// Of a webhook: scheme, host and port.
+    pub url: Option<String>,
     /// `settled`: one secret. `staged`: a new one is accepted and not used yet. `retiring`: the old one is still accepted.
-    /// `none shared`: each node has a secret of its own.
     pub step: String,
     /// When the last step was taken.
     pub since: Option<String>,
     /// When the next step is due.
     pub next: Option<String>,
+    /// Id of the cluster key that it is sealed under; none: it stands in the log as it is (cluster version 1).
+    pub key: Option<String>,
+    /// Whether this node can open it.
+    pub opens: bool,
+    /// Somebody who should not may know it: a removed member, or who reads old logs and backups. The cluster rolls its own
+    /// secrets then; a webhook is to be put again.
+    pub known: bool,
 }

@@ -290,17 +290,30 @@ pub enum ClusterCommand {
         #[arg(long, required = true)]
         yes: bool,
     },
+    /// Replaces the cluster key, seals every common secret anew and rolls it; done by itself when a member was removed.
+    #[command(after_help = "Examples:\n  zonekeeper cluster rekey --yes")]
+    Rekey {
+        /// Backups from before can be restored with an older cluster.key alone.
+        #[arg(long, required = true)]
+        yes: bool,
+    },
 }
 
-/// `cookies`.
+/// `secrets`.
 #[derive(Debug, Subcommand)]
-pub enum CookiesCommand {
-    /// How far the rollover of the secret is.
-    #[command(after_help = "Examples:\n  zonekeeper cookies show")]
+pub enum SecretsCommand {
+    /// The cluster key, and how far the rollovers are.
+    #[command(after_help = "Examples:\n  zonekeeper secrets show")]
     Show,
-    /// Begins a rollover: a new secret is accepted at once and used a minute later; the old one ends an hour after that.
-    #[command(after_help = "Examples:\n  zonekeeper cookies roll")]
-    Roll,
+    /// Begins a rollover: a new secret is accepted at once and used a minute later; the old one ends later (cookies an
+    /// hour, sessions a day).
+    #[command(
+        after_help = "Examples:\n  zonekeeper secrets roll dns-cookie\n  zonekeeper secrets roll session"
+    )]
+    Roll {
+        /// `dns-cookie`, or `session` (TLS session tickets and sticky cookies).
+        name: String,
+    },
 }
 
 /// `automation`.

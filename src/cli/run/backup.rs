@@ -25,7 +25,11 @@ pub(super) async fn backup(s: &mut Session<'_>, args: &BackupArgs) -> Result<(),
     }
     file.sync_all().and_then(|()| std::fs::rename(&part, &args.file)).map_err(error)?;
     if !s.json(&json!({"file": args.file, "generation": generation, "bytes": size}))? {
-        writeln!(s.out, "{}: generation {generation}, {size} bytes; it holds secrets", args.file.display())?;
+        writeln!(
+            s.out,
+            "{}: generation {generation}, {size} bytes; keep it apart from the key folders",
+            args.file.display()
+        )?;
     }
     Ok(())
 }

@@ -4,15 +4,15 @@ use super::{Session, pairs};
 use crate::{
     client::escape,
     command::{
-        AutomationCommand, ClusterCommand, CookiesCommand, ExplainArgs, TimingCommand, TokenCommand,
+        AutomationCommand, ClusterCommand, ExplainArgs, SecretsCommand, TimingCommand, TokenCommand,
         WebhookCommand,
     },
     error::CliError,
     show::{Table, or_dash},
 };
 use zonekeeper_api::wire::{
-    Cluster, CookieRollover, DnsExplanation, NewToken, NewWebhook, RequestExplanation, Switch, TimingSetting,
-    TimingWritten, Token, TokenSecret, Webhook, WebhookSecret, Written,
+    Cluster, CommonSecret, CommonSecrets, DnsExplanation, NewToken, NewWebhook, RequestExplanation, Switch,
+    TimingSetting, TimingWritten, Token, TokenSecret, Webhook, WebhookSecret, Written,
 };
 use zonekeeper_core::{entry::Role, id::ServiceId};
 
@@ -154,25 +154,46 @@ pub(super) async fn timing(s: &mut Session<'_>, command: TimingCommand) -> Resul
 }
 
 pub(super) async fn cluster(s: &mut Session<'_>, command: ClusterCommand) -> Result<(), CliError> {
-    let ClusterCommand::Upgrade { yes: _ } = command;
-    let written: Written = s.client.post("/v1/cluster/upgrade", &serde_json::json!({})).await?;
-    s.wrote(&written, "the cluster version is raised")
+    let (path, done) = match command {
+        ClusterCommand::Upgrade { yes: _ } => ("/v1/cluster/upgrade", "the cluster version is raised"),
+        ClusterCommand::Rekey { yes: _ } => (
+            "/v1/cluster/rekey",
+            "the members get another cluster key; `secrets show` says when it is in use",
+        ),
+    };
+    let written: Written = s.client.post(path, &serde_json::json!({})).await?;
+    s.wrote(&written, done)
 }
 
-pub(super) async fn cookies(s: &mut Session<'_>, command: CookiesCommand) -> Result<(), CliError> {
+pub(super) async fn secrets(s: &mut Session<'_>, command: SecretsCommand) -> Result<(), CliError> {
     match command {
-        CookiesCommand::Show => {
-            let seen = s.client.get::<CookieRollover>("/v1/cookies").await?;
-            if !s.json(&seen)? {
-                let CookieRollover { step, since, next } = seen.data;
-                let rows = [("step".to_owned(), Some(step)), ("since".into(), since), ("next".into(), next)];
-                pairs(["SECRET", "VALUE"], rows.into_iter()).print(s.out, "")?;
+        SecretsCommand::Show => {
+            let seen = s.client.get::<CommonSecrets>("/v1/secrets").await?;
+            if s.json(&seen)? {
+                return Ok(());
             }
-            Ok(())
+            let data = seen.data;
+            let held = if data.held { "" } else { ", which this node lacks" };
+            let replacing = if data.replacing { "; another one is on its way" } else { "" };
+            writeln!(s.out, "cluster key {}{held}{replacing}", or_dash(data.key))?;
+            let mut table = Table::new(&["SECRET", "STEP", "SINCE", "NEXT", "SEALED", "NOTE"]);
+            for secret in data.secrets {
+                let CommonSecret { name, url, step, since, next, key, opens, known } = secret;
+                let name = url.map_or(name.clone(), |url| format!("{name} {url}"));
+                let note = match (opens, known) {
+                    (false, _) => "this node cannot open it",
+                    (true, true) => "may be known: replace it",
+                    (true, false) => "-",
+                };
+                let sealed = if key.is_some() { "yes" } else { "no" };
+                table.row([name, step, or_dash(since), or_dash(next), sealed.into(), note.into()]);
+            }
+            Ok(table.print(s.out, "")?)
         }
-        CookiesCommand::Roll => {
-            let written: Written = s.client.post("/v1/cookies/roll", &serde_json::json!({})).await?;
-            s.wrote(&written, "a new secret of DNS cookies is accepted, and used in a minute")
+        SecretsCommand::Roll { name } => {
+            let path = format!("/v1/secrets/{name}/roll");
+            let written: Written = s.client.post(&path, &serde_json::json!({})).await?;
+            s.wrote(&written, &format!("a new secret {name} is accepted, and used in a minute"))
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | `ca.key` | the CA's private key; only where certificates are issued | 0600 |
 //! | `node.pem` | the node's certificate | 0644 |
 //! | `node.key` | the node's private key | 0600 |
+//! | `cluster.key` | what the common secrets are sealed under | 0600 |
 //!
 //! `ca.key` need not be on any node: nodes run without it, and only joins and renewals need a place that has it. Keep a
 //! copy off the cluster; who holds it can make a certificate for any node id (though not a member: see
@@ -24,12 +25,14 @@
 //! connections that were made before it may last as long as their certificates.
 
 mod ca;
+mod cluster_key;
 mod credentials;
 mod error;
 mod file;
 mod identity;
 
 pub use ca::{Ca, Issued};
+pub use cluster_key::{ClusterKey, FILE as CLUSTER_KEY_FILE, Keyring, save_first as save_cluster_key};
 pub use credentials::{Credentials, Request};
 pub use error::KeyError;
 pub use identity::Identity;

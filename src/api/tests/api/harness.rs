@@ -19,14 +19,18 @@ use zonekeeper_api::{Events, Handles, LocalView, Secret, serve};
 use zonekeeper_config::{ClusterConfig, plan, stages};
 use zonekeeper_consensus::{Applied, Consensus, Sink, Transport, TransportError};
 use zonekeeper_core::{
-    Command, Outcome, Proposal, Published, State,
+    Command, Outcome, Proposal, Published, State, VERSION,
     answer::DnsTable,
     entry::{Duty, Init, Member, Object, Read, Role, Timing, Token},
     route::ProxyTable,
+    secrets::SecretId,
     state::Generation,
     time::LogTime,
 };
-use zonekeeper_peer::{BoxFuture, Lane};
+use zonekeeper_peer::{
+    BoxFuture, Lane,
+    keys::{ClusterKey, Keyring},
+};
 
 /// Generous: the machine may be busy.
 pub const WITHIN: Duration = Duration::from_secs(20);
@@ -151,6 +155,20 @@ impl Node {
 
     /// [`Node::empty`] with other handles.
     pub async fn with(adjust: impl FnOnce(&mut Handles)) -> Node {
+        let node = Node::of_version(VERSION, adjust).await;
+        let key = ClusterKey::generate(7).unwrap();
+        node.handles.keyring.add(key.clone(), &[]).unwrap();
+        node.propose(Proposal::by("test", Command::SealWith { from: None, to: key.id() })).await;
+        for (id, plain) in [(SecretId::DnsCookie, vec![1; 16]), (SecretId::Session, vec![2; 32])] {
+            let bytes = key.seal(&id.context(), &plain).unwrap();
+            let put = Command::PutSealed { id, after: None, key: key.id(), bytes };
+            node.propose(Proposal::by("test", put)).await;
+        }
+        node
+    }
+
+    /// The same of a cluster version, without common secrets.
+    pub async fn of_version(version: u32, adjust: impl FnOnce(&mut Handles)) -> Node {
         let dir = TempDir::new().unwrap();
         let path = dir.path().to_owned();
         let open = move || Consensus::open(&path, 1, None).unwrap();
@@ -167,7 +185,7 @@ impl Node {
             duty: Duty::Full,
             peer: ([127, 0, 0, 1], 7300).into(),
             admin: None,
-            version: 1,
+            version: VERSION,
         };
         consensus.bootstrap(&member, WITHIN).await.unwrap();
         let local = LocalView { ready: true, log_now: LogTime(0), ..LocalView::default() };
@@ -181,11 +199,12 @@ impl Node {
             proxy: None,
             dns: Arc::default(),
             metrics: Vec::new(),
+            keyring: Keyring::load(&dir.path().join("keys")),
             ca_fingerprint: Some([7; 32]),
             open_metrics: false,
         };
         adjust(&mut handles);
-        let init = Init { cluster: 7, version: 1, timing: Timing::Lan };
+        let init = Init { cluster: 7, version, timing: Timing::Lan };
         let node = Node::serve(handles, others, dir).await;
         node.propose(Proposal::by("test", Command::Init(init))).await;
         node.propose(Proposal::by("test", Command::PutMember(1, member))).await;

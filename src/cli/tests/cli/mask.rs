@@ -19,6 +19,12 @@ fn mask_line(line: &str) -> String {
         let after = after.split_once(" ago").map_or("", |(_, rest)| rest);
         line = format!("{before}confirmed AGE ago{after}");
     }
+    if let Some(at) = line.find("cluster key ").map(|at| at + "cluster key ".len()) {
+        let rest = line[at..].trim_start_matches(|c: char| c.is_ascii_hexdigit());
+        if line.len() - at - rest.len() == 16 {
+            line = format!("{}KEY{rest}", &line[..at]);
+        }
+    }
     for secret in ["zk_", "zkjoin1-"] {
         if let Some(at) = line.find(secret) {
             let end = line[at..].find(' ').map_or(line.len(), |n| at + n);

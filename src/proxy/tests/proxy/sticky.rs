@@ -7,7 +7,7 @@ use zonekeeper_core::{State, entry::Secret, model::Protocol};
 fn world(backends: &[SocketAddr], secret: u8) -> World {
     let mut state: State = state(Protocol::Http, backends);
     edit_pool(&mut state, |p| p.sticky = Some("zk".into()));
-    state.secrets = vec![Secret([secret; 32])];
+    state.secrets.session = vec![Secret([secret; 32])];
     World::start(state)
 }
 
@@ -86,7 +86,7 @@ async fn a_new_secret_renews_the_cookie_and_honours_the_old_one() {
     let mut world = world(&servers.each_ref().map(|s| s.addr), 7);
     let first = world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let old = cookie(&first).unwrap();
-    world.change(|s| s.secrets.insert(0, Secret([9; 32])));
+    world.change(|s| s.secrets.session.insert(0, Secret([9; 32])));
     eventually("it is renewed", async || cookie(&world.ask(&get(&old)).await).is_some()).await;
     let answer = world.ask(&get(&old)).await;
     assert_eq!(answer.by(), first.by());

@@ -156,7 +156,7 @@ async fn a_session_goes_on_at_another_node_of_the_cluster() {
     let (here, there) = (ca.issue(&["w.example"]), ca.issue(&["w.example"]));
     let node = |pair: &Pair, secrets: &[u8]| {
         let mut state = state(Protocol::Http, &[a.addr]);
-        state.secrets = secrets.iter().map(|b| Secret([*b; 32])).collect();
+        state.secrets.session = secrets.iter().map(|b| Secret([*b; 32])).collect();
         edit_listener(&mut state, |l| l.tls = Some(pair.files.clone().into()));
         World::start(state)
     };
@@ -183,12 +183,12 @@ async fn secrets_that_change_are_taken_up() {
     let (ca, a) = (Ca::new(), Server::start("a"));
     let pair = ca.issue(&["w.example"]);
     let mut state = state(Protocol::Http, &[a.addr]);
-    state.secrets = vec![Secret([1; 32])];
+    state.secrets.session = vec![Secret([1; 32])];
     edit_listener(&mut state, |l| l.tls = Some(pair.files.clone().into()));
     let mut world = World::start(state);
     let client = ca.client();
     assert_eq!(client.ask(world.addr("web"), "w.example").await.as_deref(), Some("200"));
-    world.change(|s| s.secrets = vec![Secret([2; 32])]);
+    world.change(|s| s.secrets.session = vec![Secret([2; 32])]);
     eventually("the old tickets open nothing", async || {
         let connection = client.connect(world.addr("web"), "w.example").await.unwrap();
         connection.kind() == Some(HandshakeKind::Full)
