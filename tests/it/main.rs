@@ -17,6 +17,7 @@
 //! renewal    certificates end: lived through, or told the way back
 //! strangers  other clusters, strangers and wrong keys
 //! anew       backup, restore, and the recovery of a survivor
+//! secrets    common to all nodes, sealed on every disk, under a key that is replaced
 //! restart    all nodes killed, one started alone
 //! disk       a whole disk is full
 //! flood      both cores saturated
@@ -56,6 +57,7 @@ mod partition;
 mod proxy;
 mod renewal;
 mod restart;
+mod secrets;
 mod serve;
 mod sites;
 mod steer;
