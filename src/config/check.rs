@@ -6,16 +6,31 @@ use crate::{
 };
 use zonekeeper_core::{
     detector::Preset,
-    model::{Check, CheckKind},
+    model::{Check, CheckKind, GrpcCheck, HttpCheck},
 };
 
 pub(crate) const FIELDS: &[&str] = &[
     "kind", "preset", "patience", "interval", "timeout", "rise", "fall", "jitter", "host", "path", "status",
-    "body", "verify",
+    "body", "verify", "tls", "service",
 ];
 
-/// Fields that only an HTTP check has.
-const HTTP_ONLY: [&str; 5] = ["host", "path", "status", "body", "verify"];
+/// Fields that only some kinds have, with their remedy.
+const FIELDS_OF_KINDS: [(&str, &[Word], &str); 7] = {
+    const ASKING: &[Word] = &[Word::Http, Word::Https, Word::Http2, Word::Grpc];
+    const HTTP: &[Word] = &[Word::Http, Word::Https, Word::Http2];
+    const REQUEST: &str = "is for an HTTP check; set kind = \"http\", \"https\" or \"http2\", or take it out";
+    const ASKED: &str = "is for a check that asks something; set kind = \"http\", \"https\", \"http2\" or \"grpc\", or take it out";
+    const SECURE: &str = "is for kind = \"http2\" or \"grpc\"; HTTP/1.1 over TLS is kind = \"https\"";
+    [
+        ("host", ASKING, ASKED),
+        ("verify", ASKING, ASKED),
+        ("path", HTTP, REQUEST),
+        ("status", HTTP, REQUEST),
+        ("body", HTTP, REQUEST),
+        ("tls", &[Word::Http2, Word::Grpc], SECURE),
+        ("service", &[Word::Grpc], "is for a gRPC check; set kind = \"grpc\", or take it out"),
+    ]
+};
 
 /// Fields that only the check of a service has.
 const SERVICE_ONLY: [&str; 2] = ["preset", "patience"];
@@ -54,25 +69,34 @@ enum Word {
     Tcp,
     Http,
     Https,
+    Http2,
+    Grpc,
 }
 
-const WORDS: [(&str, Word); 3] = [("tcp", Word::Tcp), ("http", Word::Http), ("https", Word::Https)];
+const WORDS: [(&str, Word); 5] = [
+    ("tcp", Word::Tcp),
+    ("http", Word::Http),
+    ("https", Word::Https),
+    ("http2", Word::Http2),
+    ("grpc", Word::Grpc),
+];
 
 /// The check of a service's endpoints; TCP connect when it is left out.
 pub(crate) fn endpoint(table: &Table<'_>) -> Option<Check> {
-    of(table, Of::Service)
+    of(table, Of::Service, false)
 }
 
 /// The check of a pool's backends; TCP connect when it is left out.
 pub(crate) fn backend(table: &Table<'_>) -> Option<Check> {
-    of(table, Of::Pool)
+    of(table, Of::Pool, table.has("tls"))
 }
 
-fn of(table: &Table<'_>, of: Of) -> Option<Check> {
-    table.or("check", Some(of.plain(Preset::BALANCED)), |v| read(v, of))
+/// `tls`: what is checked is spoken to over TLS, unless the check says otherwise.
+fn of(table: &Table<'_>, of: Of, tls: bool) -> Option<Check> {
+    table.or("check", Some(of.plain(Preset::BALANCED)), |v| read(v, of, tls))
 }
 
-fn read(value: &Value<'_>, of: Of) -> Parsed<Option<Check>> {
+fn read(value: &Value<'_>, of: Of, tls: bool) -> Parsed<Option<Check>> {
     if value.is_string() {
         let word = value.word(&[("tcp", Word::Tcp), ("none", Word::None)])?;
         return Ok((word == Word::Tcp).then_some(of.plain(Preset::BALANCED)));
@@ -87,7 +111,7 @@ fn read(value: &Value<'_>, of: Of) -> Parsed<Option<Check>> {
     let plain = of.plain(preset);
     let word = table.or("kind", Word::Tcp, |v| v.word(&WORDS));
     Ok(Some(Check {
-        kind: kind(&table, word),
+        kind: kind(&table, word, tls),
         interval_ms: table.or("interval", plain.interval_ms, |v| millis(v, 50..=3_600_000)),
         timeout_ms: table.or("timeout", plain.timeout_ms, |v| millis(v, 10..=60_000)),
         rise: table.or("rise", plain.rise, |v| v.integer(1..=20, "")),
@@ -97,17 +121,30 @@ fn read(value: &Value<'_>, of: Of) -> Parsed<Option<Check>> {
     }))
 }
 
-fn kind(table: &Table<'_>, word: Word) -> CheckKind {
-    if word == Word::Tcp {
-        for field in HTTP_ONLY.iter().filter(|f| table.has(f)) {
-            let message = "is for an HTTP check; set kind = \"http\" or \"https\", or take it out";
-            table.opt(field, |_| Err::<(), _>(message.into()));
+fn kind(table: &Table<'_>, word: Word, tls: bool) -> CheckKind {
+    for (field, kinds, remedy) in FIELDS_OF_KINDS {
+        if table.has(field) && !kinds.contains(&word) {
+            table.opt(field, |_| Err::<(), _>(remedy.into()));
         }
-        return CheckKind::Tcp;
     }
+    match word {
+        Word::None | Word::Tcp => CheckKind::Tcp,
+        Word::Http => CheckKind::Http(http(table, false)),
+        Word::Https => CheckKind::Http(http(table, true)),
+        Word::Http2 => CheckKind::Http2(http(table, table.or("tls", tls, Value::boolean))),
+        Word::Grpc => CheckKind::Grpc(GrpcCheck {
+            tls: table.or("tls", tls, Value::boolean),
+            verify: table.or("verify", true, Value::boolean),
+            host: table.or("host", String::new(), host),
+            service: table.or("service", String::new(), |v| v.text(255)),
+        }),
+    }
+}
+
+fn http(table: &Table<'_>, tls: bool) -> HttpCheck {
     let (status_min, status_max) = table.or("status", (200, 399), status);
-    CheckKind::Http {
-        tls: word == Word::Https,
+    HttpCheck {
+        tls,
         verify: table.or("verify", true, Value::boolean),
         host: table.or("host", String::new(), host),
         path: table.need("path", "the path to ask, as \"/healthz\"", path).unwrap_or_else(|| "/".into()),
@@ -172,17 +209,30 @@ fn write(check: Option<&Check>, of: Of) -> toml::Value {
     if of == Of::Service {
         put("patience", show(u64::from(check.patience_ms)).into());
     }
+    let word = match &check.kind {
+        CheckKind::Tcp => "tcp",
+        CheckKind::Http(http) if http.tls => "https",
+        CheckKind::Http(_) => "http",
+        CheckKind::Http2(_) => "http2",
+        CheckKind::Grpc(_) => "grpc",
+    };
+    put("kind", word.into());
+    if let CheckKind::Http2(HttpCheck { tls, .. }) | CheckKind::Grpc(GrpcCheck { tls, .. }) = &check.kind {
+        put("tls", (*tls).into());
+    }
     match &check.kind {
-        CheckKind::Tcp => {
-            put("kind", "tcp".into());
+        CheckKind::Tcp => {}
+        CheckKind::Http(http) | CheckKind::Http2(http) => {
+            put("verify", http.verify.into());
+            put("host", http.host.as_str().into());
+            put("path", http.path.as_str().into());
+            put("status", format!("{}-{}", http.status_min, http.status_max).into());
+            put("body", http.body.as_str().into());
         }
-        CheckKind::Http { tls, verify, host, path, status_min, status_max, body } => {
-            put("kind", if *tls { "https" } else { "http" }.into());
-            put("verify", (*verify).into());
-            put("host", host.as_str().into());
-            put("path", path.as_str().into());
-            put("status", format!("{status_min}-{status_max}").into());
-            put("body", body.as_str().into());
+        CheckKind::Grpc(grpc) => {
+            put("verify", grpc.verify.into());
+            put("host", grpc.host.as_str().into());
+            put("service", grpc.service.as_str().into());
         }
     }
     table.into()

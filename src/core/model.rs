@@ -64,28 +64,49 @@ pub struct Check {
     pub patience_ms: u32,
 }
 
-/// What a probe asks.
+/// What a probe asks. Variants are append-only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CheckKind {
     /// The connection is accepted.
     Tcp,
-    /// `GET path` is answered with an expected status and text.
-    Http {
-        /// TLS first. The certificate must be valid for `host` unless `verify` is off.
-        tls: bool,
-        /// Verify the certificate.
-        verify: bool,
-        /// The `Host` header and the TLS server name; the service's first name when empty.
-        host: String,
-        /// The path with query.
-        path: String,
-        /// Lowest expected status.
-        status_min: u16,
-        /// Highest expected status.
-        status_max: u16,
-        /// Text that the first 64 KiB of the body must contain; empty for none.
-        body: String,
-    },
+    /// `GET path` in HTTP/1.1 is answered with an expected status and text.
+    Http(HttpCheck),
+    /// The same in HTTP/2, which is not asked for: by prior knowledge without TLS (RFC 9113 §3.3), agreed on with it.
+    Http2(HttpCheck),
+    /// `grpc.health.v1.Health/Check` answers SERVING.
+    Grpc(GrpcCheck),
+}
+
+/// A request and the answer that is expected.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HttpCheck {
+    /// TLS first. The certificate must be valid for `host` unless `verify` is off.
+    pub tls: bool,
+    /// Verify the certificate.
+    pub verify: bool,
+    /// The `Host` header and the TLS server name; the service's first name when empty.
+    pub host: String,
+    /// The path with query.
+    pub path: String,
+    /// Lowest expected status.
+    pub status_min: u16,
+    /// Highest expected status.
+    pub status_max: u16,
+    /// Text that the first 64 KiB of the body must contain; empty for none.
+    pub body: String,
+}
+
+/// The question of gRPC's health checking protocol.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GrpcCheck {
+    /// TLS first, as of an [`HttpCheck`].
+    pub tls: bool,
+    /// Verify the certificate.
+    pub verify: bool,
+    /// `:authority` and the TLS server name; the service's first name when empty.
+    pub host: String,
+    /// The service that is asked about; empty for the server as a whole.
+    pub service: String,
 }
 
 /// One public address by which clients reach a service at a site.

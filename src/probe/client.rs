@@ -1,14 +1,14 @@
 //! One probe on the path that a client takes.
 
-use super::plan::Key;
+use super::{
+    http2,
+    plan::Key,
+    tls::{H2, Handshake, Trust},
+};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use std::{
-    io,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{io, net::Ipv6Addr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -18,9 +18,11 @@ use tokio::{
 };
 use zonekeeper_core::{
     detector::{Observation, Pace},
-    model::CheckKind,
+    model::{CheckKind, HttpCheck},
 };
 
+/// What probes call themselves.
+pub(super) const USER_AGENT: &str = concat!("zonekeeper/", env!("CARGO_PKG_VERSION"));
 /// Bytes of a body that are searched for the expected text.
 const BODY_LIMIT: usize = 64 << 10;
 
@@ -29,12 +31,13 @@ const BODY_LIMIT: usize = 64 << 10;
 pub(crate) struct Tries {
     under_way: JoinSet<Option<Observation>>,
     spare: Arc<Semaphore>,
+    trust: Trust,
 }
 
 impl Tries {
     /// None yet. `spare`: room for tries beside the first one of a probe.
     pub(crate) fn new(spare: Arc<Semaphore>) -> Tries {
-        Tries { under_way: JoinSet::new(), spare }
+        Tries { under_way: JoinSet::new(), spare, trust: Trust::default() }
     }
 
     /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
@@ -68,42 +71,59 @@ impl Tries {
 
     fn begin(&mut self, key: &Arc<Key>, pace: Pace, room: Option<OwnedSemaphorePermit>) {
         let (key, life) = (key.clone(), Duration::from_millis(pace.life_ms));
+        let handshake = self.trust.handshake(&key);
         self.under_way.spawn(async move {
             let _room = room;
-            timeout(life, attempt(&key)).await.ok()
+            timeout(life, attempt(&key, handshake)).await.ok()
         });
     }
 }
 
-async fn attempt(key: &Key) -> Observation {
-    let Key { addr, check, host } = key;
-    let stream = match TcpStream::connect(*addr).await {
+async fn attempt(key: &Key, handshake: Handshake) -> Observation {
+    let stream = match TcpStream::connect(key.addr).await {
         Ok(stream) => stream,
         Err(e) => return of_error(&e),
     };
-    let CheckKind::Http { tls, verify, host: named, .. } = &check.kind else {
+    if key.check.kind == CheckKind::Tcp {
         // An immediate reset tells the listener nothing was wanted, and leaves no TIME_WAIT here.
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         return Observation::Answer;
-    };
-    let _ = stream.set_nodelay(true);
-    let host = if named.is_empty() { host } else { named };
-    if !tls {
-        return http(stream, &check.kind, host).await;
     }
-    let Ok(name) = rustls::pki_types::ServerName::try_from(host.to_owned()) else {
-        return Observation::Wrong;
+    let _ = stream.set_nodelay(true);
+    let (config, name) = match handshake {
+        Handshake::Plain => return ask(stream, key).await,
+        Handshake::Tls(config, name) => (config, name),
+        Handshake::Impossible => return Observation::Wrong,
     };
-    let connector =
-        tokio_rustls::TlsConnector::from(if *verify { VERIFYING.clone() } else { TRUSTING.clone() });
-    match connector.connect(name, stream).await {
-        Ok(stream) => http(stream, &check.kind, host).await,
+    let http2 = config.alpn_protocols == [H2];
+    match tokio_rustls::TlsConnector::from(config).connect(name, stream).await {
+        Ok(stream) if http2 && stream.get_ref().1.alpn_protocol() != Some(H2) => Observation::Wrong,
+        Ok(stream) => ask(stream, key).await,
         Err(e) => of_error(&e),
     }
 }
 
+/// Asks on a connection that stands, in the check's protocol.
+async fn ask<S>(stream: S, key: &Key) -> Observation
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match &key.check.kind {
+        CheckKind::Tcp => Observation::Answer,
+        CheckKind::Http(check) => http(stream, check, &host(&check.host, key)).await,
+        CheckKind::Http2(check) => http2::get(stream, check, &host(&check.host, key)).await,
+        CheckKind::Grpc(check) => http2::health(stream, check, &host(&check.host, key)).await,
+    }
+}
+
+/// Whom a check asks: the host that it names, or the one that is known of the address (RFC 3986 §3.2.2).
+fn host(named: &str, key: &Key) -> String {
+    let host = if named.is_empty() { &key.host } else { named };
+    if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
+}
+
 /// A refusal or a reset is the network's own word; a wrong certificate is a wrong answer; anything else is silence.
-fn of_error(e: &io::Error) -> Observation {
+pub(super) fn of_error(e: &io::Error) -> Observation {
     use io::ErrorKind as K;
     match e.kind() {
         K::ConnectionRefused | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe => {
@@ -114,11 +134,11 @@ fn of_error(e: &io::Error) -> Observation {
     }
 }
 
-async fn http<S>(stream: S, kind: &CheckKind, host: &str) -> Observation
+async fn http<S>(stream: S, check: &HttpCheck, host: &str) -> Observation
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let CheckKind::Http { path, status_min, status_max, body, .. } = kind else { return Observation::Wrong };
+    let HttpCheck { path, status_min, status_max, body, .. } = check;
     let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await
     else {
         return Observation::Refused;
@@ -126,7 +146,7 @@ where
     let driver = AbortOnDrop(tokio::spawn(connection));
     let request = hyper::Request::get(path.as_str())
         .header("host", host)
-        .header("user-agent", concat!("zonekeeper/", env!("CARGO_PKG_VERSION")))
+        .header("user-agent", USER_AGENT)
         .header("connection", "close")
         .body(Empty::<Bytes>::new());
     let Ok(request) = request else { return Observation::Wrong };
@@ -144,107 +164,45 @@ where
 }
 
 async fn found(mut body: hyper::body::Incoming, text: &[u8]) -> Observation {
-    let mut seen = Vec::new();
+    let mut search = Search::new(text);
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Observation::Wrong };
-        // of what was searched already only the end may still begin the text
-        let from = seen.len().saturating_sub(text.len());
-        seen.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
-        if seen[from..].windows(text.len()).any(|w| w == text) {
-            return Observation::Answer;
-        }
-        if seen.len() > BODY_LIMIT {
-            break;
+        if let Some(observed) = search.more(frame.data_ref().map_or(&[][..], |d| d)) {
+            return observed;
         }
     }
     Observation::Wrong
 }
 
+/// Looks for a text in the first [`BODY_LIMIT`] bytes of a body.
+pub(super) struct Search<'t> {
+    text: &'t [u8],
+    seen: Vec<u8>,
+}
+
+impl Search<'_> {
+    pub(super) fn new(text: &[u8]) -> Search<'_> {
+        Search { text, seen: Vec::new() }
+    }
+
+    /// The next part of the body; the end of the search, if it is one.
+    pub(super) fn more(&mut self, part: &[u8]) -> Option<Observation> {
+        // of what was searched already only the end may still begin the text
+        let from = self.seen.len().saturating_sub(self.text.len());
+        self.seen.extend_from_slice(part);
+        if self.seen[from..].windows(self.text.len()).any(|w| w == self.text) {
+            return Some(Observation::Answer);
+        }
+        (self.seen.len() > BODY_LIMIT).then_some(Observation::Wrong)
+    }
+}
+
 /// A probe that ran out of time takes its connection with it.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+pub(super) struct AbortOnDrop<T>(pub(super) tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-static VERIFYING: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
-    let mut roots = rustls::RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(system.certs);
-    if roots.is_empty() {
-        tracing::warn!(
-            "this machine trusts no CA, so every check over TLS fails here; install CA certificates or set `verify = false`"
-        );
-    }
-    Arc::new(builder().with_root_certificates(roots).with_no_client_auth())
-});
-
-static TRUSTING: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
-    let verifier = Arc::new(unverified::AnyCertificate::default());
-    Arc::new(builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-});
-
-fn builder() -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap_or_else(|e| unreachable!("aws-lc-rs has the default TLS versions: {e}"))
-}
-
-mod unverified {
-    //! For checks with `verify = false`: any certificate will do, the handshake's signature is still checked.
-
-    use rustls::{
-        DigitallySignedStruct, Error, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-        pki_types::{CertificateDer, ServerName, UnixTime},
-    };
-
-    #[derive(Debug)]
-    pub(super) struct AnyCertificate(CryptoProvider);
-
-    impl Default for AnyCertificate {
-        fn default() -> Self {
-            AnyCertificate(aws_lc_rs::default_provider())
-        }
-    }
-
-    impl ServerCertVerifier for AnyCertificate {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
     }
 }
 
@@ -267,13 +225,21 @@ mod tests {
     }
 
     async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
-        let key = Arc::new(Key { addr, check: check.clone(), host: host.into() });
+        let key = Arc::new(Key { addr, check: check.clone(), host: host.into(), tls: None });
         Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300)).await
     }
 
     fn get(path: &str, body: &str) -> CheckKind {
         let (host, path, body) = (String::new(), path.into(), body.into());
-        CheckKind::Http { tls: false, verify: true, host, path, status_min: 200, status_max: 299, body }
+        CheckKind::Http(HttpCheck {
+            tls: false,
+            verify: true,
+            host,
+            path,
+            status_min: 200,
+            status_max: 299,
+            body,
+        })
     }
 
     async fn server(answer: &'static [u8]) -> SocketAddr {
@@ -333,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn a_probe_that_is_not_answered_soon_tries_again_beside_it() {
         let spare = Arc::new(Semaphore::new(8));
-        let key = |addr| Arc::new(Key { addr, check: check(get("/", "")), host: "h".into() });
+        let key = |addr| Arc::new(Key { addr, check: check(get("/", "")), host: "h".into(), tls: None });
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
         assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Observation::Answer);
@@ -349,7 +315,7 @@ mod tests {
     async fn a_late_answer_is_an_answer_to_the_next_probe() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let key = Arc::new(Key { addr, check: check(get("/", "")), host: "h".into() });
+        let key = Arc::new(Key { addr, check: check(get("/", "")), host: "h".into(), tls: None });
         let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
         let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
         assert_eq!(tries.probe(&key, pace).await, Observation::Silence);

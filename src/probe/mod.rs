@@ -3,6 +3,8 @@
 //! ```text
 //! plan    which streams there are (deduplicated by address and check)        pure
 //! client  one probe on the wire -> Observation
+//! http2   the same in HTTP/2, and gRPC's health checking
+//! tls     whom probes trust
 //! stream  one task per stream: probe, detect, put the verdict on the board
 //! board   the verdicts of all streams, as a report wants them
 //! ```
@@ -13,5 +15,9 @@
 pub(crate) mod board;
 mod client;
 pub(crate) mod heartbeat;
+mod http2;
+#[cfg(test)]
+mod http2_tests;
 pub(crate) mod plan;
 pub(crate) mod stream;
+mod tls;

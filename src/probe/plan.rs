@@ -5,7 +5,7 @@ use zonekeeper_core::{
     State,
     evidence::Target,
     id::{NodeId, PoolId, SiteId},
-    model::{Check, Family},
+    model::{BackendTls, Check, CheckKind, Family, GrpcCheck, HttpCheck},
 };
 
 /// One thing to probe, shared by everything that wants it probed in the same way.
@@ -17,6 +17,8 @@ pub(crate) struct Key {
     pub check: Check,
     /// The `Host` header where the check names none.
     pub host: String,
+    /// How the backends of the pool that is checked are spoken to over TLS.
+    pub tls: Option<BackendTls>,
 }
 
 /// Who wants to know.
@@ -60,6 +62,7 @@ fn endpoints(state: &State, own: &SiteId, plan: &mut Plan) {
                     addr: SocketAddr::new(endpoint.addr, endpoint.port),
                     check: check.clone(),
                     host: host.clone(),
+                    tls: None,
                 };
                 let family = Family::of(endpoint.addr);
                 let target = Target { service: id.clone(), site: site.clone(), family };
@@ -76,8 +79,55 @@ fn backends(state: &State, own: &SiteId, resolved: impl Fn(&PoolId) -> Vec<Socke
         let ours = pool.backends.iter().filter(|b| b.site.as_ref().is_none_or(|s| s == own));
         let named = if pool.names.is_empty() { Vec::new() } else { resolved(id) };
         for addr in ours.map(|b| b.addr).chain(named) {
-            let key = Key { addr, check: check.clone(), host: addr.ip().to_string() };
+            let tls = pool.tls.clone().filter(|_| over_tls(&check.kind));
+            let key = Key { addr, check: check.clone(), host: addr.ip().to_string(), tls };
             plan.entry(key).or_default().push(Subject::Backend(id.clone(), addr));
+        }
+    }
+}
+
+fn over_tls(kind: &CheckKind) -> bool {
+    match kind {
+        CheckKind::Tcp => false,
+        CheckKind::Http(HttpCheck { tls, .. })
+        | CheckKind::Http2(HttpCheck { tls, .. })
+        | CheckKind::Grpc(GrpcCheck { tls, .. }) => *tls,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zonekeeper_core::model::{Backend, Pool};
+
+    #[test]
+    fn a_check_over_tls_speaks_as_the_pool_does() {
+        let grpc = |tls| {
+            CheckKind::Grpc(GrpcCheck { tls, verify: true, host: String::new(), service: String::new() })
+        };
+        let check = |kind| Check {
+            kind,
+            interval_ms: 500,
+            timeout_ms: 500,
+            rise: 1,
+            fall: 1,
+            jitter_percent: 0,
+            patience_ms: 0,
+        };
+        let addr = SocketAddr::from(([192, 0, 2, 1], 443));
+        for (kind, asked) in [(CheckKind::Tcp, false), (grpc(false), false), (grpc(true), true)] {
+            let tls = BackendTls { name: Some("inside.example".into()), ..BackendTls::default() };
+            let pool = Pool {
+                backends: vec![Backend { site: None, addr, weight: 1 }],
+                check: Some(check(kind.clone())),
+                tls: Some(tls.clone()),
+                ..Pool::default()
+            };
+            let mut state = State::default();
+            state.pools.insert("web".parse().unwrap(), pool.into());
+            let plan = plan(&state, 1, &"a".parse().unwrap(), true, |_| Vec::new());
+            let keys: Vec<_> = plan.keys().map(|k| k.tls.clone()).collect();
+            assert_eq!(keys, [asked.then_some(tls)], "{kind:?}");
         }
     }
 }

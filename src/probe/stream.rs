@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn key(host: u8, check: Check) -> Key {
-        Key { addr: SocketAddr::from(([192, 0, 2, host], 443)), check, host: String::new() }
+        Key { addr: SocketAddr::from(([192, 0, 2, host], 443)), check, host: String::new(), tls: None }
     }
 
     /// How many of 200 streams fall into the fullest of ten equal parts of `whole`.

@@ -24,7 +24,7 @@ fn the_reference_configuration_loads_without_a_warning() {
         config.pools.len(),
         config.listeners.len(),
     ];
-    assert_eq!(counts, [3, 2, 3, 3, 2]);
+    assert_eq!(counts, [3, 2, 3, 4, 2]);
     assert_eq!(config.validate().to_string(), "");
 }
 

@@ -206,7 +206,7 @@ impl From<TlsFiles> for Tls {
 }
 
 /// TLS to the backends of a pool. They are always verified.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct BackendTls {
     /// PEM certificates that are trusted; none: those of the system.
     pub ca: Option<String>,
@@ -217,7 +217,7 @@ pub struct BackendTls {
 }
 
 /// Certificate and key on the node's disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TlsFiles {
     /// PEM chain.
     pub cert: String,

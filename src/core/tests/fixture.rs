@@ -25,9 +25,10 @@ use zonekeeper_core::{
     },
     id::{ListenerId, PoolId, ServiceId},
     model::{
-        Backend, BackendTls, Balance, Bind, Change, Endpoint, Failback, Family, HashKey, Http2, Listener,
-        NamedBackend, Network, PathMatch, Policy, Pool, Protocol, ProxyHeader, Quorum, RateLimit, Redirect,
-        Respond, Rewrite, Route, RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        Backend, BackendTls, Balance, Bind, Change, Check, CheckKind, Endpoint, Failback, Family, GrpcCheck,
+        HashKey, Http2, HttpCheck, Listener, NamedBackend, Network, PathMatch, Policy, Pool, Protocol,
+        ProxyHeader, Quorum, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site,
+        Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     secrets::{KeyId, SecretId},
     time::LogTime,
@@ -216,7 +217,21 @@ fn script() -> Vec<Item> {
     items.push(entry(1_000, Some("recover"), vec![], recovery())); // refused: four voters
     items.push(Item::Voters([2].into()));
     items.push(entry(1_000, Some("recover"), vec![], recovery()));
+    items.push(entry(1_000, Some("ops"), vec![], Command::Configure(checked())));
     items
+}
+
+/// Pools with the checks that came later.
+fn checked() -> Vec<Change> {
+    let (tls, verify, host, body) = (true, false, String::from("inside.example"), String::from("well"));
+    let grpc = GrpcCheck { tls, verify, host: host.clone(), service: "shop.Cart".into() };
+    let (path, status_min, status_max) = (String::from("/healthz"), 200, 299);
+    let http2 = HttpCheck { tls, verify, host, path, status_min, status_max, body };
+    let put = |id: &str, kind| {
+        let check = Some(Check { kind, ..check() });
+        Change::PutPool(id.parse().unwrap(), Box::new(Pool { check, ..Pool::default() }))
+    };
+    vec![put("asked", CheckKind::Http2(http2)), put("calls", CheckKind::Grpc(grpc))]
 }
 
 fn recovery() -> Command {

@@ -77,6 +77,21 @@ impl Loaded {
     }
 }
 
+/// TLS of a pool for those who check its backends: read when it is new and when its files were written again.
+#[derive(Debug, Default)]
+pub struct CheckTls(Option<Loaded>);
+
+impl CheckTls {
+    /// What a check shakes hands with. Files that cannot be read now leave the last ones; none: they never could.
+    pub fn config(&mut self, spec: &BackendTls, http2: bool) -> Option<Arc<ClientConfig>> {
+        let current = self.0.as_ref().is_some_and(|l| l.current(spec, http2));
+        if !current && let Ok(loaded) = Loaded::read(spec, http2) {
+            self.0 = Some(loaded);
+        }
+        self.0.as_ref().map(|l| l.client.config.clone())
+    }
+}
+
 fn system() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();

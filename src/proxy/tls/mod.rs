@@ -4,6 +4,7 @@ mod client;
 mod resolver;
 mod tickets;
 
+pub use client::CheckTls;
 pub(crate) use client::{Backends, Client};
 pub(crate) use tickets::Secrets;
 

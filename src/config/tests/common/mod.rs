@@ -10,10 +10,10 @@ use zonekeeper_config::ClusterConfig;
 use zonekeeper_core::{
     id::SiteId,
     model::{
-        Area, Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, HashKey, Http2,
-        Listener, Location, NamedBackend, Nearest, Network, PathMatch, Policy, Pool, Protocol, ProxyHeader,
-        Quorum, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site, Target, Tls,
-        TlsFiles, WhenAllDown, ZoneOwner,
+        Area, Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, GrpcCheck, HashKey,
+        Http2, HttpCheck, Listener, Location, NamedBackend, Nearest, Network, PathMatch, Policy, Pool,
+        Protocol, ProxyHeader, Quorum, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Service,
+        Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -119,7 +119,7 @@ fn any_check() -> impl Strategy<Value = Check> {
         300..600u16,
         text(),
     )
-        .prop_map(|(tls, verify, host, path, status_min, status_max, body)| CheckKind::Http {
+        .prop_map(|(tls, verify, host, path, status_min, status_max, body)| HttpCheck {
             tls,
             verify,
             host,
@@ -127,8 +127,12 @@ fn any_check() -> impl Strategy<Value = Check> {
             status_min,
             status_max,
             body,
-        });
-    let kind = prop_oneof![Just(CheckKind::Tcp), http];
+        })
+        .boxed();
+    let grpc = (any::<bool>(), any::<bool>(), "([a-z]{1,9}\\.example)?", text())
+        .prop_map(|(tls, verify, host, service)| CheckKind::Grpc(GrpcCheck { tls, verify, host, service }));
+    let (http, http2) = (http.clone().prop_map(CheckKind::Http), http.prop_map(CheckKind::Http2));
+    let kind = prop_oneof![Just(CheckKind::Tcp), http, http2, grpc];
     (kind, 500..3_600_001u32, 10..10_000u32, 1..21u8, 1..21u8, 0..51u8).prop_map(
         |(kind, interval_ms, timeout_ms, rise, fall, jitter_percent)| Check {
             kind,
