@@ -42,6 +42,11 @@ pub(crate) fn write(
     }
 }
 
+/// A route that answers with success by itself.
+pub(crate) fn succeeds(target: &Target) -> bool {
+    matches!(target, Target::Respond(r) if (200..300).contains(&r.status))
+}
+
 /// What is not named stays as it was asked for; another scheme has another port, so that the port goes with it.
 fn location(redirect: &Redirect, request: &Request<'_, '_>, tls: bool) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(if tls { "https" } else { "http" });

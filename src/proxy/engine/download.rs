@@ -181,7 +181,7 @@ impl Download<'_> {
             Err(why) => return Downloaded::Nothing(why),
         };
         let Begun { mut decoder, encoder, reuse, tunnel, keep_alive, intact } = begun;
-        self.client.set_last(intact && decoder.done());
+        self.client.set_last(intact && decoder.done() && !tunnel);
         let whole = decoder == Decoder::Close; // all of the backend's stream is read
         if let Err(end) = self.write(&out).await {
             return end;
@@ -219,20 +219,26 @@ impl Download<'_> {
         if tunnel && !response.switches_to(self.request.upgrade) {
             return Err(Lost::Invalid("it changes to a protocol that nobody asked for"));
         }
+        let stream = self.client.stream2();
+        if let Some(accept) = stream.and_then(|s| s.accept()) {
+            accept.judge(&response).map_err(Lost::Invalid)?;
+        }
         self.wait.answered(response.status);
         self.status.set(response.status);
         if response.status == 503 && self.request.elsewhere {
             return Err(Lost::Busy);
         }
         let asked = self.request;
-        let stream = self.client.stream2();
         let (mut bare, encoder, keep_alive) = match stream {
             None => {
                 let (encoder, keep) =
                     write_response(head, &response, asked.minor, asked.keep_alive, self.cookie, out);
                 (None, encoder, keep)
             }
-            Some(_) => (http2::response_head(head, &response, self.cookie), Encoder::Raw, true),
+            Some(_) => {
+                let bare = http2::response_head(head, &response, self.cookie);
+                (if tunnel { bare.map(http2::accepted) } else { bare }, Encoder::Raw, true)
+            }
         };
         let (mut decoder, reuse) = (Decoder::new(response.framing), response.keep_alive);
         self.buffer.consume(len);
@@ -243,7 +249,7 @@ impl Download<'_> {
             self.buffer.consume(used);
         }
         if let (Some(stream), Some(head)) = (stream, bare.take()) {
-            let _ = stream.respond(head, decoder.done() && out.is_empty()); // as above
+            let _ = stream.respond(head, !tunnel && decoder.done() && out.is_empty()); // as above
         }
         Ok(Begun { decoder, encoder, reuse, tunnel, keep_alive, intact: first.is_ok() })
     }

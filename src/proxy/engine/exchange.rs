@@ -392,6 +392,21 @@ async fn respond(
     Exchanged { down, refused, uploaded, buffer }
 }
 
+/// A tunnel's backend, which sees a cut where the tunnel is cut: also when a client of HTTP/2 takes its stream back and
+/// nobody relays any more.
+struct Tunnel<'b> {
+    backend: &'b Wire,
+    ended: bool,
+}
+
+impl Drop for Tunnel<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.backend.reset_on_close();
+        }
+    }
+}
+
 /// Decides what becomes of both connections; true when the backend's can be kept.
 async fn settle(
     session: &mut Session,
@@ -429,11 +444,10 @@ async fn settle(
             let idle_ms = plan.view.listener(plan.listener).table.tunnel_timeout_ms;
             session.client.timer.disarm(Side::Total);
             let read = (std::mem::take(&mut session.buffer), buffer);
-            let wire = &backend.wire;
-            match relay::relay(&session.client.timer, idle_ms, &session.wire, wire, read).await {
-                true => End::Close,
-                false => End::Reset,
-            }
+            let mut tunnel = Tunnel { backend: &backend.wire, ended: false };
+            let wires = (&session.wire, tunnel.backend);
+            tunnel.ended = relay::relay(&session.client.timer, idle_ms, wires.0, wires.1, read).await;
+            if tunnel.ended { End::Close } else { End::Reset }
         }
         Some(Downloaded::Cut) => {
             lease.health().totals.errors.fetch_add(1, Relaxed);

@@ -233,8 +233,14 @@ impl Session {
         if max > 0 && matches!(request.framing, Framing::Length(n) if n > max) {
             return Err((Answer::BodyTooLarge, asked, false));
         }
+        let pool = live.routes[index].next();
+        // An answer of success would say that the tunnel stands (RFC 9113 §8.5), and another protocol has no upgrade.
+        let tunnels = pool.map_or(!fixed::succeeds(&route.spec.target), |p| !view.pool(p).table.http2);
+        if !tunnels && self.wire.stream2().is_some_and(|s| s.accept().is_some()) {
+            return Err((Answer::Tunnel, asked, true));
+        }
         let mut out = Out::new();
-        let Some(pool) = live.routes[index].next() else {
+        let Some(pool) = pool else {
             let keep_alive = asked.keep_alive && bodiless;
             fixed::write(&route.spec.target, &request, from.tls, keep_alive, &mut out);
             return Ok(Planned::Answered(out, keep_alive));

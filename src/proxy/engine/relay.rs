@@ -153,7 +153,7 @@ impl Direction {
             ready!(to.poll_flush())?;
             if self.last {
                 // When the other direction is over too, closing the connection says the same.
-                if !other_ended || to.is_tls() {
+                if !other_ended || !to.ends_by_closing() {
                     ready!(to.poll_shutdown())?;
                 }
                 self.ended = true;

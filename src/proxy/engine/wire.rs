@@ -85,6 +85,11 @@ impl Wire {
         }
     }
 
+    /// Closing it says that all was sent; where it does not, that is told before.
+    pub(crate) fn ends_by_closing(&self) -> bool {
+        matches!(self.kind, Kind::Plain(_))
+    }
+
     /// The handshake agreed on HTTP/2 (RFC 7301).
     pub(crate) fn speaks_http2(&self) -> bool {
         matches!(&self.kind, Kind::Tls(t) if t.borrow().speaks_http2())

@@ -23,6 +23,8 @@ pub enum Answer {
     HeadTooLarge,
     /// CONNECT: this is no forward proxy.
     Method,
+    /// A tunnel of HTTP/2 to where nothing changes its protocol.
+    Tunnel,
     /// No backend answered properly.
     BadGateway,
     /// No backend is usable.
@@ -49,7 +51,7 @@ impl Answer {
             Answer::Expectation => 417,
             Answer::Limited(_) => 429,
             Answer::HeadTooLarge => 431,
-            Answer::Method => 501,
+            Answer::Method | Answer::Tunnel => 501,
             Answer::BadGateway => 502,
             Answer::Unavailable | Answer::QueueFull | Answer::QueueTimeout => 503,
             Answer::GatewayTimeout => 504,
@@ -69,6 +71,7 @@ impl Answer {
             Answer::Limited(_) => ("Too Many Requests", "too many requests of this kind come"),
             Answer::HeadTooLarge => ("Request Header Fields Too Large", "the request head is too large"),
             Answer::Method => ("Not Implemented", "CONNECT is not served here"),
+            Answer::Tunnel => ("Not Implemented", "no WebSocket is served here"),
             Answer::BadGateway => ("Bad Gateway", "no backend answered properly"),
             Answer::Unavailable => ("Service Unavailable", "no backend can take the request"),
             Answer::QueueFull => ("Service Unavailable", "all backends are busy and the queue is full"),

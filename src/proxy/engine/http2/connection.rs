@@ -12,6 +12,7 @@ use super::{
     head,
     io::Io,
     stream::Stream2,
+    websocket::Key,
 };
 use crate::{counters, http1::MAX_HEAD};
 use bytes::Bytes;
@@ -66,6 +67,7 @@ pub(crate) async fn serve(mut client: Client, wire: Wire, read: Buffer) {
 async fn handshake(client: &Client, io: Io) -> Option<Connection> {
     let mut builder = server::Builder::new();
     builder
+        .enable_connect_protocol() // WebSocket (RFC 8441 §3)
         .max_concurrent_streams(STREAMS)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -149,11 +151,13 @@ impl Served {
         self.client.timer.disarm(Side::Client);
         let (parts, body) = request.into_parts();
         let mut text = Out::new();
-        head::request(&parts, !body.is_end_stream(), &mut text);
+        let key = Key::of(&parts);
+        head::request(&parts, !body.is_end_stream(), key.as_ref(), &mut text);
         self.account.useful(text.len());
         let reactor = self.client.timer.reactor().clone();
         let tls = self.wire.is_tls();
-        let stream = Stream2::new(reactor.clone(), self.account.clone(), tls, (respond, body));
+        let accept = key.map(|k| k.accept());
+        let stream = Stream2::new(reactor.clone(), self.account.clone(), (tls, accept), (respond, body));
         let open = Open::new(&self.account);
         reactor.spawn(|timer| run(self.client.of_stream(timer), Rc::new(stream), text, open));
     }
@@ -198,6 +202,7 @@ async fn run(client: Client, stream: Rc<Stream2>, text: Out, mut open: Open) {
     };
     match ended {
         None => open.cancel(),
+        Some(End::Reset) if stream.accept().is_some() => stream.reset(Reason::CANCEL), // RFC 8441 §5
         Some(End::Reset) => stream.reset(Reason::INTERNAL_ERROR),
         Some(_) => {}
     }

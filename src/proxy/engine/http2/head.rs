@@ -1,24 +1,30 @@
 //! Heads between HTTP/2 and the text of HTTP/1.1 (RFC 9113 §8.3).
 
+use super::websocket::Key;
 use crate::http1::{Framing, MAX_FIELDS, Request, Response, end_to_end};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 use std::mem::MaybeUninit;
 
-/// Appends the HTTP/1.1 head that says what the fields say. `body` when data may follow. What has no single reading
-/// (two hosts, a path that is none) is left as it is, for the parser to refuse.
-pub(super) fn request(parts: &request::Parts, body: bool, out: &mut Vec<u8>) {
-    let connect = parts.method == http::Method::CONNECT;
+/// Appends the HTTP/1.1 head that says what the fields say. `body` when data may follow; `key` when it opens a WebSocket.
+/// What has no single reading (two hosts, a path that is none) is left as it is, for the parser to refuse.
+pub(super) fn request(parts: &request::Parts, body: bool, key: Option<&Key>, out: &mut Vec<u8>) {
+    let connect = parts.method == http::Method::CONNECT && key.is_none();
+    let method = if key.is_some() { "GET" } else { parts.method.as_str() };
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let path = match parts.uri.path_and_query() {
         Some(path) if !connect => path.as_str(),
         _ => authority.unwrap_or_default(),
     };
-    for part in [parts.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+    for part in [method, " ", path, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     if let Some(host) = authority {
         field(b"host", host.as_bytes(), out);
+    }
+    if let Some(key) = key {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        field(b"sec-websocket-key", key.bytes(), out);
     }
     // Crumbs of cookies are one field again (RFC 9113 §8.2.3).
     let crumbs = parts.headers.get_all(header::COOKIE).iter();
@@ -31,11 +37,13 @@ pub(super) fn request(parts: &request::Parts, body: bool, out: &mut Vec<u8>) {
     }
     for (name, value) in &parts.headers {
         let same_host = name == header::HOST && authority.is_some_and(|a| a.as_bytes() == value.as_bytes());
-        if name != header::COOKIE && !same_host {
+        // What follows is no body, and the key is the proxy's.
+        let of_tunnel = name == header::CONTENT_LENGTH || name == header::SEC_WEBSOCKET_KEY;
+        if name != header::COOKIE && !same_host && !(key.is_some() && of_tunnel) {
             field(name.as_str().as_bytes(), value.as_bytes(), out);
         }
     }
-    if body && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+    if body && key.is_none() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
         field(b"transfer-encoding", b"chunked", out);
     }
     out.extend_from_slice(b"\r\n");
@@ -139,7 +147,7 @@ mod tests {
     fn text(build: http::request::Builder, body: bool) -> String {
         let (parts, ()) = build.body(()).unwrap().into_parts();
         let mut out = Vec::new();
-        request(&parts, body, &mut out);
+        request(&parts, body, Key::of(&parts).as_ref(), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -162,6 +170,27 @@ mod tests {
         assert_eq!(text(asked, true), expected);
         let asked = http::Request::post("https://w.example/");
         assert!(text(asked, true).ends_with("\r\ntransfer-encoding: chunked\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_websocket_becomes_an_upgrade_and_other_tunnels_stay_connect() {
+        let asked = |protocol: &'static str| {
+            http::Request::connect("https://w.example/chat?x")
+                .extension(h2::ext::Protocol::from_static(protocol))
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", "mine")
+                .header("content-length", "5")
+        };
+        let head = text(asked("websocket"), true);
+        let (before, after) = head.split_once("sec-websocket-key: ").unwrap();
+        assert_eq!(
+            before,
+            "GET /chat?x HTTP/1.1\r\nhost: w.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        );
+        assert_eq!(&after[24..], "\r\nsec-websocket-version: 13\r\n\r\n");
+        assert!(parses(&head));
+        let other = text(asked("connect-udp"), true);
+        assert!(other.starts_with("CONNECT w.example HTTP/1.1\r\n") && !parses(&other), "{other}");
     }
 
     #[test]

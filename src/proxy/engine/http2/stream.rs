@@ -5,6 +5,7 @@ use super::{
     account::Account,
     bodies::{Bodies, broken},
     head,
+    websocket::Accept,
 };
 use crate::http1::{MAX_FIELDS, Response};
 use bytes::Bytes;
@@ -23,6 +24,8 @@ pub(crate) struct Stream2 {
     account: Rc<Account>,
     /// The connection is encrypted.
     tls: bool,
+    /// It opens a WebSocket, and the backend has to say this.
+    accept: Option<Accept>,
     respond: RefCell<SendResponse<Bytes>>,
     bodies: Bodies,
 }
@@ -31,16 +34,21 @@ impl Stream2 {
     pub(super) fn new(
         reactor: Rc<Reactor>,
         account: Rc<Account>,
-        tls: bool,
+        (tls, accept): (bool, Option<Accept>),
         (respond, body): (SendResponse<Bytes>, RecvStream),
     ) -> Stream2 {
         let bodies = Bodies::new(reactor);
         bodies.receives(body);
-        Stream2 { account, tls, respond: RefCell::new(respond), bodies }
+        Stream2 { account, tls, accept, respond: RefCell::new(respond), bodies }
     }
 
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
+    }
+
+    /// What the backend has to say to the handshake of a WebSocket, where the stream opens one.
+    pub(crate) fn accept(&self) -> Option<&Accept> {
+        self.accept.as_ref()
     }
 
     /// Takes data of the request's body; 0 at its end.

@@ -4,7 +4,10 @@
 #![allow(clippy::result_large_err, reason = "what tungstenite's callback of a handshake returns")]
 
 use crate::support::*;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+};
 use tungstenite::{
     Error, Message, WebSocket,
     client::IntoClientRequest as _,
@@ -22,12 +25,12 @@ use zonekeeper_core::model::Protocol;
 /// Larger than any buffer on the way.
 const LARGE: usize = 3 << 20;
 
-fn config() -> WebSocketConfig {
+pub(crate) fn config() -> WebSocketConfig {
     WebSocketConfig::default().max_message_size(Some(2 * LARGE)).max_frame_size(Some(2 * LARGE))
 }
 
 /// Echoes messages and answers pings; takes the subprotocol `echo`.
-fn echo() -> SocketAddr {
+pub(crate) fn echo() -> SocketAddr {
     let listener = TcpListener::bind(any()).unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -64,13 +67,13 @@ fn connect(addr: SocketAddr) -> WebSocket<TcpStream> {
     socket
 }
 
-fn there_and_back(socket: &mut WebSocket<TcpStream>, message: Message) {
+fn there_and_back(socket: &mut WebSocket<impl Read + Write>, message: Message) {
     socket.send(message.clone()).unwrap();
     assert!(socket.read().unwrap() == message, "{} bytes came back otherwise", message.len());
 }
 
-fn converse(addr: SocketAddr) {
-    let mut socket = connect(addr);
+/// A whole conversation with [`echo`].
+pub(crate) fn talk(mut socket: WebSocket<impl Read + Write>) {
     // Every way in which a length is written (§5.2), and a message that takes many reads.
     for len in [0, 1, 125, 126, 127, 65_535, 65_536, LARGE] {
         there_and_back(&mut socket, Message::text("ä".repeat(len / 2) + &"x".repeat(len % 2)));
@@ -98,7 +101,7 @@ fn converse(addr: SocketAddr) {
 async fn what_one_end_sends_the_other_gets() {
     let world = World::start(state(Protocol::Http, &[echo()]));
     let addr = world.addr("web");
-    let clients: Vec<_> = (0..8).map(|_| tokio::task::spawn_blocking(move || converse(addr))).collect();
+    let clients: Vec<_> = (0..8).map(|_| tokio::task::spawn_blocking(move || talk(connect(addr)))).collect();
     for client in clients {
         client.await.unwrap();
     }

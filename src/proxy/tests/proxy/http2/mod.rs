@@ -4,6 +4,7 @@ mod abuse;
 mod backend;
 mod malformed;
 mod tools;
+mod websocket;
 
 use crate::support::*;
 use bytes::Bytes;
