@@ -97,7 +97,8 @@ fn certificate(value: &Value<'_>) -> Parsed<TlsFiles> {
     files(&value.table(CERT_FIELDS)?).ok_or(NOTED.into())
 }
 
-fn files(table: &Table<'_>) -> Option<TlsFiles> {
+/// A certificate and its key, which go together.
+pub(crate) fn files(table: &Table<'_>) -> Option<TlsFiles> {
     let cert = table.need("cert", "the file of the certificate chain (PEM)", absolute);
     let key = table.need("key", "the file of the private key (PEM)", absolute);
     cert.zip(key).map(|(cert, key)| TlsFiles { cert, key })

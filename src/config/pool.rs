@@ -3,7 +3,7 @@
 use crate::{
     check,
     duration::{millis, show},
-    listener::{absolute, strings},
+    listener::{self, absolute, strings},
     reader::{NOTED, Parsed, Value},
     route::{plain_host, valid_token},
     service::socket,
@@ -11,7 +11,7 @@ use crate::{
 use std::net::SocketAddr;
 use zonekeeper_core::{
     id::SiteId,
-    model::{Backend, BackendTls, Balance, HashKey, NamedBackend, Pool, ProxyHeader, TlsFiles},
+    model::{Backend, BackendTls, Balance, HashKey, NamedBackend, Pool, ProxyHeader},
 };
 
 pub(crate) const FIELDS: &[&str] = &[
@@ -78,13 +78,10 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Pool> {
     })
 }
 
+/// Each field is judged, so that one look tells all that is wrong.
 fn tls(value: &Value<'_>) -> Parsed<BackendTls> {
     let table = value.table(TLS_FIELDS)?;
-    let (cert, key) = (table.opt("cert", absolute), table.opt("key", absolute));
-    if table.has("cert") != table.has("key") {
-        return Err("cert and key go together: a certificate is shown with its key".into());
-    }
-    let client = cert.zip(key).map(|(cert, key)| TlsFiles { cert, key });
+    let client = if table.has("cert") || table.has("key") { listener::files(&table) } else { None };
     Ok(BackendTls { ca: table.opt("ca", absolute), name: table.opt("name", server_name), client })
 }
 

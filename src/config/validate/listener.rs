@@ -184,6 +184,11 @@ fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
         files.push((join(&at, "key"), &pair.key, "PRIVATE KEY"));
     }
     files.extend(tls.client_ca.iter().map(|ca| (join(&at, "client_ca"), ca, "CERTIFICATE")));
+    pem(log, files, "node that binds this listener");
+}
+
+/// Judges PEM files: the field, the file, and a word of the label that it must have. `who` reads them.
+pub(super) fn pem(log: &Log, files: Vec<(String, &String, &str)>, who: &str) {
     for (at, file, mark) in files {
         match start_of(file) {
             Ok(text) if text.contains("-----BEGIN ") && text.contains(mark) => {}
@@ -191,7 +196,8 @@ fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
                 log.error_at(&at, format!("{file} holds no PEM {}; give a PEM file", mark.to_lowercase()))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                log.warn_at(&at, format!("{file} does not exist on this machine; it must exist on every node that binds this listener"));
+                let message = format!("{file} does not exist on this machine; it must exist on every {who}");
+                log.warn_at(&at, message);
             }
             Err(e) => log.error_at(&at, format!("{file} cannot be read: {e}")),
         }

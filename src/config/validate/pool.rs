@@ -1,8 +1,8 @@
 //! Pools: backends that exist once, and somebody who uses them.
 
-use super::{known_site, service::timing};
+use super::{known_site, listener::pem, service::timing};
 use crate::{cluster::ClusterConfig, log::Log, reader::join};
-use zonekeeper_core::model::Backend;
+use zonekeeper_core::model::{Backend, BackendTls};
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
     for (id, pool) in &config.pools {
@@ -34,6 +34,9 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
                 );
             }
         }
+        if let Some(tls) = &pool.tls {
+            files(log, &join(&path, "tls"), tls);
+        }
         if pool.http2 && pool.send_proxy.is_some() {
             let why = "names one client for a connection that HTTP/2 shares among all; take it out, or http2";
             log.error_at(&join(&path, "send_proxy"), why);
@@ -51,6 +54,16 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
             log.warn_at(&path, "is not used: no route and no service names it");
         }
     }
+}
+
+/// As of a listener: missing here is a warning, there but unreadable is an error.
+fn files(log: &Log, at: &str, tls: &BackendTls) {
+    let of = |field, file, mark| (join(at, field), file, mark);
+    let mut files: Vec<_> = tls.ca.iter().map(|ca| of("ca", ca, "CERTIFICATE")).collect();
+    if let Some(client) = &tls.client {
+        files.extend([of("cert", &client.cert, "CERTIFICATE"), of("key", &client.key, "PRIVATE KEY")]);
+    }
+    pem(log, files, "node whose proxy uses this pool");
 }
 
 /// Whether some proxy would have both.

@@ -3,6 +3,7 @@
 use super::{Written, provider, read_chain, read_key, roots, written};
 use rustls::{
     ClientConfig, RootCertStore,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::ServerName;
@@ -48,33 +49,44 @@ impl Loaded {
         self.spec == *spec && self.http2 == http2 && self.written == written(files(spec))
     }
 
-    fn read(spec: &BackendTls, http2: bool) -> Result<Loaded, String> {
-        let written = written(files(spec));
-        let trusted = match &spec.ca {
-            Some(file) => roots(file)?,
-            None => system()?,
-        };
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|e| format!("TLS 1.2 and 1.3 are not available: {e}"))?
-            .with_root_certificates(trusted);
-        let mut config = match &spec.client {
-            None => builder.with_no_client_auth(),
-            Some(files) => {
+    /// Reads the files. The errors name all that is wrong, each with its file and the remedy.
+    fn read(spec: &BackendTls, http2: bool) -> Result<Loaded, Vec<String>> {
+        let (written, provider, mut wrong) = (written(files(spec)), provider(), Vec::new());
+        let trusted = noted(&mut wrong, spec.ca.as_ref().map_or_else(system, |file| roots(file)));
+        let ours = spec.client.as_ref().and_then(|files| {
+            let chain = noted(&mut wrong, read_chain(&files.cert));
+            let key = noted(&mut wrong, read_key(&files.key));
+            let pair = CertifiedKey::from_der(chain?, key?, &provider).map_err(|e| {
                 let (cert, key) = (&files.cert, &files.key);
-                builder.with_client_auth_cert(read_chain(cert)?, read_key(key)?).map_err(|e| {
-                    format!("{cert} and {key} do not fit together: {e}; give the key of this certificate")
-                })?
-            }
+                format!("{cert} and {key} do not fit together: {e}; give the key of this certificate")
+            });
+            noted(&mut wrong, pair)
+        });
+        let name = spec.name.as_ref().and_then(|name| {
+            let name =
+                ServerName::try_from(name.clone()).map_err(|e| format!("{name}: {e}; give another name"));
+            noted(&mut wrong, name)
+        });
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|e| format!("TLS 1.2 and 1.3 are not available: {e}"));
+        let builder = noted(&mut wrong, builder);
+        let (Some(builder), Some(trusted), true) = (builder, trusted, wrong.is_empty()) else {
+            return Err(wrong);
+        };
+        let builder = builder.with_root_certificates(trusted);
+        let mut config = match ours {
+            None => builder.with_no_client_auth(),
+            Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))),
         };
         config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let name = match &spec.name {
-            None => None,
-            Some(name) => Some(ServerName::try_from(name.clone()).map_err(|e| format!("{name}: {e}"))?),
-        };
         let client = Arc::new(Client { config: Arc::new(config), name });
         Ok(Loaded { spec: spec.clone(), http2, written, client })
     }
+}
+
+fn noted<T>(wrong: &mut Vec<String>, read: Result<T, String>) -> Option<T> {
+    read.map_err(|e| wrong.push(e)).ok()
 }
 
 /// TLS of a pool for those who check its backends: read when it is new and when its files were written again.
@@ -108,7 +120,7 @@ fn system() -> Result<RootCertStore, String> {
 #[derive(Debug, Default)]
 pub(crate) struct Backends {
     loaded: BTreeMap<PoolId, Loaded>,
-    pub(crate) problems: BTreeMap<PoolId, String>,
+    pub(crate) problems: BTreeMap<PoolId, Vec<String>>,
 }
 
 impl Backends {
@@ -146,7 +158,8 @@ impl Backends {
         &'t self,
         table: &'t ProxyTable,
     ) -> impl Iterator<Item = (ListenerId, String)> + 't {
-        self.problems.iter().flat_map(move |(pool, message)| {
+        let each = |(pool, messages): (&'t PoolId, &'t Vec<String>)| messages.iter().map(move |m| (pool, m));
+        self.problems.iter().flat_map(each).flat_map(move |(pool, message)| {
             let leads = move |l: &&Arc<zonekeeper_core::route::ListenerTable>| {
                 l.routes.iter().flat_map(|r| &r.pools).any(|(p, _)| p.id == *pool)
             };

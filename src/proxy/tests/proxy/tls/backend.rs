@@ -134,6 +134,28 @@ async fn a_ca_that_cannot_be_read_is_a_problem_and_nothing_goes_in_clear() {
 }
 
 #[tokio::test]
+async fn all_that_is_wrong_with_a_pools_files_is_told_at_once() {
+    let ca = Ca::new();
+    let backend = server(&ca.issue(&["127.0.0.1"]), None);
+    let (ours, other) = (ca.issue(&["proxy.example"]), ca.issue(&["other.example"]));
+    let missing = |what: &str| format!("{}.{what}", ca.file());
+    let told = async |ca: String, cert: String, key: String, wanted: &[&str]| {
+        let client = Some(zonekeeper_core::model::TlsFiles { cert, key });
+        let world = over(&backend, BackendTls { ca: Some(ca), name: None, client }, false);
+        let problems: Vec<String> = world.proxy.problems().into_iter().map(|p| p.message).collect();
+        let fits = problems.iter().zip(wanted).all(|(p, w)| p.starts_with("pool web: ") && p.contains(w));
+        assert!(problems.len() == wanted.len() && fits, "{problems:?} and not {wanted:?}");
+        assert_eq!(world.ask(GET).await.status, if wanted.is_empty() { 200 } else { 502 });
+    };
+    let wanted = ["ca.pem.none", "ca.pem.no-cert", "ca.pem.no-key"];
+    told(missing("none"), missing("no-cert"), missing("no-key"), &wanted).await;
+    let unfit = ["ca.pem.none", "do not fit together"];
+    told(missing("none"), ours.files.cert.clone(), other.files.key.clone(), &unfit).await;
+    told(ca.file(), ours.files.cert.clone(), ours.files.key.clone(), &[]).await;
+    assert_eq!(backend.count() % 100, 1, "nothing goes out before all is well");
+}
+
+#[tokio::test]
 async fn bytes_of_l4_go_over_tls_too() {
     let ca = Ca::new();
     let backend = server(&ca.issue(&["127.0.0.1"]), None);
