@@ -19,7 +19,7 @@ const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 
 /// Both ends of a connection as the client sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// The client.
     pub source: SocketAddr,

@@ -37,10 +37,6 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
         if let Some(tls) = &pool.tls {
             files(log, &join(&path, "tls"), tls);
         }
-        if pool.http2 && pool.send_proxy.is_some() {
-            let why = "names one client for a connection that HTTP/2 shares among all; take it out, or http2";
-            log.error_at(&join(&path, "send_proxy"), why);
-        }
         let named = pool.names.iter().map(|b| b.weight);
         let weights: Vec<u8> = pool.backends.iter().map(|b| b.weight).chain(named).collect();
         if !weights.is_empty() && weights.iter().all(|w| *w == 0) {

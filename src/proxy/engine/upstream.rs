@@ -74,10 +74,8 @@ impl Kept {
     /// The one that was used last for these ends, if it is still open and quiet.
     fn take(&self, ends: Option<Ends>) -> Option<Wire> {
         let mut idle = self.idle.borrow_mut();
-        let next = || match ends {
-            None => idle.pop(),
-            Some(_) => idle.iter().rposition(|i| i.ends == ends).map(|at| idle.remove(at)),
-        };
+        // Nearly always the last one; a pool that tells its backends since now, or no more, has others.
+        let next = || idle.iter().rposition(|i| i.ends == ends).map(|at| idle.remove(at));
         std::iter::from_fn(next).map(|i| i.wire).find(Wire::quiet)
     }
 
@@ -196,7 +194,7 @@ impl Lease {
     /// A place on a connection that stands.
     pub(crate) fn take_kept(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
         match self.pool().table.http2 {
-            true => self.kept().http2.take(timer).map(Wire::upstream),
+            true => self.kept().http2.take(timer, ends).map(Wire::upstream),
             false => self.kept().take(ends),
         }
     }
@@ -208,7 +206,7 @@ impl Lease {
         if !table.http2 {
             return Some(wire);
         }
-        self.kept().http2.add(wire, timer, table.connect_timeout_ms).await.map(Wire::upstream)
+        self.kept().http2.add(wire, ends, timer, table.connect_timeout_ms).await.map(Wire::upstream)
     }
 
     /// Tells whose connection it is, where the pool's backends are told; false when that is not taken.

@@ -1,4 +1,5 @@
-//! Connections to a backend that speaks HTTP/2: shared by the requests of a worker, and replaced when they end.
+//! Connections to a backend that speaks HTTP/2: shared by the requests of a worker, and replaced when they end. Where the
+//! backend is told who connects, each client's connection has its own, shared by that client's requests.
 
 use super::{
     super::{
@@ -10,7 +11,7 @@ use super::{
     head,
     io::Io,
 };
-use crate::http1::MAX_HEAD;
+use crate::{http1::MAX_HEAD, preamble::Ends};
 use bytes::Bytes;
 use h2::{
     Reason,
@@ -18,6 +19,7 @@ use h2::{
 };
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -34,6 +36,9 @@ const SEND_BUFFER: usize = 32 * 1024;
 /// Streams on one connection before another one is opened, where the backend allows more.
 const STREAMS: usize = 100;
 
+/// So many clients' own connections, before those without a request are looked for and closed.
+const OWN: usize = 256;
+
 /// One connection.
 struct Connection {
     send: SendRequest<Bytes>,
@@ -45,18 +50,57 @@ struct Connection {
 
 /// The connections of one worker to one backend.
 #[derive(Default)]
-pub(crate) struct Connections(RefCell<Vec<Rc<Connection>>>);
+pub(crate) struct Connections {
+    shared: RefCell<Vec<Rc<Connection>>>,
+    own: RefCell<Own>,
+}
 
-impl Connections {
-    /// A stream on a connection that stands and has room.
-    pub(crate) fn take(&self, timer: &Timer) -> Option<Upstream2> {
-        let connections = self.0.borrow();
-        let found = connections.iter().find(|c| c.takes())?;
-        Some(Upstream2::new(found.clone(), timer))
+/// Connections that the backend was told to be these clients'.
+#[derive(Default)]
+struct Own {
+    of: HashMap<Ends, Vec<Rc<Connection>>>,
+    /// How many clients have one when the quiet ones are closed next: a multiple of those that were busy, so that looking
+    /// at all of them is rare.
+    full: usize,
+}
+
+impl Own {
+    fn add(&mut self, ends: Ends, connection: Rc<Connection>) {
+        if self.of.len() >= self.full.max(OWN) {
+            self.keep(|c| c.open.get() > 0);
+            self.full = 2 * self.of.len();
+        }
+        self.of.entry(ends).or_default().push(connection);
     }
 
-    /// Shakes hands on a connection that was just opened; none when it fails or takes too long.
-    pub(crate) async fn add(&self, wire: Wire, timer: &Timer, ms: u32) -> Option<Upstream2> {
+    fn keep(&mut self, good: impl Fn(&Connection) -> bool) {
+        self.of.retain(|_, connections| {
+            connections.retain(|c| c.alive.get() && good(c));
+            !connections.is_empty()
+        });
+    }
+}
+
+impl Connections {
+    /// A stream on a connection that stands and has room, and is this client's where it is one client's.
+    pub(crate) fn take(&self, timer: &Timer, ends: Option<Ends>) -> Option<Upstream2> {
+        let takes = |connections: &[Rc<Connection>]| connections.iter().find(|c| c.takes()).cloned();
+        let found = match ends {
+            None => takes(&self.shared.borrow()),
+            Some(ends) => self.own.borrow().of.get(&ends).and_then(|c| takes(c)),
+        };
+        found.map(|connection| Upstream2::new(connection, timer))
+    }
+
+    /// Shakes hands on a connection that was just opened, for this client where the backend was told so; none when it
+    /// fails or takes too long.
+    pub(crate) async fn add(
+        &self,
+        wire: Wire,
+        ends: Option<Ends>,
+        timer: &Timer,
+        ms: u32,
+    ) -> Option<Upstream2> {
         timer.arm(Side::Backend, ms);
         let io = Io::new(Rc::new(wire), Buffer::default(), None);
         let mut builder = client::Builder::new();
@@ -82,7 +126,10 @@ impl Connections {
             open: Cell::new(0),
             quiet_since: Cell::new(timer.now()),
         });
-        self.0.borrow_mut().push(connection.clone());
+        match ends {
+            None => self.shared.borrow_mut().push(connection.clone()),
+            Some(ends) => self.own.borrow_mut().add(ends, connection.clone()),
+        }
         timer.reactor().spawn(|of_driver| drive(driver, connection.clone(), of_driver));
         Some(Upstream2::new(connection, timer))
     }
@@ -90,7 +137,8 @@ impl Connections {
     /// Forgets those that ended, and those that were quiet for `keep_ms`.
     pub(crate) fn sweep(&self, now: u64, keep_ms: u64) {
         let quiet = |c: &Connection| c.open.get() == 0 && now.saturating_sub(c.quiet_since.get()) >= keep_ms;
-        self.0.borrow_mut().retain(|c| c.alive.get() && !quiet(c));
+        self.shared.borrow_mut().retain(|c| c.alive.get() && !quiet(c));
+        self.own.borrow_mut().keep(|c| !quiet(c));
     }
 }
 
