@@ -203,6 +203,9 @@ impl Command {
             | Command::PutSealed { .. }
             | Command::Reseal { .. }
             | Command::Rekey => secrets::SINCE,
+            Command::Configure(changes) | Command::Stage { changes, .. } => {
+                changes.iter().map(Change::since).max().unwrap_or(1)
+            }
             _ => 1,
         }
     }

@@ -71,9 +71,10 @@ pub enum CheckKind {
     Tcp,
     /// `GET path` in HTTP/1.1 is answered with an expected status and text.
     Http(HttpCheck),
-    /// The same in HTTP/2, which is not asked for: by prior knowledge without TLS (RFC 9113 §3.3), agreed on with it.
+    /// The same in HTTP/2, which is not asked for: by prior knowledge without TLS (RFC 9113 §3.3), agreed on with it. Since
+    /// version 2.
     Http2(HttpCheck),
-    /// `grpc.health.v1.Health/Check` answers SERVING.
+    /// `grpc.health.v1.Health/Check` answers SERVING. Since version 2.
     Grpc(GrpcCheck),
 }
 
@@ -256,4 +257,19 @@ pub enum Change {
     PutRecords(Name, Vec<crate::zone::RrSet>),
     /// Removes RRsets (owner, type) of one zone.
     RemoveRecords(Name, Vec<(Name, u16)>),
+}
+
+impl Change {
+    /// The cluster version that first knows this change (see [`Command::since`](crate::Command::since)).
+    pub fn since(&self) -> u32 {
+        let check = match self {
+            Change::PutService(_, service) => service.check.as_ref(),
+            Change::PutPool(_, pool) => pool.check.as_ref(),
+            _ => None,
+        };
+        match check.map(|check| &check.kind) {
+            Some(CheckKind::Http2(_) | CheckKind::Grpc(_)) => 2,
+            Some(CheckKind::Tcp | CheckKind::Http(_)) | None => 1,
+        }
+    }
 }

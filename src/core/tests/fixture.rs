@@ -148,7 +148,8 @@ fn sealed() -> Vec<Item> {
         Command::PutSecret(Secret([2; 32])),
         Command::RollCookies(CookieSecret([1; 16])),
         Command::PutWebhook(webhook()),
-        with(None, 7), // refused: version 1
+        with(None, 7),                 // refused: version 1
+        Command::Configure(checked()), // the same
         Command::Upgrade(2),
     ];
     let mut commands: Vec<(u64, Command)> = plain.into_iter().map(|c| (10, c)).collect();
@@ -174,6 +175,7 @@ fn sealed() -> Vec<Item> {
         (4_000_000, Command::Tick),
         (10, Command::RemoveWebhook("https://hook.example".into())),
         (10, recovery()),
+        (10, Command::Configure(checked())),
     ];
     commands.extend(later);
     let mut now = START;
@@ -217,7 +219,6 @@ fn script() -> Vec<Item> {
     items.push(entry(1_000, Some("recover"), vec![], recovery())); // refused: four voters
     items.push(Item::Voters([2].into()));
     items.push(entry(1_000, Some("recover"), vec![], recovery()));
-    items.push(entry(1_000, Some("ops"), vec![], Command::Configure(checked())));
     items
 }
 
