@@ -17,7 +17,11 @@ use zonekeeper_core::{
 /// A cluster that has nothing but its first entry.
 fn fresh() -> State {
     let mut state = State::default();
-    commit(&mut state, Command::Init(Init { cluster: 7, version: 1, timing: Timing::Lan })).unwrap();
+    commit(
+        &mut state,
+        Command::Init(Init { cluster: 7, version: zonekeeper_core::VERSION, timing: Timing::Lan }),
+    )
+    .unwrap();
     state
 }
 

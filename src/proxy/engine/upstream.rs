@@ -206,7 +206,8 @@ impl Lease {
         if !table.http2 {
             return Some(wire);
         }
-        self.kept().http2.add(wire, ends, timer, table.connect_timeout_ms).await.map(Wire::upstream)
+        let greeted = self.kept().http2.add(wire, ends, timer, table.connect_timeout_ms);
+        Box::pin(greeted).await.map(Wire::upstream) // rare, and requests do not hold its room
     }
 
     /// Tells whose connection it is, where the pool's backends are told; false when that is not taken.
