@@ -7,7 +7,7 @@ use crate::{
     store::READ_BYTES,
     transfer,
     transport::{Transport, TransportError},
-    types::{LeaderId, LogId, TypeConfig, Vote},
+    types::{LeaderId, LogEntry, LogId, TypeConfig, Vote},
     wire::{self, RaftCall, RaftReply},
 };
 use openraft::{
@@ -110,12 +110,20 @@ pub(crate) fn unexpected(what: impl ToString) -> RpcError {
 }
 
 /// A request of about `room` bytes at most, but of one entry at least; how many entries it carries, and the last one's
-/// id.
+/// id. Nearly always that is all of them, encoded once; only what is too much is measured.
 fn prefix(
     mut rpc: AppendEntriesRequest<TypeConfig>,
     quorum_age_ms: Option<u64>,
     room: usize,
 ) -> (Vec<u8>, usize, Option<LogId>) {
+    let end = |entries: &[LogEntry]| (entries.len(), entries.last().map(|entry| entry.log_id));
+    let (sent, last) = end(&rpc.entries);
+    let call = RaftCall::Append(rpc, quorum_age_ms);
+    let request = codec::bytes(&call);
+    match call {
+        RaftCall::Append(whole, _) if request.len() > room && sent > 1 => rpc = whole,
+        _ => return (request, sent, last),
+    }
     let mut left = room;
     let fits = rpc.entries.iter().take_while(|entry| {
         let size = codec::bytes(entry).len();
@@ -125,7 +133,7 @@ fn prefix(
     });
     let fits = fits.count().max(1);
     rpc.entries.truncate(fits);
-    let (sent, last) = (rpc.entries.len(), rpc.entries.last().map(|entry| entry.log_id));
+    let (sent, last) = end(&rpc.entries);
     (codec::bytes(&RaftCall::Append(rpc, quorum_age_ms)), sent, last)
 }
 
