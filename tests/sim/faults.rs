@@ -9,8 +9,8 @@ use zonekeeper_core::{
     id::NodeId,
 };
 
-/// Pauses of a quiet run are shorter than what `balanced` tolerates.
-const SHORT_PAUSE_MS: u64 = Preset::BALANCED.pauses_ms - 50;
+/// Pauses of a quiet run are no longer than what `balanced` tolerates.
+const SHORT_PAUSE_MS: u64 = Preset::BALANCED.pauses_ms;
 
 /// One fault.
 #[derive(Debug, Clone)]
@@ -60,10 +60,11 @@ pub async fn inflict(world: Arc<World>, until: u64) {
 
 fn quiet(world: &World) -> (Fault, u64) {
     let nodes: Vec<NodeId> = world.nodes().collect();
-    world.draw(|r| match r.below(4) {
+    world.draw(|r| match r.below(5) {
         0 => (Fault::Lossy(Loss::bursty(r)), r.range(5_000, 20_000)),
         1 => (Fault::Stall(*r.pick(&nodes)), r.range(20, SHORT_PAUSE_MS)),
         2 => (lie(&nodes, r), 0),
+        3 => (Fault::SlowDisk(*r.pick(&nodes), r.range(50, 900)), r.range(1_000, 9_000)),
         _ => (
             Fault::Jump(*r.pick(&nodes), if r.chance(500) { 3_600_000 } else { -3_600_000 }),
             r.range(1_000, 9_000),

@@ -9,6 +9,7 @@ use openraft_rt_sim::SimRuntime;
 use std::sync::Arc;
 use zonekeeper_core::id::NodeId;
 use zonekeeper_sim::{
+    bug::Bug,
     client,
     world::{Setup, World},
 };
@@ -146,6 +147,53 @@ fn a_living_leader_that_is_called_dead_costs_at_most_an_election() {
     }
     println!("{elections} elections for {} lies", 20 * LIES);
     assert!(elections > 5 * LIES, "most lies are told to a majority");
+}
+
+/// Reads of a leader that is cut off and does not know yet that another one leads; how many of them were stale. None when
+/// the new leader acknowledges no write before the old one's lease is over.
+fn stale_reads(seed: u64, bug: Option<Bug>) -> Option<usize> {
+    simulate(Setup { bug, ..setup(seed) }, async move |world: Arc<World>| {
+        let (term, old) = next_leader(&world, 0).await;
+        for other in world.nodes().filter(|n| *n != old) {
+            world.outside().links.cut(old, other);
+            world.outside().links.cut(other, old);
+        }
+        let lease = world.now() + 5 * world.timing.heartbeat_ms();
+        let others: Vec<NodeId> = world.nodes().filter(|n| *n != old).collect();
+        world.lie(old, &others);
+        let (_, new) = next_leader(&world, term).await;
+        let new = world.running(new).expect("it leads");
+        let (mut number, mut written) = (0, false);
+        while !written && world.now() < lease {
+            number += 1;
+            world.sleep(2).await;
+            written = world.edit_at(new.clone(), number).await;
+        }
+        let (written, node) =
+            (written && world.now() < lease, world.running(old).expect("it is only cut off"));
+        while written && world.now() < lease && node.raft.is_leader() {
+            drop(SimRuntime::spawn({
+                let world = world.clone();
+                async move { world.read_at(old).await }
+            }));
+            world.sleep(5).await;
+        }
+        world.outside().links.heal();
+        world.sleep(10_000).await;
+        written.then(|| world.checks().found.iter().filter(|(_, v)| v.invariant == 4).count())
+    })
+}
+
+#[test]
+fn a_read_on_the_old_leaders_lease_would_be_stale_and_a_confirmed_one_is_not() {
+    let all = |bug| -> Vec<usize> { (1..=20).filter_map(|seed| stale_reads(seed, bug)).collect() };
+    let confirmed = all(None);
+    assert!(confirmed.len() >= 5, "written before the lease ended in {} of 20 runs only", confirmed.len());
+    assert_eq!(confirmed.iter().sum::<usize>(), 0);
+    assert!(
+        all(Some(Bug::LeaseRead)).iter().sum::<usize>() > 0,
+        "the checker sees what a lease does not cover"
+    );
 }
 
 #[test]

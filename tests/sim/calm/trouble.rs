@@ -126,7 +126,7 @@ impl Trouble {
         }
         for node in 0..SITES {
             if self.next_pause[node] <= now {
-                let longest = self.setup.preset.pauses_ms.saturating_sub(50);
+                let longest = self.setup.preset.pauses_ms;
                 let long = if rng.chance(100) { longest } else { longest / 4 };
                 let lasts = rng.range(20.min(long), long);
                 self.pauses[node] = (now, now + lasts);
