@@ -112,6 +112,13 @@ impl SnapshotDir {
         Ok(path)
     }
 
+    /// Deletes all snapshots, durably. Blocking.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.files()?.iter().try_for_each(std::fs::remove_file)?;
+        fsync::sync_dir(&self.path)
+    }
+
     /// Gives a received and checked file its name, durably. Blocking.
     pub(crate) fn adopt(&self, received: &Path, name: &Path) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

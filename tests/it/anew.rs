@@ -57,6 +57,8 @@ fn a_backup_under_writes_becomes_a_new_cluster_that_never_goes_back() {
     let again = old.cli(&["backup", path]).unwrap_err();
     assert!(again.0.contains("exists already"), "{again}");
     writer.goes_on(30);
+    let later = old.folder().join("later.zkb").to_string_lossy().into_owned();
+    old.cli(&["backup", &later]).unwrap();
     let tried = writer.finish();
     let before = serial(&old, 2);
     let answers = addresses(&old, 2);
@@ -64,6 +66,8 @@ fn a_backup_under_writes_becomes_a_new_cluster_that_never_goes_back() {
     let mut new = Lab::empty(options()).unwrap();
     new.prepare().unwrap();
     refuses_what_is_no_backup(&new, &file);
+    let refused = new.offline(0, "restore", &[&later, "--incarnation", "0"]).unwrap_err();
+    assert!(refused.0.contains("incarnation"), "{refused}");
     let said = new.offline(0, "restore", &[path]).unwrap();
     assert!(said.contains("only voter") && said.contains("incarnation 1"), "{said}");
     let twice = new.offline(0, "restore", &[path]).unwrap_err();
@@ -80,6 +84,9 @@ fn a_backup_under_writes_becomes_a_new_cluster_that_never_goes_back() {
     for n in tried.iter().filter(|(_, ok)| **ok).map(|(n, _)| n).take(30) {
         assert_eq!(ask(&new, 0, &format!("w{n}.example.com"), A).unwrap().addrs.len(), 1, "write {n}");
     }
+    // and nothing of the later one, which was refused
+    let last = tried.iter().filter(|(_, ok)| **ok).map(|(n, _)| n).next_back().unwrap();
+    assert_eq!(ask(&new, 0, &format!("w{last}.example.com"), A).unwrap().addrs.len(), 0, "write {last}");
     // it grows under the ids of old, and the old tokens are good
     for i in [1, 2] {
         new.add(i).unwrap();

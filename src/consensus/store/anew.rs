@@ -17,7 +17,7 @@ use crate::{
     error::{AnewError, OpenError},
     machine::Machine,
     snapshot::{self, SnapshotError},
-    types::{LeaderId, LogEntry, LogId, Payload, Vote},
+    types::{LeaderId, LogEntry, LogId, Payload, SnapshotMeta, Vote},
 };
 use openraft::{BasicNode, Membership};
 use std::{
@@ -72,7 +72,7 @@ pub fn recover(dir: &Path, anew: &Anew) -> Result<Begun, AnewError> {
     if read.view.identity.is_none() || (read.entries.is_empty() && read.newest.is_none()) {
         return Err(AnewError::Nothing(dir.to_owned()));
     }
-    begin(dir, read, anew, Vec::new())
+    begin(dir, read, anew, Vec::new(), None)
 }
 
 /// Makes this node the only voter of a new cluster that holds what a backup holds. Blocking.
@@ -93,13 +93,13 @@ pub fn restore(dir: &Path, backup: &Path, anew: &Anew) -> Result<Begun, AnewErro
         return Err(AnewError::NotEmpty(dir.to_owned()));
     }
     let io = |source| OpenError::Io { dir: dir.to_owned(), source };
-    read.snapshots.write(&meta, &state).map_err(io)?;
-    (read.newest, read.view.last) = (Some((meta, state)), Some(last));
+    read.snapshots.clear().map_err(io)?; // of a restore that was cut short
+    (read.newest, read.view.last) = (Some((meta.clone(), state.clone())), Some(last));
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(|error| io(std::io::Error::other(error.to_string())))?;
     let identity = Identity { cluster: anew.cluster, node: anew.node, uuid: u128::from_le_bytes(uuid) };
     let first = vec![(Kind::Identity, records::identity(&identity)), (Kind::Purged, records::purged(&last))];
-    begin(dir, read, anew, first)
+    begin(dir, read, anew, first, Some((meta, state)))
 }
 
 /// A file that is no backup at all, or another version's, is not called damaged.
@@ -115,11 +115,17 @@ fn unreadable(path: &Path, error: SnapshotError) -> AnewError {
     }
 }
 
-/// Appends the new incarnation behind what was read, durably, after `apply` has agreed to it.
-fn begin(dir: &Path, read: Read, anew: &Anew, first: Vec<(Kind, Vec<u8>)>) -> Result<Begun, AnewError> {
+/// Appends the new incarnation behind what was read, or behind a backup, durably, after `apply` has agreed to it.
+fn begin(
+    dir: &Path,
+    read: Read,
+    anew: &Anew,
+    first: Vec<(Kind, Vec<u8>)>,
+    backup: Option<(SnapshotMeta, State)>,
+) -> Result<Begun, AnewError> {
     let io = |source| OpenError::Io { dir: dir.to_owned(), source };
     let Read { db, view, entries, mut witness, snapshots, newest } = read;
-    let machine = Machine::on_disk(snapshots, newest);
+    let machine = Machine::on_disk(snapshots.clone(), newest);
     let known = machine.index_or_none();
     machine.replay(entries.into_iter().filter(|e| Some(e.log_id.index) > known));
     let last = view.last.max(machine.present().0.last_log_id);
@@ -138,6 +144,9 @@ fn begin(dir: &Path, read: Read, anew: &Anew, first: Vec<(Kind, Vec<u8>)>) -> Re
         return Err(AnewError::Refused("the new incarnation was not applied".into()));
     }
 
+    if let Some((meta, state)) = backup {
+        snapshots.write(&meta, &state).map_err(io)?;
+    }
     let vote = Vote::new_committed(term, anew.node);
     let end = LogId::new(LeaderId { term, node_id: anew.node }, upto + added.len() as u64);
     let mut batch = sled::Batch::default();
