@@ -209,6 +209,11 @@ impl Consensus {
         self.inner.store.failed()
     }
 
+    /// The longest durable write since this was asked last, the one under way included: a disk that hangs shows too.
+    pub fn slowest_flush(&self) -> Duration {
+        self.inner.store.slowest_flush()
+    }
+
     /// Makes durable that this node publishes `index`; only then may the publication be swapped. Group-committed with
     /// everything else that the store writes. An older index than the last is nothing to do.
     pub async fn sync_watermark(&self, index: u64) -> io::Result<()> {

@@ -19,4 +19,4 @@ mod report;
 pub(crate) use lead::Lead;
 pub(crate) use open::Opener;
 pub(crate) use publish::{Intake, Publisher, publication};
-pub(crate) use report::{Reporter, Vitals, watch_timers};
+pub(crate) use report::{Reporter, Vitals, watch_vitals};

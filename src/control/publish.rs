@@ -1,17 +1,14 @@
 //! From applied entries to the one publication.
 
 use arc_swap::ArcSwap;
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 use zonekeeper_consensus::{Applied, Consensus, Sink};
 use zonekeeper_core::{
     Published, State, answer::DnsTable, entry::Delta, id::SiteId, route::ProxyTable, state::Generation,
 };
 
-use super::{Vitals, open::Opener};
+use super::open::Opener;
 
 /// Deltas that are merged at most; more of them cost more than a publication from nothing.
 const MERGED: usize = 4096;
@@ -100,7 +97,6 @@ pub(crate) struct Publisher {
     pub(crate) consensus: Consensus,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) news: watch::Sender<Generation>,
-    pub(crate) vitals: Arc<Vitals>,
 }
 
 impl Publisher {
@@ -114,12 +110,10 @@ impl Publisher {
                 Ok(()) = keys.changed() => self.unlocked(),
             }
             let Some(batch) = self.intake.take() else { continue };
-            let started = Instant::now();
             if let Err(error) = self.consensus.sync_watermark(batch.index).await {
                 tracing::error!(%error, "nothing is published any more, the last answers stay; free the disk and restart");
                 return std::future::pending().await;
             }
-            self.vitals.fsync_took(started.elapsed());
             let before = self.published.load();
             let after = match batch.replaced {
                 // seconds for a million records: this thread's other tasks go elsewhere meanwhile

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
+use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
     Published,
     detector::Fitness,
@@ -57,25 +58,21 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    /// An fsync took so long.
-    pub(crate) fn fsync_took(&self, took: Duration) {
-        self.fsync.saw(took);
-    }
-
     /// Worst timer lag of the last seconds in milliseconds.
     pub(crate) fn timer_lag_ms(&self) -> u64 {
         self.timer_lag.ms()
     }
 }
 
-/// Measures how late this runtime's timers fire, and forgets what was measured too long ago.
-pub(crate) async fn watch_timers(vitals: Arc<Vitals>) {
+/// Measures how late this runtime's timers fire and how long the disk takes, and forgets what was measured too long ago.
+pub(crate) async fn watch_vitals(vitals: Arc<Vitals>, consensus: Consensus) {
     const EVERY: Duration = Duration::from_millis(50);
     let mut window = Instant::now();
     loop {
         let before = Instant::now();
         tokio::time::sleep(EVERY).await;
         vitals.timer_lag.saw(before.elapsed().saturating_sub(EVERY));
+        vitals.fsync.saw(consensus.slowest_flush());
         if window.elapsed() >= WINDOW {
             window = Instant::now();
             vitals.timer_lag.next_window();
@@ -167,10 +164,10 @@ mod tests {
     #[test]
     fn a_sign_of_sickness_lives_for_one_window_at_least_and_two_at_most() {
         let vitals = Vitals::default();
-        vitals.fsync_took(Duration::from_millis(700));
+        vitals.fsync.saw(Duration::from_millis(700));
         vitals.fsync.next_window();
         assert_eq!(vitals.fsync.ms(), 700, "the window ended just after it");
-        vitals.fsync_took(Duration::from_millis(30));
+        vitals.fsync.saw(Duration::from_millis(30));
         vitals.fsync.next_window();
         assert_eq!(vitals.fsync.ms(), 30);
     }

@@ -30,7 +30,7 @@ pub(crate) use propose::propose;
 pub(crate) use renew::LIFETIME as CERTIFICATE_LIFETIME;
 
 use crate::{
-    control::{Intake, Lead, Opener, Publisher, Reporter, Vitals, publication, watch_timers},
+    control::{Intake, Lead, Opener, Publisher, Reporter, Vitals, publication, watch_vitals},
     handover::Sockets,
     probe::{board::Board, stream::Streams},
 };
@@ -126,7 +126,6 @@ impl Node {
             consensus: consensus.clone(),
             published: published.clone(),
             news: news.clone(),
-            vitals: vitals.clone(),
         };
         tasks.spawn(publisher.run());
         let reporter = Reporter {
@@ -140,7 +139,7 @@ impl Node {
             out: report,
         };
         tasks.spawn(reporter.run());
-        tasks.spawn(watch_timers(vitals.clone()));
+        tasks.spawn(watch_vitals(vitals.clone(), consensus.clone()));
         tasks.spawn(lead.clone().run());
         tasks.spawn(watch::own_reports(reports.clone(), lead.clone()));
         tasks.spawn(watch::local_health(plane.health.clone(), board.clone()));

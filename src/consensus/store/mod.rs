@@ -28,6 +28,7 @@ use openraft::{
 use std::{
     io,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 use tokio::sync::{oneshot, watch};
 use view::View;
@@ -88,6 +89,11 @@ impl Store {
     /// Says why the store writes no more, once it does.
     pub(crate) fn failed(&self) -> watch::Receiver<Option<String>> {
         self.shared.writer.failed()
+    }
+
+    /// The longest durable write since this was asked last, the one under way included.
+    pub(crate) fn slowest_flush(&self) -> Duration {
+        self.shared.writer.flushes().slowest()
     }
 
     /// Stops writing: Raft has stopped for a reason that a restart alone may mend.

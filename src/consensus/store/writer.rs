@@ -8,7 +8,12 @@ use std::{
     io,
     ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
 use zonekeeper_core::mutant::{self, Mutant};
@@ -68,10 +73,49 @@ impl Op {
     }
 }
 
+/// How long durable writes take, the one under way included.
+#[derive(Debug)]
+pub(super) struct Flushes {
+    started: Instant,
+    /// When the one under way began, in milliseconds since `started`, and one more; 0: there is none.
+    since: AtomicU64,
+    /// The longest that has ended, in milliseconds.
+    worst: AtomicU64,
+}
+
+impl Flushes {
+    fn new() -> Flushes {
+        Flushes { started: Instant::now(), since: AtomicU64::new(0), worst: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn begin(&self) {
+        self.since.store(self.now() + 1, Relaxed);
+    }
+
+    fn end(&self) {
+        let began = self.since.swap(0, Relaxed);
+        self.worst.fetch_max((self.now() + 1).saturating_sub(began), Relaxed);
+    }
+
+    /// The longest since this was asked last.
+    pub(super) fn slowest(&self) -> Duration {
+        let running = match self.since.load(Relaxed) {
+            0 => 0,
+            began => (self.now() + 1).saturating_sub(began),
+        };
+        Duration::from_millis(self.worst.swap(0, Relaxed).max(running))
+    }
+}
+
 /// Handle to the thread; dropping it waits until the thread has written everything.
 pub(super) struct Writer {
     ops: Option<mpsc::Sender<Op>>,
     failed: watch::Sender<Option<String>>,
+    flushes: Arc<Flushes>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,7 +124,8 @@ impl Writer {
         let (ops, queue) = mpsc::channel(QUEUE);
         let failed = watch::Sender::new(None);
         let told = failed.clone();
-        let mut disk = Disk { db, witness };
+        let flushes = Arc::new(Flushes::new());
+        let mut disk = Disk { db, witness, flushes: flushes.clone() };
         let work = move || {
             let runs = AssertUnwindSafe(|| run(&mut disk, queue, &told));
             if catch_unwind(runs).is_err() {
@@ -88,11 +133,15 @@ impl Writer {
             }
         };
         let thread = std::thread::Builder::new().name("zk-store".into()).spawn(work)?;
-        Ok(Writer { ops: Some(ops), failed, thread: Some(thread) })
+        Ok(Writer { ops: Some(ops), failed, flushes, thread: Some(thread) })
     }
 
     pub(super) fn failed(&self) -> watch::Receiver<Option<String>> {
         self.failed.subscribe()
+    }
+
+    pub(super) fn flushes(&self) -> &Flushes {
+        &self.flushes
     }
 
     /// Nothing is written any more.
@@ -125,6 +174,7 @@ pub(super) fn gone() -> io::Error {
 struct Disk {
     db: sled::Db,
     witness: Witness,
+    flushes: Arc<Flushes>,
 }
 
 fn run(disk: &mut Disk, mut queue: mpsc::Receiver<Op>, failed: &watch::Sender<Option<String>>) {
@@ -189,7 +239,10 @@ fn commit(disk: &mut Disk, group: &mut [Op]) -> Result<(), String> {
         disk.witness.after(&facts)?;
         sled::Result::Ok(())
     };
-    match catch_unwind(AssertUnwindSafe(work)) {
+    disk.flushes.begin();
+    let done = catch_unwind(AssertUnwindSafe(work));
+    disk.flushes.end();
+    match done {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(explain(&error.to_string())),
         Err(_) => Err(explain("sled panicked")),
