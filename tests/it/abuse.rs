@@ -1,6 +1,6 @@
 //! A minute of loss, garbage, oversized, looping and spoofed packets: good clients are answered, and memory stays flat.
 
-use crate::support::{exe, not_run, turn, until};
+use crate::support::{exe, not_run, resident, turn, until};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::{
     fs,
@@ -164,13 +164,6 @@ fn tcp_sockets(server: SocketAddr, count: usize) -> Vec<TcpStream> {
         Some(stream)
     };
     (0..count).filter_map(open).collect()
-}
-
-/// Resident memory of a process, in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// One question as a resolver asks it: again after a timeout, five times in all.

@@ -1,13 +1,15 @@
-//! A restart into a new binary under load: not one refused connection, failed request or lost answer.
+//! A restart into a new binary under load: not one refused connection, failed request or lost answer; alone, and as a node
+//! of a cluster.
 
 use crate::{
     proxy::{nothing_failed, wrk},
-    support::{Process, address, exe, output, tools, turn, until},
+    support::{Process, address, exe, lab, options, output, tools, turn, until, wait},
 };
+use serde_json::json;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -18,7 +20,12 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use zonekeeper_chaos::{asker, backend::Backend, http};
+use zonekeeper_chaos::{
+    asker,
+    backend::Backend,
+    http,
+    lab::{DNS, HTTP, Lab, NAME, TCP},
+};
 
 const ZONE: &str = "\
 $ORIGIN example.com.\n$TTL 300\n\
@@ -195,6 +202,92 @@ fn three_restarts_into_new_binaries_lose_nothing() {
     let last = heir.unwrap();
     signal("-TERM", last.0);
     until("the last process ends", LONG, || !last.runs());
+}
+
+/// Users of one node of a cluster: what it proxies, and that it answers this address for the service. With pauses, so that
+/// three nodes and their users have room on two cores.
+fn users(lab: &Lab, i: usize, answer: IpAddr) -> Vec<(String, Hammer)> {
+    let node = &lab.nodes[i];
+    let pause = || std::thread::sleep(Duration::from_millis(5));
+    let get = move |addr| {
+        pause();
+        let got = http::get(addr, "/", Duration::from_secs(10)).map_err(|e| e.to_string())?;
+        if got.status == 200 { Ok(()) } else { Err(format!("status {}", got.status)) }
+    };
+    let right = move |got: std::io::Result<asker::Answer>| {
+        pause();
+        let got = got.map_err(|e| e.to_string())?;
+        if got.rcode == 0 && got.addrs == [answer].into() { Ok(()) } else { Err(format!("{got:?}")) }
+    };
+    let (http, tcp, dns) = (node.at(HTTP), node.at(TCP), node.at(DNS));
+    let within = Duration::from_secs(5);
+    let ask = move || right(asker::ask(dns, NAME, asker::A, within));
+    let ask_tcp = move || right(asker::Line::tcp(dns, within).ask(7, NAME, asker::A));
+    let all = [
+        ("HTTP", Hammer::start(move || get(http))),
+        ("TCP", Hammer::start(move || get(tcp))),
+        ("DNS over UDP", Hammer::start(ask)),
+        ("DNS over TCP", Hammer::start(ask_tcp)),
+    ];
+    all.into_iter().map(|(what, hammer)| (format!("{what} at {}", node.site), hammer)).collect()
+}
+
+fn term(lab: &Lab) -> u64 {
+    let of = |i| lab.get(i, "/v1/cluster").ok()?["data"]["term"].as_u64();
+    (0..3).filter_map(of).max().unwrap()
+}
+
+/// Each node leads or follows the same leader, is who it was, and holds the same state.
+fn whole(lab: &Lab) -> bool {
+    let seen: Vec<_> = (0..3).filter_map(|i| lab.get(i, "/v1/cluster").ok()).collect();
+    let data = |i: usize| &seen[i]["data"];
+    let alike = |what: &str| (1..3).all(|i| data(i)[what] == data(0)[what]);
+    seen.len() == 3
+        && (0..3).all(|i| lab.ready(i) && data(i)["node"] == json!(lab.nodes[i].id))
+        && data(0)["leader"].is_u64()
+        && data(0)["voters"] == json!([1, 2, 3])
+        && ["leader", "voters", "hash", "id"].into_iter().all(alike)
+}
+
+/// How a process that nobody has waited for has ended (proc(5), `exit_code`).
+fn exit_code(pid: u32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.split_whitespace().next_back()?.parse().ok()
+}
+
+#[test]
+fn nodes_of_a_cluster_are_handed_over_one_by_one_and_it_stays_one() {
+    let _turn = turn();
+    let lab = lab(options());
+    wait(&lab, "the cluster is settled", LONG, |lab| lab.settled() && whole(lab));
+    let leads = lab.leader().unwrap();
+    let follows = (leads + 1) % 3;
+    let users: Vec<_> = (0..3).flat_map(|i| users(&lab, i, lab.nodes[0].ip)).collect();
+    let mut heirs: [Option<Heir>; 3] = Default::default();
+    // A follower, the leader, and a process that was handed a node itself.
+    for (round, i) in [follows, leads, follows].into_iter().enumerate() {
+        let (before, led) = (term(&lab), lab.leader() == Some(i));
+        let first = lab.nodes[i].pid().unwrap();
+        let old = heirs[i].as_ref().map_or(first, |h| h.0);
+        signal("-USR2", old);
+        let new = Heir::of(old);
+        let gone = heirs[i].replace(new).unwrap_or(Heir(first));
+        until("the old process ends", LONG, || !gone.runs());
+        if old == first {
+            assert_eq!(exit_code(old), Some(0), "round {round}");
+        }
+        wait(&lab, "the cluster is whole", LONG, whole);
+        let path = format!("/v1/zones/example.com/records/round{round}/A");
+        lab.put(i, &path, &json!({"ttl": 60, "records": ["192.0.2.200"]})).unwrap();
+        std::thread::sleep(Duration::from_secs(2)); // elections that follow each other would show
+        let elections = term(&lab) - before;
+        eprintln!("round {round}: {elections} elections, the leader: {led}");
+        assert!(elections <= if led { 2 } else { 1 }, "round {round}: {elections} elections{}", lab.tails());
+        assert!(heirs[i].as_ref().is_some_and(Heir::runs), "round {round}: the new process goes on");
+        assert!((0..3).all(|i| lab.answered(i) == [lab.nodes[0].site.clone()]), "no service has moved");
+    }
+    wait(&lab, "the cluster is whole", LONG, whole);
+    users.into_iter().for_each(|(what, hammer)| hammer.nothing_failed(&what));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! partition  a site is cut off and healed (network namespaces)
 //! members    grow, replace, hand over, shrink, under load
 //! proxy      a backend is killed under wrk
+//! memory     idle connections beside HAProxy's, and a mixed load that leaves nothing behind
 //! handover   a restart into a new binary under load
 //! serve      one node from flags alone
 //! witness    two sites and a witness
@@ -53,6 +54,7 @@ mod handover;
 mod import;
 mod learner;
 mod members;
+mod memory;
 mod partition;
 mod proxy;
 mod renewal;

@@ -57,6 +57,11 @@ impl Serve {
         answer.json().unwrap()
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// SIGTERM, and waits for the end.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
@@ -232,7 +237,8 @@ fn http_tcp_and_tls_are_balanced_over_all_backends() {
     until("without backends a request is answered with 502", Duration::from_secs(5), || status() == 502);
 }
 
-fn certificate(folder: &Path) -> (String, String) {
+/// A certificate and its key for `example.com`, as paths.
+pub(crate) fn certificate(folder: &Path) -> (String, String) {
     let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let (cert, key) = (path("cert.pem"), path("key.pem"));
     let made = output(

@@ -78,6 +78,13 @@ pub(crate) fn output(program: &str, args: &[&str]) -> Output {
     done.unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
+/// Resident memory of a process, in KiB.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// An address on loopback that no other test of this machine uses, within reason; any port on it is free.
 pub(crate) fn address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
