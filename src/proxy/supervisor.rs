@@ -299,8 +299,7 @@ impl Supervisor {
             let (id, fate) = (Arc::new(listener.id.clone()), Fate::default());
             for (socket, worker) in sockets.into_iter().zip(self.workers.iter().cycle()) {
                 self.shared.accepting.fetch_add(1, AcqRel);
-                let spoken = listener.client_first;
-                worker.open(Handed { socket, id: id.clone(), fate: fate.clone(), spoken, udp });
+                worker.open(Handed { socket, id: id.clone(), fate: fate.clone(), udp });
             }
             if let Some(open) = self.open.get_mut(key) {
                 close(open, Listening::Drain, &self.workers); // a listener of another name had the address

@@ -72,8 +72,6 @@ pub(crate) struct Handed {
     pub(crate) socket: OwnedFd,
     pub(crate) id: Arc<ListenerId>,
     pub(crate) fate: Fate,
-    /// Its connections come with their first bytes (`TCP_DEFER_ACCEPT`).
-    pub(crate) spoken: bool,
     /// Datagrams come, and no connections.
     pub(crate) udp: bool,
 }
@@ -277,7 +275,7 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, fd: OwnedFd, peer: SocketAddr) {
         return socket::reset_on_close(&fd);
     };
     counters::add(&cell.connections, 1);
-    let stream = Stream::accepted(fd, &worker.reactor, door.spoken);
+    let stream = Stream::accepted(fd, &worker.reactor);
     let (worker, id) = (worker.clone(), door.id.clone());
     let client = move |timer| Client::new(worker, id, peer, timer, place);
     let reactor = &stream.reactor().clone();

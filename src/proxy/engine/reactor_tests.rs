@@ -18,7 +18,7 @@ fn pair(reactor: &Rc<Reactor>) -> (Wire, TcpStream) {
     let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();
     ours.set_nonblocking(true).unwrap();
-    (Wire::plain(Stream::accepted(ours.into(), reactor, false)), other)
+    (Wire::plain(Stream::accepted(ours.into(), reactor)), other)
 }
 
 /// Turns the loop until all tasks are over.

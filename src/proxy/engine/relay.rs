@@ -36,7 +36,7 @@ pub(crate) async fn serve_route(
     client: Client,
     wire: Wire,
     (view, index, route): (Rc<View>, usize, usize),
-    read: Buffer,
+    mut read: Buffer,
 ) {
     let listener = view.listener(index);
     let cell = listener.cells.of(client.worker.index);
@@ -44,8 +44,11 @@ pub(crate) async fn serve_route(
         counters::add(&cell.limited, 1);
         return wire.reset_on_close();
     }
+    if read.is_empty() && !wire.read_now(&mut read) {
+        return; // the client has gone
+    }
     let connected = match listener.routes.get(route).and_then(Split::next) {
-        Some(pool) => connect(&client, &wire, &view, pool).await,
+        Some(pool) => connect(&client, &wire, &view, pool, !read.is_empty()).await,
         None => None,
     };
     let Some((lease, backend)) = connected else {
@@ -73,8 +76,14 @@ pub(crate) fn limited(worker: &Worker, listener: &LiveListener, addr: IpAddr) ->
     worker.shared.rates().take(limit, key, now_us()).is_err()
 }
 
-/// A connection to a backend of the pool; another one is tried when it fails.
-async fn connect(client: &Client, wire: &Wire, view: &Rc<View>, pool: usize) -> Option<(Lease, Wire)> {
+/// A connection to a backend of the pool; another one is tried when it fails. With `more` there are bytes for it.
+async fn connect(
+    client: &Client,
+    wire: &Wire,
+    view: &Rc<View>,
+    pool: usize,
+    more: bool,
+) -> Option<(Lease, Wire)> {
     let ends = preamble::ends(client, wire, view.pool(pool));
     let table = &view.pool(pool).table;
     let key = balance::key_of_source(client.peer.ip());
@@ -89,7 +98,7 @@ async fn connect(client: &Client, wire: &Wire, view: &Rc<View>, pool: usize) -> 
         if attempt > 0 {
             totals.retries.fetch_add(1, Relaxed);
         }
-        if let Some(backend) = lease.connect(&client.timer, ends).await {
+        if let Some(backend) = lease.connect(&client.timer, ends, more).await {
             lease.health().answered(200);
             return Some((lease, backend));
         }

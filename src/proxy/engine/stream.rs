@@ -40,10 +40,9 @@ impl AsRawFd for Stream {
 }
 
 impl Stream {
-    /// A connection that was accepted; `spoken` when its client has sent something already.
-    pub(crate) fn accepted(fd: OwnedFd, reactor: &Rc<Reactor>, spoken: bool) -> Stream {
-        let flags = if spoken { READABLE | WRITABLE } else { WRITABLE };
-        Stream { fd, slot: reactor.enter(flags), reactor: reactor.clone() }
+    /// A connection that was accepted. Most clients have sent something by then.
+    pub(crate) fn accepted(fd: OwnedFd, reactor: &Rc<Reactor>) -> Stream {
+        Stream { fd, slot: reactor.enter(READABLE | WRITABLE), reactor: reactor.clone() }
     }
 
     /// The loop that it lives on.
@@ -66,12 +65,16 @@ impl Stream {
         net::getsockname(&self.fd).ok().and_then(|a| SocketAddr::try_from(a).ok())
     }
 
-    /// Begins to connect.
-    pub(crate) fn connect(addr: SocketAddr, reactor: &Rc<Reactor>) -> io::Result<Stream> {
+    /// Begins to connect. With `more` something will be sent as soon as the connection stands, and the last packet of the
+    /// handshake goes with it.
+    pub(crate) fn connect(addr: SocketAddr, more: bool, reactor: &Rc<Reactor>) -> io::Result<Stream> {
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
         sockopt::set_tcp_nodelay(&fd, true)?;
+        if more {
+            sockopt::set_tcp_quickack(&fd, false)?;
+        }
         match net::connect(&fd, &addr) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(e) => return Err(e.into()),
@@ -150,6 +153,24 @@ impl Stream {
                 self.wait()
             }
             Err(e) => Poll::Ready(Err(e.into())),
+        }
+    }
+
+    /// Reads what came already, without waiting for it; none when that is nothing.
+    pub(crate) fn read_now(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        let flags = self.reactor.flags(self.slot);
+        match retry(|| net::recv(&self.fd, &mut *room, RecvFlags::empty())) {
+            Ok((_, n)) => {
+                if n < room.len() && n > 0 && flags & ENDING == 0 {
+                    self.reactor.clear(self.slot, READABLE); // all was read
+                }
+                Ok(Some(n))
+            }
+            Err(Errno::AGAIN) => {
+                self.reactor.clear(self.slot, READABLE);
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -201,7 +201,7 @@ impl Lease {
 
     /// A place on a connection that is opened for it.
     pub(crate) async fn open(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
-        let wire = self.connect(timer, ends).await?;
+        let wire = self.connect(timer, ends, true).await?;
         let table = &self.pool().table;
         if !table.http2 {
             return Some(wire);
@@ -243,10 +243,13 @@ impl Lease {
         (shaken.is_ok() && (!table.http2 || wire.speaks_http2())).then_some(wire)
     }
 
-    /// Opens a connection, for these ends where the backend is told; none when it is refused or takes too long.
-    pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
-        let stream = Stream::connect(self.health().addr, timer.reactor()).ok()?;
-        timer.arm(Side::Backend, self.pool().table.connect_timeout_ms);
+    /// Opens a connection, for these ends where the backend is told; none when it is refused or takes too long. With
+    /// `more` there are bytes for it.
+    pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>, more: bool) -> Option<Wire> {
+        let table = &self.pool().table;
+        let more = more || table.tls.is_some() || table.send_proxy.is_some();
+        let stream = Stream::connect(self.health().addr, more, timer.reactor()).ok()?;
+        timer.arm(Side::Backend, table.connect_timeout_ms);
         let connected = poll_fn(|_| match stream.poll_connected() {
             Poll::Ready(r) => Poll::Ready(r.is_ok()),
             Poll::Pending if timer.expired(Side::Backend) => Poll::Ready(false),

@@ -256,6 +256,19 @@ impl Wire {
         polled
     }
 
+    /// Reads once what a new connection brought with it, without waiting; afterwards the buffer holds no more than its
+    /// bytes need. False when the connection broke.
+    pub(crate) fn read_now(&self, buffer: &mut Buffer) -> bool {
+        let Kind::Plain(stream) = &self.kind else { return true };
+        let read = stream.read_now(buffer.room());
+        if let Ok(Some(n)) = read {
+            buffer.filled(n);
+            add(&self.read, n);
+        }
+        buffer.wait();
+        read.is_ok()
+    }
+
     /// Writes some of it.
     pub(crate) fn poll_write(&self, data: &[u8]) -> Poll<io::Result<usize>> {
         let polled = match &self.kind {
