@@ -97,6 +97,8 @@ pub struct Bench {
     pub sites: usize,
     /// Round trip between sites, in milliseconds; 0: as near as the kernel makes them.
     pub rtt_ms: u32,
+    /// The preset of the service's check: `fast`, `balanced` or `patient`.
+    pub preset: String,
 }
 
 /// Longest wait for a changed answer.
@@ -135,6 +137,7 @@ impl Bench {
             .collect();
         options.founders = self.sites;
         options.net = net.clone();
+        options.check = format!("{{ kind = \"http\", path = \"/\", preset = {:?} }}", self.preset);
         let wan = match &net {
             Some(net) if self.rtt_ms > 0 => Some(Wan::start(net, Link::default(), 1)?),
             _ => None,

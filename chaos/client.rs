@@ -36,13 +36,25 @@ const REMEMBERED: usize = 1_000_000;
 impl Client {
     /// Requests `/` of `name` at `port` every `every`.
     pub fn start(servers: Vec<SocketAddr>, name: &str, port: u16, every: Duration) -> Client {
+        let (mut server, name) = (0, name.to_owned());
+        Client::over_and_over(every, move || once(&servers, &mut server, &name, port))
+    }
+
+    /// A user whose resolver never asks again: requests `/` at one address every `every`.
+    pub fn frozen(addr: SocketAddr, every: Duration) -> Client {
+        Client::over_and_over(every, move || get(addr))
+    }
+
+    fn over_and_over(
+        every: Duration,
+        mut request: impl FnMut() -> Option<String> + Send + 'static,
+    ) -> Client {
         let (requests, stop) = <(Arc<Mutex<Vec<Request>>>, Arc<AtomicBool>)>::default();
-        let (requests_, stop_, name) = (requests.clone(), stop.clone(), name.to_owned());
+        let (requests_, stop_) = (requests.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
-            let mut server = 0;
             while !stop_.load(Relaxed) {
                 let at = Instant::now();
-                let body = once(&servers, &mut server, &name, port);
+                let body = request();
                 let mut requests = requests_.lock().unwrap_or_else(PoisonError::into_inner);
                 if requests.len() < REMEMBERED {
                     requests.push(Request { at, done: Instant::now(), body });
@@ -61,15 +73,17 @@ impl Client {
     }
 }
 
+fn get(addr: SocketAddr) -> Option<String> {
+    let answer = http::get(addr, "/", Duration::from_millis(500)).ok()?;
+    (answer.status == 200).then(|| String::from_utf8_lossy(&answer.body).trim().to_owned())
+}
+
 fn once(servers: &[SocketAddr], server: &mut usize, name: &str, port: u16) -> Option<String> {
     for _ in 0..servers.len() {
         let from = servers[*server % servers.len()];
         match asker::ask(from, name, asker::A, Duration::from_millis(100)) {
             Ok(answer) => {
-                let addr = SocketAddr::new(*answer.addrs.first()?, port);
-                let answer = http::get(addr, "/", Duration::from_millis(500)).ok()?;
-                return (answer.status == 200)
-                    .then(|| String::from_utf8_lossy(&answer.body).trim().to_owned());
+                return get(SocketAddr::new(*answer.addrs.first()?, port));
             }
             Err(_) => *server += 1, // as a resolver does: the next server
         }

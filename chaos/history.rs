@@ -165,6 +165,24 @@ pub struct Verdict {
     pub kind: String,
 }
 
+/// A kind of user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum User {
+    /// Asks DNS anew for each request, and comes through the HTTP listener.
+    #[default]
+    Http,
+    /// The same through the TCP listener.
+    Tcp,
+    /// Has asked once, and goes to the HTTP listener of the first site for ever.
+    Frozen,
+}
+
+impl User {
+    /// All of them.
+    pub const ALL: [User; 3] = [User::Http, User::Tcp, User::Frozen];
+}
+
 /// One request of a user through a proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
@@ -174,4 +192,7 @@ pub struct Served {
     pub done_us: u64,
     /// The site that served it; none: it failed.
     pub site: Option<String>,
+    /// What kind of user.
+    #[serde(default)]
+    pub user: User,
 }

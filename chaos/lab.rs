@@ -50,6 +50,8 @@ pub struct Options {
     pub backends: usize,
     /// More lines for the service `www`, in TOML.
     pub service: String,
+    /// Its check, in TOML.
+    pub check: String,
     /// More cluster configuration, in TOML; `{SITE}` stands for that site's address.
     pub more: String,
     /// More records of the zone `example.com`.
@@ -79,6 +81,7 @@ impl Options {
             founders: 3,
             backends: 2,
             service: "hold_down = \"2s\"\nhold_down_max = \"2s\"\nfailback_after = \"2s\"\n".into(),
+            check: "{ kind = \"http\", path = \"/\" }".into(),
             more: String::new(),
             records: String::new(),
             witnesses: Vec::new(),

@@ -4,9 +4,9 @@
 use crate::{
     asker::{self, Asker, Line},
     client::Client,
-    history::{Answer, Asked, Kind, Op, Said, Served},
+    history::{Answer, Asked, Kind, Op, Said, Served, User},
     http,
-    lab::{ADMIN, DNS, HTTP, Lab, LabError, NAME},
+    lab::{ADMIN, DNS, HTTP, Lab, LabError, NAME, TCP},
     rng::Rng,
 };
 use serde_json::{Value, json};
@@ -21,8 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Registers, each a TXT record.
+/// Registers, each a TXT record; one more is the reason of an override.
 pub const KEYS: usize = 5;
+/// The service that the override is about.
+pub const SPARE: &str = "spare";
 /// Clients of the registers.
 const CLIENTS: usize = 3;
 /// Pause of a client between two operations.
@@ -78,7 +80,7 @@ pub struct Load {
     writers: Gatherer<Op>,
     names: Gatherer<(u64, bool)>,
     askers: Vec<(usize, &'static str, &'static str, Asker)>,
-    users: Client,
+    users: Vec<(User, Client)>,
     wrote: (Vec<Op>, BTreeMap<u64, bool>),
 }
 
@@ -101,6 +103,7 @@ impl Load {
         let api = |i: usize| Api {
             nodes: nodes.clone(),
             token: lab.token().to_owned(),
+            site: lab.nodes[0].site.clone(),
             start,
             rng: Rng::new(seed ^ (i as u64 + 1) << 32),
         };
@@ -119,8 +122,13 @@ impl Load {
                 Some((number, api.name(number)))
             })
         });
-        let servers = lab.nodes.iter().map(|n| n.at(DNS)).collect();
-        let users = Client::start(servers, NAME, HTTP, THINK);
+        let servers: Vec<SocketAddr> = lab.nodes.iter().map(|n| n.at(DNS)).collect();
+        let user = |user| match user {
+            User::Http => Client::start(servers.clone(), NAME, HTTP, THINK),
+            User::Tcp => Client::start(servers.clone(), NAME, TCP, 2 * THINK),
+            User::Frozen => Client::frozen(lab.nodes[0].at(HTTP), 2 * THINK),
+        };
+        let users = User::ALL.map(|u| (u, user(u))).into();
         Ok(Load { start, writers, names, askers: askers(lab)?, users, wrote: Default::default() })
     }
 
@@ -161,8 +169,16 @@ impl Load {
             changes: asker.changes().into_iter().map(said).collect(),
         });
         let site = |body: String| body.split(' ').next().unwrap_or_default().to_owned();
-        let served = self.users.since(self.start).into_iter();
-        let served = served.map(|r| Served { at_us: us(r.at), done_us: us(r.done), site: r.body.map(site) });
+        let of = |(user, client): &(User, Client)| {
+            let one = |r: crate::client::Request| Served {
+                at_us: us(r.at),
+                done_us: us(r.done),
+                site: r.body.map(site),
+                user: *user,
+            };
+            client.since(self.start).into_iter().map(one).collect::<Vec<_>>()
+        };
+        let served = self.users.iter().flat_map(of);
         Done { ops, names, asked: asked.collect(), served: served.collect() }
     }
 }
@@ -182,6 +198,8 @@ fn askers(lab: &Lab) -> Result<Vec<(usize, &'static str, &'static str, Asker)>, 
 struct Api {
     nodes: Vec<SocketAddr>,
     token: String,
+    /// The site that the override is about.
+    site: String,
     start: Instant,
     rng: Rng,
 }
@@ -197,10 +215,12 @@ impl Api {
     /// One operation on a register, through any node.
     fn register(&mut self, client: usize, number: u64) -> Op {
         let (node, key) =
-            (self.rng.below(self.nodes.len() as u64) as usize, self.rng.below(KEYS as u64) as usize);
+            (self.rng.below(self.nodes.len() as u64) as usize, self.rng.below(KEYS as u64 + 1) as usize);
         let called_us = self.start.elapsed().as_micros() as u64;
         let value = (client as u64) << 32 | number;
-        let (kind, status, good) = if self.rng.chance(500) {
+        let (kind, status, good) = if key == KEYS {
+            self.override_(node, value)
+        } else if self.rng.chance(500) {
             let body = json!({"ttl": 60, "records": [format!("\"{value}\"")]});
             let (status, _) =
                 self.call(node, "PUT", &format!("/v1/zones/example.com/records/k{key}/TXT"), Some(&body));
@@ -217,6 +237,19 @@ impl Api {
         Op { client, node, key, kind, called_us, returned_us, status }
     }
 
+    /// Writes or reads the override's reason.
+    fn override_(&mut self, node: usize, value: u64) -> (Kind, u16, bool) {
+        if self.rng.chance(500) {
+            let scope = json!({"site": self.site, "service": SPARE});
+            let body = json!({"scope": scope, "force": "down", "reason": value.to_string()});
+            let (status, _) = self.call(node, "PUT", "/v1/overrides", Some(&body));
+            return (Kind::Write(value), status, status == 200);
+        }
+        let (status, body) = self.call(node, "GET", "/v1/overrides?consistency=linearizable", None);
+        let read = body.as_ref().filter(|_| status == 200).and_then(read_reason);
+        (Kind::Read(read.flatten()), status, read.is_some())
+    }
+
     /// A name of its own; whether that was acknowledged.
     fn name(&mut self, number: u64) -> bool {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
@@ -231,6 +264,13 @@ fn read_value(answer: &Value) -> Option<Option<u64>> {
     let Some(set) = sets.first() else { return Some(None) };
     let text = set["records"][0].as_str()?;
     Some(Some(text.trim_matches('"').parse().ok()?))
+}
+
+/// The value in the override's reason, as [`read_value`].
+fn read_reason(answer: &Value) -> Option<Option<u64>> {
+    let held = answer["data"].as_array()?.iter().find(|o| o["scope"]["service"] == SPARE);
+    let Some(held) = held else { return Some(None) };
+    Some(Some(held["reason"].as_str()?.parse().ok()?))
 }
 
 /// The address that stands at name `number`.

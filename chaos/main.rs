@@ -110,6 +110,9 @@ enum Measure {
         /// Round trip between sites in milliseconds; the Raft timing follows
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200))]
         rtt: u32,
+        /// How soon the service's check believes silence
+        #[arg(long, default_value = "balanced", value_parser = ["fast", "balanced", "patient"])]
+        preset: String,
         /// Beside it gdnsd and PowerDNS, at their fastest legal settings and at their defaults; needs root
         #[arg(long)]
         peers: bool,
@@ -192,16 +195,23 @@ impl Sub {
                     .flat_map(|sites| (1..=3).map(move |seed| (10 * sites as u64 + seed, sites)));
                 plans.extend(soaks.map(|(seed, sites)| scenario::soak(seed, sites, minutes)));
                 let mut good = common.all(&plans)?;
-                for rtt_ms in [0, 100] {
-                    let bench = Bench { runs: runs.into(), kinds: Kind::ALL.to_vec(), sites: 3, rtt_ms };
-                    good &= measure(&bench, &common, rtt_ms == 0, false)?;
+                let silence = [Kind::Silence, Kind::SilenceLeader];
+                for (rtt_ms, preset, kinds) in
+                    [(0, "balanced", &Kind::ALL[..]), (0, "fast", &silence), (100, "balanced", &Kind::ALL)]
+                {
+                    let (kinds, preset) = (kinds.to_vec(), preset.to_owned());
+                    let peers = rtt_ms == 0 && preset == "balanced";
+                    let bench = Bench { runs: runs.into(), kinds, sites: 3, rtt_ms, preset };
+                    good &= measure(&bench, &common, peers, false)?;
                 }
                 good &= users(1_000, &common, false).map_err(|e| e.to_string())?;
                 Ok(good)
             }
-            Sub::Bench { what: Measure::Failover { runs, kinds, sites, rtt, peers, json, common } } => {
+            Sub::Bench {
+                what: Measure::Failover { runs, kinds, sites, rtt, preset, peers, json, common },
+            } => {
                 let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
-                let bench = Bench { runs: runs.into(), kinds, sites: sites.into(), rtt_ms: rtt };
+                let bench = Bench { runs: runs.into(), kinds, sites: sites.into(), rtt_ms: rtt, preset };
                 measure(&bench, &common, peers, json)
             }
             Sub::Bench { what: Measure::Users { rate, json, common } } => {
@@ -262,13 +272,14 @@ fn show(bench: &Bench, lines: &[(String, Line)], json: bool) -> io::Result<()> {
                 "slowest_ms": l.slowest_ms, "times_ms": l.times_ms})
         };
         let all = serde_json::json!({"runs": bench.runs, "sites": bench.sites, "rtt_ms": bench.rtt_ms,
+            "preset": bench.preset,
             "kinds": lines.iter().map(line).collect::<Vec<_>>()});
         return writeln!(out, "{all:#}");
     }
     writeln!(
         out,
-        "from the fault to the changed answer on every survivor, {} sites, {} ms apart:",
-        bench.sites, bench.rtt_ms
+        "from the fault to the changed answer on every survivor, {} sites, {} ms apart, preset {}:",
+        bench.sites, bench.rtt_ms, bench.preset
     )?;
     writeln!(out, "{:<24}{:<26}{:>10}{:>10}{:>10}{:>6}{:>8}", "", "", "p50", "p90", "p99", "runs", "failed")?;
     for (who, l) in lines {

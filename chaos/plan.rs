@@ -16,6 +16,9 @@ pub struct Plan {
     pub sites: usize,
     /// The links between sites; none: as near as the kernel makes them.
     pub link: Option<Link>,
+    /// Round trips of single pairs of sites in milliseconds, by places from 0, where they are not as `link` says.
+    #[serde(default)]
+    pub pairs: Vec<(usize, usize, u32)>,
     /// Raft timing as the API takes it: `lan`, `wan` or `global`.
     pub timing: String,
     /// The timeline, in order of time.
@@ -36,8 +39,16 @@ pub enum Expect {
     Anything,
     /// Automation moves nothing.
     Stays,
-    /// Every node that must answer has left the site that was answered, so many milliseconds after the first step.
+    /// Automation moves nothing, and a site is shown as degraded.
+    Degraded,
+    /// Every node that hears a majority has left the site that was answered, so many milliseconds after the first fault
+    /// that hit it.
     Moves {
+        /// Milliseconds.
+        within_ms: u64,
+    },
+    /// The same, and it is left once only.
+    MovesOnce {
         /// Milliseconds.
         within_ms: u64,
     },

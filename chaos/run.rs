@@ -4,8 +4,8 @@ use crate::{
     check,
     fault::{Fault, Happened, Needs, Who},
     history::Move,
-    lab::{Lab, LabError, Options},
-    load::Load,
+    lab::{HTTP, Lab, LabError, Options},
+    load::{Load, SPARE},
     net::{self, Net},
     plan::Plan,
     record::{FORMAT, Phases, Record, Setting},
@@ -57,7 +57,21 @@ fn able(plan: &Plan) -> (BTreeSet<Needs>, Vec<String>) {
     let mut able = BTreeSet::from([Needs::Nothing]);
     let mut lacks = Vec::new();
     match net::possible() {
-        Ok(()) => able.extend([Needs::Namespaces, Needs::Forwarder, Needs::Disk]),
+        Ok(()) => {
+            able.insert(Needs::Namespaces);
+            match Path::new("/dev/net/tun").exists() {
+                true => _ = able.insert(Needs::Forwarder),
+                false if needs(Needs::Forwarder) || plan.link.is_some() => {
+                    lacks.push("distance, jitter, bursts, reordering: no /dev/net/tun".into())
+                }
+                false => {}
+            }
+            match Command::new("mkfs.ext4").arg("-V").output().is_ok_and(|o| o.status.success()) {
+                true => _ = able.insert(Needs::Disk),
+                false if needs(Needs::Disk) => lacks.push("full disks, power cuts: no mkfs.ext4".into()),
+                false => {}
+            }
+        }
         Err(why) => lacks.push(format!("partitions, loss, distance, full disks, power cuts: {why}")),
     }
     let compiler = Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success());
@@ -90,6 +104,15 @@ fn options(plan: &Plan, exe: &Path, net: Option<Arc<Net>>) -> Options {
     let mut options = Options::new(exe.into());
     options.sites = SITES.iter().take(plan.sites).map(|s| (*s).to_owned()).collect();
     options.founders = plan.sites;
+    // what overrides are written about: nothing else comes of them
+    let order: Vec<String> = options.sites.iter().map(|s| format!("{s:?}")).collect();
+    let endpoints: Vec<String> = options.sites.iter().map(|s| format!("{s} = \"{{{s}}}:{HTTP}\"")).collect();
+    options.more = format!(
+        "\n[service.{SPARE}]\nnames = [\"{SPARE}.example.com\"]\nsites = [{}]\ncheck = \"none\"\n\
+         endpoint = {{ {} }}\n",
+        order.join(", "),
+        endpoints.join(", ")
+    );
     options.net = net;
     options
 }
@@ -115,7 +138,7 @@ fn play(
         (0..plan.sites).try_for_each(|i| lab.loop_disk(i, DISK_MIB))?;
     }
     let wan = match &net {
-        Some(net) if plan.link.is_some() || uses(Needs::Forwarder) => {
+        Some(net) if able.contains(&Needs::Forwarder) && (plan.link.is_some() || uses(Needs::Forwarder)) => {
             Some(Wan::start(net, Link::default(), plan.seed)?)
         }
         _ => None,
@@ -128,6 +151,7 @@ fn play(
     }
     if let Some(wan) = &wan {
         (0..plan.sites).for_each(|a| (0..a).for_each(|b| wan.set(a, b, link)));
+        plan.pairs.iter().for_each(|(a, b, rtt)| wan.set(*a, *b, Link::rtt(*rtt)));
     }
     lab.wait("every node answers for the first site", Duration::from_secs(90), Lab::settled)?;
     let mut drive = Drive::new(plan, &lab)?;

@@ -240,7 +240,9 @@ fn decision(d: &Value, seen_us: u64, node: usize) -> Move {
     let votes = |row: &Value| {
         list(&row["votes"]).map(|v| Vote { site: text(&v["site"]), vote: text(&v["vote"]) }).collect()
     };
-    let row = list(&d["rows"]).next();
+    // of several rows that one matters which says why a site was left
+    let leaves = |r: &&Value| r["verdict"] == "down" && list(&d["from"]).any(|s| *s == r["site"]);
+    let row = list(&d["rows"]).find(leaves).or(list(&d["rows"]).next());
     Move {
         seen_us,
         node,

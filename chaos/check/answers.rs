@@ -4,7 +4,10 @@ use super::{
     Finding, at,
     windows::{ECHO_US, must_answer},
 };
-use crate::record::Record;
+use crate::{
+    history::{Served, User},
+    record::Record,
+};
 use std::collections::BTreeSet;
 
 /// A node that was started again answers within this time, on a machine that is busy.
@@ -87,24 +90,30 @@ pub fn healed(record: &Record) -> Finding {
 /// Users fail only near a fault that takes away what served them. One request alone that ran out of time says as much
 /// of the judge's machine as of the cluster; two in a row do not.
 pub fn users(record: &Record) -> Finding {
-    let hit = |us: u64| {
-        let touches = |h: &&crate::fault::Happened| h.excuses || h.silent_from_us.is_some();
+    let hit = |user: User, us: u64| {
+        let own = |h: &crate::fault::Happened| user != User::Frozen || h.nodes.contains(&0);
+        let touches = |h: &&crate::fault::Happened| (h.excuses || h.silent_from_us.is_some()) && own(h);
         let near =
             |h: &crate::fault::Happened| h.from_us <= us + 1_000_000 && us <= h.to_us.saturating_add(ECHO_US);
         record.happened.iter().filter(touches).any(near)
     };
     let failed = record.served.iter().filter(|r| r.site.is_none()).count();
-    let twice = record.served.windows(2).filter(|w| w.iter().all(|r| r.site.is_none() && !hit(r.at_us)));
-    let wrong = twice.map(|w| format!("requests of {} and {} failed", at(w[0].at_us), at(w[1].at_us)));
+    let mut wrong = Vec::new();
+    for user in User::ALL {
+        let served: Vec<&Served> = record.served.iter().filter(|r| r.user == user).collect();
+        let twice = served.windows(2).filter(|w| w.iter().all(|r| r.site.is_none() && !hit(user, r.at_us)));
+        wrong.extend(
+            twice.map(|w| format!("{user:?}: requests of {} and {} failed", at(w[0].at_us), at(w[1].at_us))),
+        );
+    }
     let looked = format!("{failed} of {} requests failed, near a fault or alone", record.served.len());
-    Finding::of("users fail only where something was taken away", None, looked, wrong.collect())
+    Finding::of("users fail only where something was taken away", None, looked, wrong)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::samples::{self, SECOND};
-    use crate::history::Served;
 
     #[test]
     fn an_empty_or_foreign_answer_is_seen() {
@@ -147,9 +156,14 @@ mod tests {
     #[test]
     fn a_request_that_fails_without_a_fault_is_seen() {
         let mut record = samples::record();
-        record.served = vec![Served { at_us: 12 * SECOND, done_us: 12 * SECOND, site: None }; 2];
+        record.served =
+            vec![Served { at_us: 12 * SECOND, done_us: 12 * SECOND, site: None, user: User::Tcp }; 2];
         assert!(!users(&record).good);
         record.happened.push(samples::kill(2, 11 * SECOND, 13 * SECOND));
         assert!(users(&record).good);
+        record.served.iter_mut().for_each(|r| r.user = User::Frozen);
+        assert!(!users(&record).good, "another site was hit than the one that it goes to");
+        record.served[1].user = User::Http;
+        assert!(users(&record).good, "one alone");
     }
 }

@@ -1,7 +1,12 @@
 //! What moved, and whether it may: invariants 1, 5, 7 (in part) and 10, and what a scenario expects.
 
 use super::{Finding, at, progress::words, windows::excused};
-use crate::{history::Move, plan::Expect, record::Record};
+use crate::{
+    fault::Happened,
+    history::{Move, Shown},
+    plan::Expect,
+    record::Record,
+};
 use zonekeeper_core::{
     id::SiteId,
     invariant::epoch::Epochs,
@@ -55,8 +60,12 @@ pub fn evidence(record: &Record) -> Finding {
         red.sort_unstable();
         red.dedup();
         red.retain(|s| *s != site);
-        let down = m.about == *site && m.verdict == "down" && (m.own.is_some() || red.len() >= majority);
-        if !down && !held_down(record, m, site) {
+        // a row about the site itself must carry enough; another one, or none, may act on what was judged before
+        let good = match m.about == *site && m.verdict == "down" {
+            true => m.own.is_some() || red.len() >= majority,
+            false => down_before(record, m, site),
+        };
+        if !good {
             wrong.push(format!(
                 "epoch {} left {site} by {} red of {} sites, own word {:?}",
                 m.epoch.1,
@@ -69,19 +78,25 @@ pub fn evidence(record: &Record) -> Finding {
     Finding::of("every move away carries its evidence", 5, format!("{} moves", record.moves.len()), wrong)
 }
 
-/// The site was judged down before, by a row that moved nothing because nobody could take over then.
-fn held_down(record: &Record, m: &Move, site: &str) -> bool {
-    let before = |s: &&crate::history::Shown| s.at_us <= m.seen_us + 1_000_000;
-    record.shown.iter().any(|shown| {
-        let near = shown.iter().rev().filter(before).take(8);
-        near.flat_map(|s| &s.standing).any(|(s, standing)| s == site && standing == "down")
-    })
+/// A node showed the site down under the assignment that the move ended: it was judged before, by a row that moved
+/// nothing because nobody could take over then.
+fn down_before(record: &Record, m: &Move, site: &str) -> bool {
+    let before = |shown: &Vec<Shown>| {
+        let last =
+            shown.iter().rev().find(|s| !s.role.is_empty() && s.epoch < m.epoch && s.at_us <= m.seen_us);
+        last.is_some_and(|s| s.standing.iter().any(|(at, standing)| at == site && standing == "down"))
+    };
+    record.shown.iter().any(before)
 }
 
 /// Invariant 7 as far as it is seen from outside: nobody goes back inside the hold-down.
 pub fn hold_down(record: &Record) -> Finding {
     let (mut wrong, mut backs) = (Vec::new(), 0);
-    for (i, m) in record.moves.iter().enumerate().filter(|(_, m)| left(record, m).is_none() && m.rows == 0) {
+    // where the site that took over has failed itself, the way back is open at once
+    let forced =
+        |m: &Move| m.from.iter().any(|s| (m.about == *s && m.verdict == "down") || down_before(record, m, s));
+    let back = |m: &Move| left(record, m).is_none() && !forced(m);
+    for (i, m) in record.moves.iter().enumerate().filter(|(_, m)| back(m)) {
         let earlier = record.moves[..i]
             .iter()
             .rev()
@@ -129,26 +144,35 @@ pub fn no_false_failover(record: &Record) -> Finding {
     )
 }
 
-/// What the scenario expects.
+/// What the scenario expects; times count from the first fault that hit a site or the way to it.
 pub fn expected(record: &Record) -> Option<Finding> {
-    let first = record.happened.first()?;
+    let hits = |h: &&Happened| h.trouble.is_none() && (h.excuses || !h.blinded.is_empty());
+    let first = record.happened.iter().find(hits).or(record.happened.first())?;
     match record.plan.expect {
         Expect::Anything => None,
-        Expect::Stays => {
-            let moves = record.moves.iter();
-            let wrong =
-                moves.map(|m| format!("at {} {:?} -> {:?}: {}", at(m.seen_us), m.from, m.to, m.cause));
-            Some(Finding::of("nothing moves", None, "no move".into(), wrong.collect()))
+        Expect::Stays => Some(Finding::of("nothing moves", None, "no move".into(), moved(&record.moves))),
+        Expect::Degraded => {
+            let degraded = |s: &Shown| s.standing.iter().any(|(_, standing)| standing == "degraded");
+            let mut wrong = moved(&record.moves);
+            if !record.shown.iter().flatten().any(degraded) {
+                wrong.push("no node showed a site as degraded".into());
+            }
+            Some(Finding::of("a site is degraded, and nothing moves", None, "no move".into(), wrong))
         }
-        Expect::Moves { within_ms } => {
+        Expect::Moves { within_ms } | Expect::MovesOnce { within_ms } => {
             let mut wrong: Vec<String> = Vec::new();
-            let times = changed(record, first.from_us, &first.nodes);
+            let times = changed(record, first.from_us, &away(first, record.sites.len()));
             for (site, ms) in &times {
                 match ms {
                     Some(ms) if *ms <= within_ms as f64 => {}
                     Some(ms) => wrong.push(format!("{site} changed its answer only after {ms:.0} ms")),
                     None => wrong.push(format!("{site} never changed its answer")),
                 }
+            }
+            let leaves: Vec<Move> =
+                record.moves.iter().filter(|m| left(record, m).is_some()).cloned().collect();
+            if matches!(record.plan.expect, Expect::MovesOnce { .. }) && leaves.len() > 1 {
+                wrong.extend(moved(&leaves));
             }
             let words: Vec<String> =
                 times.iter().map(|(s, ms)| format!("{s} after {:.0} ms", ms.unwrap_or_default())).collect();
@@ -162,15 +186,22 @@ pub fn expected(record: &Record) -> Option<Finding> {
     }
 }
 
-/// When each node whose process was not hit first answered something else than before `from_us`, in milliseconds.
-pub fn changed(record: &Record, from_us: u64, hit: &[usize]) -> Vec<(String, Option<f64>)> {
+fn moved(moves: &[Move]) -> Vec<String> {
+    moves.iter().map(|m| format!("at {} {:?} -> {:?}: {}", at(m.seen_us), m.from, m.to, m.cause)).collect()
+}
+
+/// The nodes that need not change their answer: their process was hit, or they hear no majority while the fault lasts.
+pub fn away(hit: &Happened, sites: usize) -> Vec<usize> {
+    let deaf = |n: &usize| hit.blinded.iter().filter(|(from, _)| from == n).count() > (sites - 1) / 2;
+    let silent = hit.nodes.iter().copied().filter(|_| hit.silent_from_us.is_some());
+    silent.chain((0..sites).filter(deaf)).collect()
+}
+
+/// When each node that had to first answered something else than before `from_us`, in milliseconds.
+pub fn changed(record: &Record, from_us: u64, away: &[usize]) -> Vec<(String, Option<f64>)> {
     let mut out = Vec::new();
-    let silenced = |n: &usize| {
-        let near = |h: &&crate::fault::Happened| h.from_us <= from_us && from_us <= h.to_us;
-        hit.contains(n)
-            && record.happened.iter().filter(near).any(|h| h.silent_from_us.is_some() && h.nodes.contains(n))
-    };
-    for asked in record.asked.iter().filter(|a| a.rtype == "A" && a.over == "udp" && !silenced(&a.node)) {
+    for asked in record.asked.iter().filter(|a| a.rtype == "A" && a.over == "udp" && !away.contains(&a.node))
+    {
         let before = asked.changes.iter().rev().find(|s| s.at_us <= from_us).and_then(|s| s.answer.as_ref());
         let other = |s: &&crate::history::Said| {
             s.at_us > from_us && s.answer.as_ref().is_some_and(|a| Some(a) != before)
@@ -206,6 +237,17 @@ mod tests {
         assert!(evidence(&record).good, "by its own word");
         record.moves[0].about = "iad".into();
         assert!(!evidence(&record).good, "evidence on another site");
+        let down = |epoch| Shown {
+            standing: vec![("fra".into(), "down".into())],
+            ..samples::shown(9 * SECOND, (0, epoch))
+        };
+        record.shown[1].push(down(9));
+        assert!(!evidence(&record).good, "down in the very entry that moved");
+        record.shown[1].insert(1, down(5));
+        assert!(evidence(&record).good, "down before, when nobody could take over");
+        record.moves[0] = moved(10 * SECOND, 9, "fra", "ams");
+        record.moves[0].votes[0].vote = "green".into();
+        assert!(!evidence(&record).good, "a row about the site itself carries enough or is wrong");
     }
 
     #[test]
@@ -224,11 +266,16 @@ mod tests {
     #[test]
     fn a_way_back_inside_the_hold_down_is_seen() {
         let mut record = samples::record();
-        let back = |at| Move { rows: 0, ..moved(at, 10, "ams", "fra") };
+        let back = |at| Move { rows: 0, about: String::new(), ..moved(at, 10, "ams", "fra") };
         record.moves = vec![moved(10 * SECOND, 9, "fra", "ams"), back(12 * SECOND)];
         assert!(hold_down(&record).good);
         record.moves[1] = back(11 * SECOND);
         assert!(!hold_down(&record).good);
+        record.moves[1] =
+            Move { about: "fra".into(), verdict: "up".into(), ..moved(11 * SECOND, 10, "ams", "fra") };
+        assert!(!hold_down(&record).good, "in the entry that finds it up");
+        record.moves[1] = moved(11 * SECOND, 10, "ams", "fra");
+        assert!(hold_down(&record).good, "the site that took over has failed");
     }
 
     #[test]
@@ -248,5 +295,24 @@ mod tests {
         assert!(!wrong(&record));
         record.moves.push(moved(10 * SECOND, 9, "fra", "ams"));
         assert!(wrong(&record), "it moved");
+        record.plan.expect = Expect::MovesOnce { within_ms: 500 };
+        assert!(!wrong(&record));
+        record.moves.push(moved(14 * SECOND, 12, "fra", "ams"));
+        assert!(wrong(&record), "twice");
+        (record.plan.expect, record.moves) = (Expect::Degraded, Vec::new());
+        assert!(wrong(&record), "no node showed it");
+        record.shown[2][0].standing = vec![("fra".into(), "degraded".into())];
+        assert!(!wrong(&record));
+    }
+
+    #[test]
+    fn who_hears_no_majority_need_not_change_its_answer() {
+        let cut = |pairs: &[(usize, usize)]| samples::blind(pairs, 0, SECOND);
+        assert_eq!(away(&cut(&[(0, 1), (1, 0), (0, 2), (2, 0)]), 3), [0]);
+        assert_eq!(away(&cut(&[(0, 1), (1, 0)]), 3), [0usize; 0]);
+        assert_eq!(away(&samples::kill(1, 0, SECOND), 3), [1]);
+        // the bridge, node 1, hears all; the leader, node 0, hears it alone
+        let bridge: Vec<_> = (2..5).flat_map(|o| [(0, o), (o, 0)]).collect();
+        assert_eq!(away(&cut(&bridge), 5), [0]);
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn record() -> Record {
         seed: 1,
         sites: 3,
         link: None,
+        pairs: Vec::new(),
         timing: "lan".into(),
         steps: Vec::new(),
         lasts_ms: 60_000,

@@ -34,7 +34,7 @@ fn cluster_file(nodes: &[Node], options: &Options) -> String {
         "\n[service.www]\nnames = [{NAME:?}]\npolicy = \"failover\"\nsites = [{order}]\npool = \"web\"\n"
     );
     t += &options.service;
-    t += "check = { kind = \"http\", path = \"/\" }\n[service.www.endpoint]\n";
+    t += &format!("check = {}\n[service.www.endpoint]\n", options.check);
     for node in sites {
         t += &format!("{} = [\"{}\"]\n", node.site, node.at(HTTP));
     }

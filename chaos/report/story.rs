@@ -1,8 +1,8 @@
 //! Each failover in words and numbers: the fault, who saw it, what was decided, who answered when.
 
 use crate::{
-    check::moves::{changed, left},
-    history::Move,
+    check::moves::{away, changed, left},
+    history::{Move, User},
     record::Record,
 };
 
@@ -48,8 +48,8 @@ fn tell(record: &Record, m: &Move, gone: usize) -> Failover {
     };
     let fault = record.happened.iter().rev().find(hits);
     let from_us = fault.map_or(m.seen_us, |h| h.from_us);
-    let hit = fault.map(|h| h.nodes.clone()).unwrap_or_default();
-    let mut answered = changed(record, from_us, &hit);
+    let away = fault.map(|h| away(h, record.sites.len())).unwrap_or_default();
+    let mut answered = changed(record, from_us, &away);
     answered.iter_mut().for_each(|(_, ms)| *ms = ms.filter(|ms| *ms * 1e3 < LONGEST_US as f64));
     let last = answered.iter().filter_map(|(_, ms)| *ms).fold(0.0, f64::max);
     let until_us = (from_us + (last * 1e3) as u64).max(m.seen_us.min(from_us + LONGEST_US));
@@ -144,8 +144,11 @@ fn decision(record: &Record, m: &Move) -> String {
 }
 
 fn users(record: &Record, from_us: u64, until_us: u64, events: &mut Vec<(u64, String)>) {
-    let near: Vec<_> =
-        record.served.iter().filter(|r| r.at_us >= from_us && r.at_us <= until_us + 2_000_000).collect();
+    let near: Vec<_> = record
+        .served
+        .iter()
+        .filter(|r| r.user == User::Http && r.at_us >= from_us && r.at_us <= until_us + 2_000_000)
+        .collect();
     let failed = near.iter().filter(|r| r.site.is_none()).count();
     if let Some(first) = near.iter().find(|r| r.done_us >= until_us && r.site.is_some()) {
         let site = first.site.as_deref().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::escape;
 use crate::{
-    history::{Asked, Kind},
+    history::{Asked, Kind, User},
     record::Record,
 };
 use std::fmt::Write as _;
@@ -250,7 +250,7 @@ fn answers(t: &mut String, d: &Drawing<'_>, asked: &Asked, y: f64, height: f64) 
 fn bottom_lane(t: &mut String, d: &Drawing<'_>, y: f64) {
     let record = d.record;
     let mut run: Option<(u64, u64, &str)> = None;
-    for r in &record.served {
+    for r in record.served.iter().filter(|r| r.user == User::Http) {
         match (&r.site, &mut run) {
             (None, _) => d.dot(t, y + 8.0, r.at_us, "red", "a request failed"),
             (Some(site), Some((_, to, held))) if *held == site => *to = r.done_us,
