@@ -49,6 +49,8 @@ pub struct Stage<'a> {
     /// What each node's shim was told.
     told: Vec<Told>,
     deeds: Deeds,
+    /// What restarts now: the events last until it is done.
+    restarting: Vec<usize>,
     able: BTreeSet<Needs>,
 }
 
@@ -65,7 +67,7 @@ impl<'a> Stage<'a> {
         let deeds = Deeds::new(lab, start);
         let (wan, link) = wan.unzip();
         let told = vec![Told::default(); lab.nodes.len()];
-        let (active, happened, now) = Default::default();
+        let (active, happened, now, restarting) = Default::default();
         Stage {
             lab,
             watch,
@@ -78,6 +80,7 @@ impl<'a> Stage<'a> {
             now,
             told,
             deeds,
+            restarting,
             able,
         }
     }
@@ -204,13 +207,18 @@ impl<'a> Stage<'a> {
         let now = self.us();
         for gone in self.active.extract_if(.., |a| which(a)) {
             self.happened[gone.happened].to_us = now;
-            if matches!(gone.fault, Fault::FullDisk { .. } | Fault::FailingFsync { .. }) {
-                let text =
-                    format!("restarted on a disk that takes writes: {}", self.lab.nodes[gone.nodes[0]].site);
+            let why = match gone.fault {
+                Fault::FullDisk { .. } | Fault::FailingFsync { .. } => Some(" on a disk that takes writes"),
+                Fault::Drain { .. } => Some(""),
+                _ => None,
+            };
+            if let Some(why) = why {
+                let text = format!("restarted{why}: {}", self.lab.nodes[gone.nodes[0]].site);
                 let (excuses, silent_from_us, from_us, to_us) = (true, Some(now), now, now + RESTART_US);
                 let nodes = gone.nodes.clone();
                 let again =
                     Happened { text, nodes, excuses, silent_from_us, from_us, to_us, ..Happened::default() };
+                self.restarting.push(self.happened.len());
                 self.happened.push(Happened { step: self.happened[gone.happened].step, ..again });
             }
             if let Some(deed) = deeds::undo(&gone.fault, &gone.nodes) {
@@ -233,6 +241,10 @@ impl<'a> Stage<'a> {
         }
         let was = std::mem::replace(&mut self.now, want);
         self.processes(&was)?;
+        let now = self.us();
+        for place in self.restarting.drain(..) {
+            self.happened[place].to_us = now + RESTART_US; // a program that drains takes its time
+        }
         if was.rules != self.now.rules
             && let Some(net) = &self.net
         {
@@ -276,7 +288,10 @@ impl<'a> Stage<'a> {
             } else if self.now.drained.contains(&i) && !was.drained.contains(&i) {
                 self.lab.terminate(i);
             } else if !self.now.drained.contains(&i) && was.drained.contains(&i) {
-                self.lab.stop(i)?;
+                match was.paused.contains(&i) {
+                    true => _ = self.lab.kill(i)?, // what stands still does not stop by itself
+                    false => self.lab.stop(i)?,
+                }
             }
             if !down && !self.now.drained.contains(&i) && !self.lab.nodes[i].runs() {
                 self.lab.restart(i)?;

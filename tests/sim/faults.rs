@@ -12,6 +12,12 @@ use zonekeeper_core::{
 /// Pauses of a quiet run are no longer than what `balanced` tolerates.
 const SHORT_PAUSE_MS: u64 = Preset::BALANCED.pauses_ms;
 
+/// A program that is stopped in order drains so long, and is away so long.
+const DRAIN_MS: u64 = 4_000;
+const AWAY_MS: u64 = 3_000;
+/// The hold-down and the way back of what was announced are over so long after it.
+const ECHO_MS: u64 = 40_000;
+
 /// One fault.
 #[derive(Debug, Clone)]
 enum Fault {
@@ -35,6 +41,8 @@ enum Fault {
     Emptied(String, NodeId),
     /// A client path is cut for one observer.
     Blind(NodeId, NodeId),
+    /// A program is stopped in order: it drains, goes away, and is started anew.
+    Announced(NodeId),
     /// Connections to a node are reset, and new ones refused, for these nodes, though it lives.
     Lie(NodeId, Vec<NodeId>),
 }
@@ -61,6 +69,7 @@ pub async fn inflict(world: Arc<World>, until: u64) {
 fn quiet(world: &World) -> (Fault, u64) {
     let nodes: Vec<NodeId> = world.nodes().collect();
     world.draw(|r| match r.below(5) {
+        _ if r.chance(5) => (Fault::Announced(*r.pick(&nodes)), DRAIN_MS + AWAY_MS),
         0 => (Fault::Lossy(Loss::bursty(r)), r.range(5_000, 20_000)),
         1 => (Fault::Stall(*r.pick(&nodes)), r.range(20, SHORT_PAUSE_MS)),
         2 => (lie(&nodes, r), 0),
@@ -145,12 +154,26 @@ fn begin(world: &Arc<World>, fault: &Fault, lasts: u64) {
             world.outside().blind.insert((*observer, *node));
         }
         Fault::Lie(about, to) => world.lie(*about, to),
+        Fault::Announced(node) => {
+            let outside = &mut *world.outside();
+            outside.draining.insert(*node);
+            outside.announced.insert(*node, now + lasts + ECHO_MS);
+            let (world, node) = (world.clone(), *node);
+            drop(SimRuntime::spawn(async move {
+                world.sleep(DRAIN_MS).await;
+                world.kill(node, false);
+            }));
+        }
     }
 }
 
 async fn end(world: &Arc<World>, fault: &Fault) {
     match fault {
         Fault::Crash(node, _) => world.start(*node).await,
+        Fault::Announced(node) => {
+            world.outside().draining.remove(node);
+            world.start(*node).await;
+        }
         Fault::CrashAll => {
             for node in world.nodes() {
                 world.start(node).await;
@@ -187,6 +210,7 @@ pub async fn heal(world: &Arc<World>) {
         outside.broken.clear();
         outside.emptied.clear();
         outside.blind.clear();
+        outside.draining.clear();
         for host in outside.hosts.values_mut() {
             (host.stalled_until, host.fsync_ms) = (0, 4);
         }

@@ -168,7 +168,7 @@ impl Node {
                 service: id.clone(),
                 healthy: if dead { 0 } else { 2 },
                 backends: 2,
-                draining: false,
+                draining: outside.draining.contains(&self.id),
             }
         };
         state.services.keys().map(of).collect()

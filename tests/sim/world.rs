@@ -68,6 +68,10 @@ pub struct Outside {
     pub emptied: BTreeSet<(String, NodeId)>,
     /// Client paths (observer, site) that are cut while the node path works.
     pub blind: BTreeSet<(NodeId, NodeId)>,
+    /// Programs that say that they go away.
+    pub draining: BTreeSet<NodeId>,
+    /// Moves away from these and back to them were announced, until then.
+    pub announced: BTreeMap<NodeId, u64>,
 }
 
 struct Trace {
@@ -108,6 +112,8 @@ impl World {
             broken: BTreeMap::new(),
             emptied: BTreeSet::new(),
             blind: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            announced: BTreeMap::new(),
         };
         Arc::new(World {
             setup,
