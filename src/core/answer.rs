@@ -71,6 +71,8 @@ pub struct ZoneTable {
     negative: Option<WireSet>,
     /// Has SOA and NS.
     ready: bool,
+    /// `*` exists right below the apex, with records or because of names below it (RFC 4592 §2.2.2).
+    starred: bool,
     /// Sorted by key.
     services: Vec<(Arc<[u8]>, Arc<ServicesAt>)>,
 }
@@ -280,7 +282,11 @@ impl ZoneTable {
                 Denial::of(&zone, old).map(Arc::new)
             }
         };
-        ZoneTable { negative, ready: zone.validate().is_ok(), zone, index, denial, services: Vec::new() }
+        let ready = zone.validate().is_ok();
+        let mut star = Key::default();
+        star.set_wildcard(0);
+        let starred = index.place_of(&zone, &star).encloser == star.labels();
+        ZoneTable { negative, ready, starred, zone, index, denial, services: Vec::new() }
     }
 
     fn place_of(&self, key: &Key) -> Place<'_> {
@@ -322,6 +328,11 @@ impl ZoneTable {
     /// Whether a name's own records are all that decides its answer: no services, delegations or DNAMEs are near.
     pub fn is_plain(&self) -> bool {
         self.ready && self.services.is_empty() && !self.zone.has_cuts()
+    }
+
+    /// Whether a name that is missing right below the apex may be answered by, or as, the wildcard there.
+    pub fn is_starred(&self) -> bool {
+        self.starred
     }
 
     /// The SOA of negative answers.

@@ -16,9 +16,6 @@ pub const BATCH: usize = 32;
 /// What one cache line holds.
 const LINE: usize = 64;
 
-/// The key of the wildcard below the apex.
-const WILDCARD: &[u8] = b"*\0";
-
 /// A name whose answer needs no more than itself.
 pub(super) enum Plain<'t> {
     Node(Node<'t>),
@@ -69,7 +66,7 @@ impl<'t> Look<'t> {
         if let Some(place) = self.place {
             return index.node_at(place, slot.key.bytes()).map(Plain::Node);
         }
-        let missing = slot.key.labels() == 1 && !index.has_below(self.hash) && index.find(WILDCARD).is_none();
+        let missing = slot.key.labels() == 1 && !index.has_below(self.hash) && !self.zone.is_starred();
         missing.then_some(Plain::Missing)
     }
 

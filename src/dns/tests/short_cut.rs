@@ -35,6 +35,15 @@ fn zone(plain: bool) -> String {
     text
 }
 
+/// Cut-free zones where `*` exists below the apex or deeper, as a name or only because of names below it.
+const STARS: [&str; 5] = [
+    "host.* A 192.0.2.1\na A 192.0.2.2\n",
+    "a.b.* TXT x\nb A 192.0.2.2\n",
+    "* A 192.0.2.1\n*.deep A 192.0.2.3\nhost.*.sub A 192.0.2.4\n",
+    "* TXT x\na.* A 192.0.2.1\n*.a.b A 192.0.2.2\nwww CNAME a\n",
+    "a.*.b A 192.0.2.1\n*.* A 192.0.2.2\nwww HTTPS 1 . alpn=h2\nwww A 192.0.2.3\n",
+];
+
 struct Batch(Vec<(Vec<u8>, usize)>, Vec<Option<Vec<u8>>>);
 
 impl Datagrams for Batch {
@@ -50,16 +59,22 @@ impl Datagrams for Batch {
     }
 }
 
+fn askers() -> Vec<Asker> {
+    let wild = zone(true) + "* A 192.0.2.9\n*.b TXT w\n";
+    let stars = STARS.map(|more| format!("$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n{more}"));
+    let dense = [true, false].map(|plain| Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &wild)])));
+    let sparse = stars.windows(2).map(|s| Asker::of(&state(&[("example.", &s[0]), ("other.test.", &s[1])])));
+    dense.into_iter().chain(sparse).collect()
+}
+
 thread_local! {
-    static ASKERS: RefCell<[Asker; 2]> = RefCell::new([true, false].map(|plain| {
-        Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &(zone(true) + "* A 192.0.2.9\n*.b TXT w\n"))]))
-    }));
+    static ASKERS: RefCell<Vec<Asker>> = RefCell::new(askers());
 }
 
 fn one() -> impl Strategy<Value = Vec<u8>> {
     let label = || prop::sample::select(&LABELS[..]);
     let special =
-        prop::sample::select(&["signed.a", "large.a", "many.mx", "x.www", "alias.b", "host.a.deep"][..]);
+        prop::sample::select(&["signed.a", "large.a", "many.mx", "x.www", "alias.b", "host.a.deep", "x.y.z"][..]);
     let name = prop_oneof![
         label().prop_map(String::from),
         (label(), label()).prop_map(|(a, b)| format!("{a}.{b}")),

@@ -55,6 +55,7 @@ pub(crate) fn family(rng: &mut Rng, k: usize) -> Vec<Text> {
         zones.push(Text { origin: origin.clone(), text: z.text, names: z.names });
     }
     zones.push(renamed(k, rng.one_in(2)));
+    zones.push(plain(rng, k));
     zones
 }
 
@@ -77,6 +78,26 @@ fn renamed(k: usize, far: bool) -> Text {
     );
     let names = ["", "a.", "ns.", "x.ns."].map(|n| format!("{n}{origin}")).into();
     Text { origin, text, names }
+}
+
+/// A zone without cuts, where our short cut answers; `*` stands in it as a name, or only above one.
+fn plain(rng: &mut Rng, k: usize) -> Text {
+    let (origin, other) = (format!("c{k}.alt."), format!("q{k}.alt."));
+    let mut z = Builder::new(&origin, [other.as_str(); 2]);
+    let star = rng.of(&["a.*", "*.b"]);
+    z.record(rng, star, "A", "192.0.2.7");
+    for i in 0..15 {
+        let owner = z.owner(rng);
+        let rtype = ["A", "AAAA", "TXT"][rng.below(3)];
+        let rdata = match rtype {
+            "A" => format!("192.0.2.{i}"),
+            "AAAA" => format!("2001:db8::{i}"),
+            _ => format!("t{i}"),
+        };
+        z.record(rng, &owner, rtype, &rdata);
+    }
+    z.names.extend(["x.", "x.y.", "*."].map(|n| format!("{n}{origin}")));
+    Text { origin: origin.clone(), text: z.text, names: z.names }
 }
 
 const DS: &str = "12345 13 2 00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF";
