@@ -15,7 +15,7 @@ mod store;
 
 pub use chunk::{Node, Record, Records, RrView};
 pub use denial::{Denial, MAX_ITERATIONS, Nsec3Param};
-pub use index::ZoneIndex;
+pub use index::{Candidate, ZoneIndex};
 pub use key::{Key, write_labels};
 pub use lookup::{CutKind, Place};
 pub use rrset::{RrSet, ZoneError, rdata_target, rtype};

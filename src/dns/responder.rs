@@ -467,10 +467,7 @@ fn slip(verdict: Verdict, cookie: Cookie) -> Verdict {
 /// The short cut for what is asked most: a name that has the type, or one without it, or one that does not exist, where
 /// nothing else could decide and nothing belongs with it. The same bytes as from the general path, which answers all else.
 fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) -> Option<Verdict> {
-    if !matches!(query.qtype, rtype::A | rtype::AAAA | rtype::PTR | qtype::TXT) {
-        return None;
-    }
-    let dnssec_ok = query.edns.is_some_and(|e| e.dnssec_ok);
+    let dnssec_ok = query.edns.is_some_and(|e| e.dnssec_ok) && look.is_signed();
     let verdict = Verdict { authoritative: true, ..Verdict::default() };
     let negative = |message: &mut Message<'_>| {
         let apex = HEADER + look.origin(query.name_len);
@@ -479,16 +476,22 @@ fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) 
     match look.plain(slot)? {
         Plain::Node(node) => match node.set(query.qtype) {
             Some(_) if dnssec_ok && node.set(rtype::RRSIG).is_some() => None,
-            Some(set) => message.put(Section::Answer, HEADER, set).then_some(verdict),
+            Some(set) => (is_alone(query.qtype) && message.put(Section::Answer, HEADER, set)).then_some(verdict),
+            None if query.qtype == rtype::ANY => None,
             None => (node.sets().all(|s| is_common(s.rtype())) && negative(message)).then_some(verdict),
         },
         Plain::Missing => negative(message).then_some(Verdict { rcode: rcode::NXDOMAIN, ..verdict }),
     }
 }
 
+/// Types with which nothing else belongs.
+fn is_alone(of: u16) -> bool {
+    matches!(of, rtype::A | rtype::AAAA | rtype::PTR | qtype::TXT)
+}
+
 /// Types that say nothing about questions for others.
 fn is_common(of: u16) -> bool {
-    matches!(of, rtype::A | rtype::AAAA | rtype::PTR | rtype::MX | qtype::TXT)
+    is_alone(of) || matches!(of, rtype::MX | rtype::SRV | rtype::SVCB | rtype::HTTPS)
 }
 
 /// The answer's limit by transport and EDNS (RFC 6891 §6.2.3: less than 512 counts as 512).

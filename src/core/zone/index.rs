@@ -7,6 +7,8 @@
 
 mod ahead;
 
+pub use ahead::Candidate;
+
 use super::{CutKind, Key, Node, Place, Zone, chunk::Chunk};
 use alloc::{sync::Arc, vec, vec::Vec};
 use core::cmp::Ordering;
@@ -250,7 +252,10 @@ impl ZoneIndex {
 
     /// The records of a key.
     pub fn find(&self, key: &[u8]) -> Option<Node<'_>> {
-        let hash = xxh3_64(key);
+        self.find_hashed(xxh3_64(key), key)
+    }
+
+    fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<Node<'_>> {
         let slots = &self.pages[self.page(hash)].0;
         let mask = slots.len() - 1;
         let mut at = hash as usize & mask;
@@ -272,18 +277,17 @@ impl ZoneIndex {
 
     /// As [`Zone::place_of`]. `zone` is the version that this index was made of.
     pub fn place_of<'a>(&'a self, zone: &'a Zone, key: &Key) -> Place<'a> {
-        let node = self.find(key.bytes());
+        let mut hash = xxh3_64(key.bytes());
+        let node = self.find_hashed(hash, key.bytes());
         let mut encloser = key.labels();
-        if node.is_none() {
-            loop {
-                let hash = xxh3_64(key.prefix(encloser));
-                if encloser == 0 || (encloser < key.labels() && self.find(key.prefix(encloser)).is_some()) {
-                    break;
-                }
-                if self.slot(hash, |p| p & ANCESTOR != 0).is_some() {
-                    return zone.place_of(key); // an empty non-terminal, most likely: look and see
-                }
-                encloser -= 1;
+        while node.is_none() && encloser > 0 {
+            if self.slot(hash, |p| p & ANCESTOR != 0).is_some() {
+                return zone.place_of(key); // an empty non-terminal, most likely: look and see
+            }
+            encloser -= 1;
+            hash = if encloser == 0 { break } else { xxh3_64(key.prefix(encloser)) };
+            if self.find_hashed(hash, key.prefix(encloser)).is_some() {
+                break;
             }
         }
         let cut = if zone.cuts == 0 { None } else { self.cut(key, encloser, node) };

@@ -1,4 +1,4 @@
-//! The cost of an answer without the system's: `bench_answer NAMES [hit|nx|edns]`, in nanoseconds, names in random order.
+//! The cost of an answer without the system's: `bench_answer NAMES [hit|nx|deep|edns|https]`, in nanoseconds, names in random order.
 
 use std::{error::Error, hint::black_box, net::SocketAddr, path::Path, sync::Arc, time::Instant};
 use zonekeeper_core::{State, answer::DnsTable, model::ZoneOwner, name::Name, zone::Zone};
@@ -48,14 +48,18 @@ fn queries(names: usize, load: &str) -> Vec<(u8, [u8; QUERY])> {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % names
     };
-    let letter = if load == "nx" { 'x' } else { 'h' };
+    let letter = if matches!(load, "nx" | "deep") { 'x' } else { 'h' };
     let mut all = Vec::new();
     for _ in 0..names.max(1 << 16) {
         let mut q = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(load == "edns")];
         let host = format!("{letter}{}", next());
         q.push(host.len() as u8);
         q.extend_from_slice(host.as_bytes());
-        q.extend_from_slice(b"\x05bench\x07example\0\0\x01\0\x01");
+        if load == "deep" {
+            q.extend_from_slice(b"\x03sub");
+        }
+        q.extend_from_slice(b"\x05bench\x07example\0\0");
+        q.extend_from_slice(&[if load == "https" { 65 } else { 1 }, 0, 1]);
         if load == "edns" {
             q.extend_from_slice(&[0, 0, 41, 16, 0, 0, 0, 0x80, 0, 0, 0]);
         }

@@ -17,6 +17,8 @@ const OPT: usize = 11;
 const ERROR: usize = 6;
 /// Answers over encrypted transports are padded to a multiple of so many bytes (RFC 8467 §4.1).
 const PAD_TO: usize = 468;
+/// What padding is made of.
+static ZEROES: [u8; PAD_TO] = [0; PAD_TO];
 
 /// The cookie of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,6 +88,10 @@ impl<'a> Opt<'a> {
         let payload = UDP_PAYLOAD.to_be_bytes();
         let dnssec_ok = if self.edns.dnssec_ok { 0x80 } else { 0 };
         let head = [0, 0, 41, payload[0], payload[1], (verdict.rcode >> 4) as u8, 0, dnssec_ok, 0];
+        let more = self.cookie.answer.is_some() || self.keepalive.is_some() || self.padded;
+        if !more && self.nsid.is_empty() && verdict.error.is_none() && self.edns.subnet.is_none() {
+            return message.put_opt(limit, head, &[]); // most of all
+        }
         let error = verdict.error.map(|code| tlv(option::ERROR, code.to_be_bytes()));
         let keepalive = self.keepalive.map(|time| tlv(option::KEEPALIVE, time.to_be_bytes()));
         let cookie = [0, option::COOKIE as u8, 0, COOKIE as u8];
@@ -99,13 +105,12 @@ impl<'a> Opt<'a> {
         options[3] = keepalive.as_ref().map_or(&[], |o| o);
         options[4] = error.as_ref().map_or(&[], |o| o);
         options[5] = subnet.as_ref().map_or(&[], |(option, len)| &option[..*len]);
-        let zeroes = [0; PAD_TO];
         let head_of_padding;
         if self.padded {
             let len = message.len() + OPT + options.iter().map(|o| o.len()).sum::<usize>() + 4;
             let padding = (len.next_multiple_of(PAD_TO)).min(limit).saturating_sub(len);
             head_of_padding = [0, option::PADDING as u8, (padding >> 8) as u8, padding as u8];
-            (options[6], options[7]) = (&head_of_padding, &zeroes[..padding]);
+            (options[6], options[7]) = (&head_of_padding, &ZEROES[..padding]);
         }
         message.put_opt(limit, head, &options);
     }

@@ -9,6 +9,17 @@ use super::{ANCESTOR, Node, ORDINAL_BITS, ZoneIndex};
 use crate::zone::Zone;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// What a hash says of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidate {
+    /// It may own the records at this place.
+    At(u32),
+    /// It has no records, but there may be names below it.
+    Below,
+    /// Neither it nor a name below it exists.
+    Absent,
+}
+
 impl ZoneIndex {
     /// The hash by which a key is found.
     pub fn hash(key: &[u8]) -> u64 {
@@ -21,15 +32,21 @@ impl ZoneIndex {
         slots.get(hash as usize & (slots.len() - 1))
     }
 
-    /// Where the name with this hash is, if any; two names may have the same hash, and only the first is found.
-    pub fn candidate(&self, hash: u64) -> Option<u32> {
-        let at = self.slot(hash, |place| place & ANCESTOR == 0)?;
-        Some(self.pages[self.page(hash)].0[at] as u32)
-    }
-
-    /// Whether names below the one with this hash may exist; two names may have the same hash.
-    pub fn has_below(&self, hash: u64) -> bool {
-        self.slot(hash, |place| place & ANCESTOR != 0).is_some()
+    /// Where the name with this hash may be; two names may have the same hash, and only the first is found.
+    pub fn candidate(&self, hash: u64) -> Candidate {
+        let slots = &self.pages[self.page(hash)].0;
+        let mask = slots.len() - 1;
+        let (mut at, mut found) = (hash as usize & mask, Candidate::Absent);
+        loop {
+            let (tag, place) = ((slots[at] >> 32) as u32, slots[at] as u32);
+            match tag == hash as u32 {
+                _ if slots[at] == 0 => return found,
+                true if place & ANCESTOR == 0 => return Candidate::At(place),
+                true => found = Candidate::Below,
+                false => {}
+            }
+            at = (at + 1) & mask;
+        }
     }
 
     /// What says where in its chunk the name at a place is.
