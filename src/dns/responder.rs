@@ -159,7 +159,12 @@ pub(crate) struct Client<'a> {
 }
 
 impl Scratch {
-    /// The turn of a weighted answer.
+    /// The turn that a weighted answer will have.
+    fn next_turn(&self, slot: u32) -> u32 {
+        self.turns.get(slot as usize).copied().unwrap_or(0)
+    }
+
+    /// The turn of a weighted answer; the next one is another.
     fn turn(&mut self, slot: u32) -> u32 {
         let Some(turn) = self.turns.get_mut(slot as usize) else { return 0 };
         *turn = turn.wrapping_add(1);

@@ -293,7 +293,8 @@ impl<'a, 'b> Resolver<'a, 'b> {
                 }
                 let set = match zone.beside(&mut self.scratch.key, rtype, !is_svcb(of)) {
                     Some(Found::Set(set)) => Some(set),
-                    Some(Found::Service(answer)) => answer.set(self.scratch.turn(answer.slot())),
+                    // Nobody asked for it, so it takes no turn from those who do: shares stay exact.
+                    Some(Found::Service(answer)) => answer.set(self.scratch.next_turn(answer.slot())),
                     _ => None,
                 };
                 if let Some(set) = set {

@@ -196,6 +196,27 @@ fn damaged_databases_are_refused_or_know_nothing() {
     assert!(error.contains("/nowhere/geo.mmdb") && error.contains("MaxMind"), "{error}");
 }
 
+#[test]
+fn what_comes_along_takes_no_turn() {
+    let mut state = common::state(&[(
+        "example.",
+        "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.9\n@ MX 10 w\nw HTTPS 1 . alpn=h2\n",
+    )]);
+    let weights = [("fra", 1), ("iad", 1)].map(|(s, w)| (site(s), w)).into();
+    let weighted = service("w.example.", Policy::Weighted(weights), &["fra", "iad"]);
+    state.services.insert("w".parse().unwrap(), Arc::new(weighted));
+    let mut asker = Asker::of(&state);
+    for (qname, rtype) in [("w.example", 65), ("example", 15)] {
+        let mut counts = BTreeMap::new();
+        for _ in 0..10 {
+            *counts.entry(asker.ask("w.example", 1).answer[0].3.clone()).or_insert(0) += 1;
+            let with = asker.ask(qname, rtype);
+            assert_eq!((with.answer.len(), with.additional.len()), (1, 2), "{qname} {rtype}: {with:?}");
+        }
+        assert_eq!(counts, [(FRA.to_string(), 5), (IAD.to_string(), 5)].into(), "beside {qname} {rtype}");
+    }
+}
+
 /// Asks over UDP, each question from a socket of its own, so that the kernel spreads them over the workers.
 fn shares(to: SocketAddr, qname: &str, questions: usize) -> BTreeMap<String, usize> {
     let sockets: Vec<UdpSocket> = (0..50).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
