@@ -128,7 +128,8 @@ impl Responder {
         self.wait_together(&mut looks[..n]);
         for i in 0..n {
             let cookie = || queries[i].is_ok_and(|q| q.edns.is_some_and(|e| e.cookie.is_some()));
-            let named = self.rate.is_some() || view.table.is_steered() || cookie();
+            let known = self.rate.is_some() || self.tap.is_some() || view.table.is_steered();
+            let named = known || cookie();
             let peer = if named { batch.peer(i) } else { None };
             let (buf, len) = batch.datagram(i);
             let reply = self.answer_read(view, peer, i, (queries[i], looks[i]), buf, len);

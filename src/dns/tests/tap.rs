@@ -152,6 +152,31 @@ async fn a_socket_gets_a_sample_and_answers_do_not_wait_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_over_udp_names_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tap.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = start(TapTarget::Socket(path), 1);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ask = || {
+        client.send_to(&query("www.example", 1), server.local_addrs()[0]).unwrap();
+        client.recv(&mut [0; 4096]).unwrap();
+    };
+    ask(); // the first event is why it connects
+    let mut s = tokio::task::spawn_blocking(move || accept(&listener)).await.unwrap();
+    ask();
+    let body = tokio::task::spawn_blocking(move || frame(&mut s)).await.unwrap();
+    let port = client.local_addr().unwrap().port();
+    let varint = [port as u8 | 0x80, (port >> 7) as u8 | 0x80, (port >> 14) as u8];
+    let varint = if port < 1 << 14 { vec![varint[0], varint[1] & 0x7f] } else { varint.to_vec() };
+    // AUTH_RESPONSE, INET, its address, its port, UDP
+    let says = [&[0x08, 2, 0x10, 1, 0x22, 4, 127, 0, 0, 1, 0x30][..], &varint, &[0x18, 1]].concat();
+    assert!(body.windows(says.len()).any(|w| w == says), "{says:02x?} is missing in {body:02x?}");
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_cannot_be_written_is_told_at_the_start() {
     let target = TapTarget::File("/nowhere/at/all.dnstap".into());
     let config = DnsConfig {
