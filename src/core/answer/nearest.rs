@@ -146,9 +146,15 @@ impl Steering {
 
     /// The site for a client; `whereabouts` is asked only where it matters. Allocates nothing.
     pub fn choose(&self, client: Option<IpAddr>, whereabouts: impl FnOnce(IpAddr) -> Whereabouts) -> Chosen {
-        let Some(addr) = client.map(|a| a.to_canonical()) else {
-            return Chosen { site: 0, scope: 0, step: Step::Order };
-        };
+        let Some(client) = client else { return Chosen { site: 0, scope: 0, step: Step::Order } };
+        let addr = client.to_canonical();
+        // An IPv4 address inside IPv6 is known as what it is, but its scope counts the bits of the address that was given.
+        let before = if addr == client { 0 } else { 96 };
+        let chosen = self.choose_for(addr, whereabouts);
+        Chosen { scope: chosen.scope + before, ..chosen }
+    }
+
+    fn choose_for(&self, addr: IpAddr, whereabouts: impl FnOnce(IpAddr) -> Whereabouts) -> Chosen {
         let trie = if addr.is_ipv4() { &self.v4 } else { &self.v6 };
         let (found, depth) = trie.find(bits(addr));
         if let Some(site) = found {

@@ -340,7 +340,7 @@ fn nearest_goes_by_network_system_country_continent_distance_and_order() {
     let nowhere = Whereabouts { bits: 9, ..Whereabouts::default() };
     let sydney = Some((-33.9, 151.2));
     assert_eq!(choose(&state, Some("198.51.100.1"), nowhere), "b Network /25");
-    assert_eq!(choose(&state, Some("::ffff:198.51.100.1"), nowhere), "b Network /25");
+    assert_eq!(choose(&state, Some("::ffff:198.51.100.1"), nowhere), "b Network /121");
     assert_eq!(choose(&state, Some("198.51.100.200"), nowhere), "c Network /25", "the longest prefix");
     assert_eq!(choose(&state, Some("203.0.113.1"), known(64500, b"CA", b"NA", sydney)), "c Asn /20");
     assert_eq!(choose(&state, Some("203.0.113.1"), known(1, b"CA", b"NA", sydney)), "b Country /20");

@@ -142,6 +142,7 @@ fn the_scope_says_for_which_clients_an_answer_holds() {
         ("203.0.113.192/32", HND, 27),
         ("2001:db8:5::/56", HND, 48),
         ("2001:db8:1::/48", IAD, 48),
+        ("::ffff:198.51.100.64/128", HND, 96 + 26), // an IPv4 address in IPv6
     ] {
         assert_eq!(client.of("cdn.example", subnet), (Some(site.into()), scope), "{subnet}");
     }
