@@ -1,13 +1,21 @@
-//! DNS over TLS (RFC 7858) and QUIC (RFC 9250) by the listeners of hickory-server, beside our own for HTTPS.
+//! DNS over TLS (RFC 7858) and HTTPS by listeners of our own, whose connections count as TCP connections do, and over QUIC
+//! (RFC 9250) by that of hickory-server.
 //!
-//! They accept, decrypt and frame; a handler of ours gives them the answer. It gets the query's bytes and has them answered
-//! by the one function that answers all transports. hickory-server cannot send bytes that are encoded already, so the
-//! answer is read into its types and written again there: the same records, with names compressed.
+//! That one accepts, decrypts and frames; a handler of ours gives it the answer. It gets the query's bytes and has them
+//! answered by the one function that answers all transports. hickory-server cannot send bytes that are encoded already, so
+//! the answer is read into its types and written again there: the same records, with names compressed. What its types
+//! cannot hold (a TYPE65280 without data, a CAA tag of more than 15 letters) is SERVFAIL over QUIC. It has no limit on
+//! connections; each ends when it was idle, or after 100 queries.
 
-use crate::{bind::Sockets, https::Https, responder::Transport, tcp::Shared};
+use crate::{
+    bind::Sockets,
+    https::Https,
+    responder::Transport,
+    tcp::{self, Shared},
+};
 use hickory_server::{
     Server,
-    net::{runtime::Time, xfer::Protocol},
+    net::runtime::Time,
     proto::{
         op::{Header, HeaderCounts, Message, MessageType, Metadata, ResponseCode},
         rr::{
@@ -19,7 +27,7 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::{MessageResponse, MessageResponseBuilder},
 };
-use rustls::server::ResolvesServerCert;
+use rustls::{ServerConfig, crypto::aws_lc_rs, server::ResolvesServerCert};
 use std::{
     io,
     iter::{Empty, empty},
@@ -28,6 +36,8 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Answers are padded to a multiple of so many bytes (RFC 8467 §4.1).
 const PAD_TO: usize = 468;
@@ -50,6 +60,8 @@ pub struct EncryptedConfig {
 /// The listeners, while they run.
 pub(crate) struct Encrypted {
     server: Server<Front>,
+    /// Tasks that accept connections for TLS and HTTPS.
+    accepting: Vec<JoinHandle<()>>,
     /// Where they listen: TLS, HTTPS, QUIC.
     pub(crate) addrs: Vec<(Transport, SocketAddr)>,
 }
@@ -61,6 +73,21 @@ pub(crate) struct Failure {
     pub(crate) source: io::Error,
 }
 
+/// Makes connections TLS connections for these protocols.
+pub(crate) fn acceptor(
+    certificate: Arc<dyn ResolvesServerCert>,
+    protocols: &[&str],
+) -> io::Result<TlsAcceptor> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
 impl Encrypted {
     /// Binds all and begins to answer on the caller's runtime.
     pub(crate) fn start(
@@ -70,12 +97,13 @@ impl Encrypted {
         sockets: &mut Sockets<'_>,
     ) -> Result<Encrypted, Failure> {
         let mut server = Server::new(Front { shared: shared.clone() });
-        let mut addrs = Vec::new();
+        let (mut addrs, mut accepting) = (Vec::new(), Vec::new());
         let failure = |addr, transport| move |source| Failure { addr, transport, source };
         for &addr in &config.tls {
             let wrong = failure(addr, "TLS");
             let (real, listener) = sockets.listen("tls", addr).map_err(&wrong)?;
-            server.register_tls_listener(listener, idle, config.certificate.clone()).map_err(&wrong)?;
+            let tls = acceptor(config.certificate.clone(), &["dot"]).map_err(&wrong)?;
+            accepting.push(tokio::spawn(tcp::serve(listener, shared.clone(), Some(tls))));
             addrs.push((Transport::Tls, real));
         }
         for &addr in &config.https {
@@ -83,7 +111,7 @@ impl Encrypted {
             let (real, listener) = sockets.listen("https", addr).map_err(&wrong)?;
             let (certificate, path) = (config.certificate.clone(), config.path.clone());
             let https = Https::new(path, certificate, shared.clone()).map_err(&wrong)?;
-            tokio::spawn(Arc::new(https).serve(listener));
+            accepting.push(tokio::spawn(Arc::new(https).serve(listener)));
             addrs.push((Transport::Https, real));
         }
         for &addr in &config.quic {
@@ -92,11 +120,15 @@ impl Encrypted {
             server.register_quic_listener(socket, idle, config.certificate.clone()).map_err(&wrong)?;
             addrs.push((Transport::Quic, real));
         }
-        Ok(Encrypted { server, addrs })
+        Ok(Encrypted { server, accepting, addrs })
     }
 
-    /// Stops all listeners; open connections end.
+    /// Waits for all listeners to close, which those for TLS and HTTPS were told by [`Shared::leave`]; connections over
+    /// QUIC end.
     pub(crate) async fn shutdown(mut self) {
+        for accepting in self.accepting {
+            drop(accepting.await); // with it the listener is closed
+        }
         if let Err(e) = self.server.shutdown_gracefully().await {
             tracing::warn!("a listener of encrypted DNS had ended before: {e}");
         }
@@ -122,11 +154,7 @@ impl RequestHandler for Front {
         request: &Request,
         mut out: R,
     ) -> ResponseInfo {
-        let transport = match request.protocol() {
-            Protocol::Quic => Transport::Quic,
-            _ => Transport::Tls,
-        };
-        let Some(mut answer) = self.answer(transport, request) else { return failed(request) };
+        let Some(mut answer) = self.answer(request) else { return failed(request) };
         pad(request, &mut answer);
         let message = response(request, &answer);
         match out.send_response(message).await {
@@ -137,12 +165,16 @@ impl RequestHandler for Front {
 }
 
 impl Front {
-    fn answer(&self, transport: Transport, request: &Request) -> Option<Message> {
+    fn answer(&self, request: &Request) -> Option<Message> {
         let mut bytes = Vec::new();
-        if !self.shared.answer(transport, request.src(), request.as_slice(), &mut bytes) {
+        if !self.shared.answer(Transport::Quic, request.src(), request.as_slice(), &mut bytes) {
             return None;
         }
-        Message::from_vec(bytes.get(2..)?).ok()
+        // Where hickory-server's types cannot hold the records, the client shall ask somebody else, and not wait.
+        Some(Message::from_vec(bytes.get(2..)?).unwrap_or_else(|_| {
+            let (id, code) = (request.metadata.id, request.metadata.op_code);
+            Message::error_msg(id, code, ResponseCode::ServFail)
+        }))
     }
 }
 

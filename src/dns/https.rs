@@ -3,8 +3,12 @@
 //! hickory-server's listener answers POST alone and encodes each answer anew, so this one is our own, on hyper: the answer's
 //! bytes go out as they were made. Connections count as TCP connections do and end when they have been idle.
 
-use crate::tcp::{MAX_QUERY, Shared};
-use crate::{message::min_ttl, responder::Transport};
+use crate::{
+    encrypted::acceptor,
+    message::min_ttl,
+    responder::Transport,
+    tcp::{MAX_QUERY, Shared},
+};
 use data_encoding::BASE64URL_NOPAD;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -17,7 +21,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use rustls::{ServerConfig, crypto::aws_lc_rs, server::ResolvesServerCert};
+use rustls::server::ResolvesServerCert;
 use std::{
     convert::Infallible,
     io,
@@ -56,21 +60,14 @@ impl Https {
         certificate: Arc<dyn ResolvesServerCert>,
         shared: Arc<Shared>,
     ) -> io::Result<Https> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Https { path, shared, acceptor: TlsAcceptor::from(Arc::new(tls)) })
+        Ok(Https { path, shared, acceptor: acceptor(certificate, &["h2", "http/1.1"])? })
     }
 
     /// Accepts until it is told to stop.
     pub(crate) async fn serve(self: Arc<Https>, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
-                () = self.shared.stop.cancelled() => return,
+                () = self.shared.leave.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {

@@ -481,7 +481,9 @@ fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) 
     match look.plain(slot)? {
         Plain::Node(node) => match node.set(query.qtype) {
             Some(_) if dnssec_ok && node.set(rtype::RRSIG).is_some() => None,
-            Some(set) => (is_alone(query.qtype) && message.put(Section::Answer, HEADER, set)).then_some(verdict),
+            Some(set) => {
+                (is_alone(query.qtype) && message.put(Section::Answer, HEADER, set)).then_some(verdict)
+            }
             None if query.qtype == rtype::ANY => None,
             None => (node.sets().all(|s| is_common(s.rtype())) && negative(message)).then_some(verdict),
         },

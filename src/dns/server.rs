@@ -42,7 +42,7 @@ pub struct DnsConfig {
     pub tap: Option<TapConfig>,
     /// Encrypted transports; default none.
     pub encrypted: Option<EncryptedConfig>,
-    /// TCP connections at once; default 1000.
+    /// TCP connections at once, those for TLS and HTTPS included; default 1000.
     pub tcp_connections: usize,
     /// TCP connections at once from one address; default 100.
     pub tcp_connections_per_address: usize,
@@ -182,7 +182,7 @@ impl DnsServer {
         server.handed = sockets.copies;
         for (addr, listener, sockets) in bound {
             server.addrs.push(addr);
-            server.accepting.push(tokio::spawn(tcp::serve(listener, server.shared.clone())));
+            server.accepting.push(tokio::spawn(tcp::serve(listener, server.shared.clone(), None)));
             for (i, socket) in sockets.into_iter().enumerate() {
                 let counters = Arc::new(Counters::default());
                 server.counters.push(counters.clone());
@@ -227,8 +227,8 @@ impl DnsServer {
         self.handed.iter().map(|(name, fd)| Ok((name.clone(), fd.try_clone()?))).collect()
     }
 
-    /// Leaves the sockets to another process that reads from them already: what has come here is answered, open TCP
-    /// connections go on for at most `linger`, encrypted ones end.
+    /// Leaves the sockets to another process that reads from them already: what has come here is answered, open
+    /// connections go on for at most `linger`, those over QUIC end.
     pub async fn leave(mut self, linger: Duration) {
         self.leave.store(true, Ordering::Relaxed);
         self.shared.leave.cancel();

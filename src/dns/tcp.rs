@@ -1,4 +1,5 @@
-//! TCP connections (RFC 7766): one task each, queries in a row answered in a row, everything bounded.
+//! TCP connections (RFC 7766), and those in TLS (RFC 7858): one task each, queries in a row answered in a row, everything
+//! bounded.
 
 use crate::{
     counters::Counters,
@@ -13,10 +14,11 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use zonekeeper_core::Published;
 
@@ -136,44 +138,66 @@ impl Drop for Admitted {
     }
 }
 
-/// Accepts until it is told to stop.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+/// Accepts until it is told to stop; with an acceptor the connections are in TLS.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Option<TlsAcceptor>) {
     loop {
         let accepted = tokio::select! {
             () = shared.leave.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(stream, peer, &shared),
+            Ok((stream, peer)) => admit(stream, peer, &shared, tls.clone()),
             Err(_) => sleep(Duration::from_millis(20)).await, // out of descriptors: wait for some to close
         }
     }
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
+fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tls: Option<TlsAcceptor>) {
     let Some(admitted) = shared.admit(peer.ip().to_canonical()) else { return };
     let stop = shared.stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = connection(stream, peer, &admitted.shared) => {}
+            _ = open(stream, peer, tls, &admitted.shared) => {}
         }
     });
 }
 
-/// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.
-async fn connection(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()> {
+/// The connection with its handshake, which counts as a first wait.
+async fn open(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    shared: &Shared,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let Some(tls) = tls else { return connection(&mut stream, Transport::Tcp, peer, shared).await };
+    let idle = shared.limits.idle;
+    let mut stream = timeout(idle, tls.accept(stream)).await??;
+    connection(&mut stream, Transport::Tls, peer, shared).await?;
+    timeout(idle, stream.shutdown()).await? // says that nothing was cut off
+}
+
+/// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.
+async fn connection<S>(
+    stream: &mut S,
+    transport: Transport,
+    peer: SocketAddr,
+    shared: &Shared,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut input, mut out): (Vec<u8>, Vec<u8>) = (Vec::with_capacity(512), Vec::new());
     loop {
         let idle = shared.limits.idle;
-        if !timeout(idle, fill(&mut stream, &mut input)).await?? {
+        if !timeout(idle, fill(stream, &mut input)).await?? {
             return Ok(());
         }
         let mut at = 0;
         while let Some(query) = frame(&input[at..]) {
             at += 2 + query.len();
-            if !shared.answer(Transport::Tcp, peer, query, &mut out) {
+            if !shared.answer(transport, peer, query, &mut out) {
                 return Ok(());
             }
             if out.len() >= MAX_PENDING {
@@ -183,13 +207,14 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) ->
         }
         input.drain(..at);
         timeout(idle, stream.write_all(&out)).await??;
+        timeout(idle, stream.flush()).await??;
         out.clear();
         out.shrink_to(MAX_QUERY); // a quiet connection keeps little memory
     }
 }
 
 /// Reads until a whole frame is there; false when the peer has closed or sends what is no query.
-async fn fill(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<bool> {
+async fn fill(stream: &mut (impl AsyncRead + Unpin), input: &mut Vec<u8>) -> io::Result<bool> {
     while frame(input).is_none() {
         let too_long = input.len() >= 2 && usize::from(u16::from_be_bytes([input[0], input[1]])) > MAX_QUERY;
         if too_long || stream.read_buf(input).await? == 0 {

@@ -13,10 +13,19 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use std::{env, io::Write, net::SocketAddr, process::Command, sync::Arc};
+use std::{
+    env,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer, EncryptedConfig, Transport};
 
 const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n";
+/// What the types of hickory-server cannot hold.
+const ODD: &str = "empty TYPE65280 \\# 0\nlong CAA 0 abcdefghijklmnopq \"x\"\n";
 const PATH: &str = "/dns-query";
 
 /// The certificate of a server that is called localhost.
@@ -37,6 +46,10 @@ struct Running {
 }
 
 fn start() -> Running {
+    start_with(DnsConfig::default())
+}
+
+fn start_with(config: DnsConfig) -> Running {
     let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
@@ -50,9 +63,9 @@ fn start() -> Running {
         path: PATH.into(),
         certificate: Arc::new(Certificate(certified)),
     };
-    let config = DnsConfig { encrypted: Some(encrypted), nsid: b"n1".to_vec(), ..DnsConfig::default() };
+    let config = DnsConfig { encrypted: Some(encrypted), nsid: b"n1".to_vec(), ..config };
     let big: String = (0..100).map(|i| format!("big A 10.0.0.{i}\n")).collect();
-    let zone = format!("{ZONE}{big}moved DNAME else.test.\n@ TYPE65280 \\# 3 010203\n");
+    let zone = format!("{ZONE}{big}moved DNAME else.test.\n@ TYPE65280 \\# 3 010203\n{ODD}");
     let now = Arc::new(ArcSwap::from_pointee(published(state(&[("example.", &zone)]), 1)));
     let server = DnsServer::start(config, now, Arc::new(DnsFlags::default())).unwrap();
     let mut pem = tempfile::NamedTempFile::new().unwrap();
@@ -64,6 +77,79 @@ impl Running {
     fn addr(&self, transport: Transport) -> SocketAddr {
         self.server.encrypted_addrs().find(|a| a.0 == transport).unwrap().1
     }
+
+    /// A client's configuration that trusts the server.
+    fn client(&self, protocol: &[u8]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        tls
+    }
+
+    /// A connection over TLS; its handshake waits for the first byte.
+    fn tls(&self) -> Stream {
+        let tcp = TcpStream::connect(self.addr(Transport::Tls)).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let name = "localhost".try_into().unwrap();
+        rustls::StreamOwned::new(
+            rustls::ClientConnection::new(Arc::new(self.client(b"dot")), name).unwrap(),
+            tcp,
+        )
+    }
+}
+
+type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// The answer to a query over TLS.
+fn over_tls(s: &mut Stream, q: &[u8]) -> std::io::Result<Answer> {
+    s.write_all(&[&(q.len() as u16).to_be_bytes(), q].concat())?;
+    let mut len = [0; 2];
+    s.read_exact(&mut len)?;
+    let mut m = vec![0; usize::from(u16::from_be_bytes(len))];
+    s.read_exact(&mut m)?;
+    Ok(read(&m))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_over_tls_are_those_of_every_transport() {
+    let r = start();
+    let mut s = r.tls();
+    let answers = tokio::task::spawn_blocking(move || {
+        [("empty.example", 65_280), ("long.example", 257), ("www.example", 1)]
+            .map(|(name, rtype)| over_tls(&mut s, &query(name, rtype)).unwrap().answer.remove(0).3)
+    });
+    assert_eq!(answers.await.unwrap(), ["\\# 0", "0 abcdefghijklmnopq \"x\"", "192.0.2.80"]);
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_over_tls_are_limited_and_end_when_idle() {
+    let idle = Duration::from_millis(1500);
+    let r = start_with(DnsConfig { tcp_connections_per_address: 2, tcp_idle: idle, ..DnsConfig::default() });
+    let (mut a, mut b, mut c, mut d) = (r.tls(), r.tls(), r.tls(), r.tls());
+    let asked = tokio::task::spawn_blocking(move || {
+        let q = query("www.example", 1);
+        let open = [&mut a, &mut b].map(|s| over_tls(s, &q).is_ok());
+        let third = over_tls(&mut c, &q).is_ok();
+        let fourth = over_tls(&mut d, &q).is_ok();
+        // The client waits for much longer: it is the server that ends what is silent.
+        let ends = [&mut a, &mut b].map(|s| s.read(&mut [0; 1]).unwrap_err().kind());
+        (open, third, fourth, ends)
+    });
+    let asked = asked.await.unwrap();
+    let end = std::io::ErrorKind::UnexpectedEof;
+    assert_eq!(asked, ([true; 2], false, false, [end; 2]), "two and no more; then silence ends them");
+    assert_eq!(r.server.counters().limited, 2);
+    let mut again = r.tls();
+    let again = tokio::task::spawn_blocking(move || over_tls(&mut again, &query("www.example", 1)).is_ok());
+    assert!(again.await.unwrap(), "there is room again");
+    r.server.shutdown().await;
 }
 
 /// The output of a program; none when it is not there.
@@ -206,15 +292,7 @@ async fn over_quic(connection: &quinn::Connection, q: &[u8]) -> Answer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quinn_asks_over_quic() {
     let r = start();
-    let mut roots = RootCertStore::empty();
-    roots.add(r.certificate.clone()).unwrap();
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"doq".to_vec()];
+    let tls = r.client(b"doq");
     let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(quic));
@@ -231,6 +309,9 @@ async fn quinn_asks_over_quic() {
     assert_eq!(over_quic(&connection, &ask("big.example")).await.answer.len(), 100);
     let padded = with_edns(ask("www.example"), 1232, 0, &[&[0, 12, 0, 30][..], &[0; 30]].concat());
     assert_eq!(over_quic(&connection, &padded).await.answer.len(), 1);
-    assert_eq!(r.server.counters().quic, 4);
+    let mut odd = query("empty.example", 65_280);
+    odd[..2].fill(0);
+    assert_eq!(over_quic(&connection, &odd).await.rcode, 2, "it is answered at least");
+    assert_eq!(r.server.counters().quic, 5);
     r.server.shutdown().await;
 }

@@ -24,7 +24,8 @@ const ZONE: &str = include_str!("differential/rules.zone");
 /// A zone without cuts, so that the short cut has its say; its `*` is no more than what stands above another name.
 const PLAIN: &str = "$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nhost.* A 192.0.2.2\n\
     www A 192.0.2.3\nwww TXT x\nmail MX 5 www\n*.wild AAAA 2001:db8::1\nweb HTTPS 1 . alpn=h2\nweb A 192.0.2.4\na.b A 192.0.2.5\n";
-const STARLESS: &str = "$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n*.b A 192.0.2.2\n";
+const STARLESS: &str =
+    "$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n*.b A 192.0.2.2\n";
 const NAMES: [&str; 28] = [
     "www.plain.test",
     "absent.plain.test",
@@ -187,7 +188,11 @@ struct Fuzzer {
 impl Fuzzer {
     fn new() -> Fuzzer {
         let rate = RateConfig { rate: 5, slip: 2, size: 1024 };
-        let table = DnsTable::build(&state(&[("example.", ZONE), ("plain.test.", PLAIN), ("starless.test.", STARLESS)]));
+        let table = DnsTable::build(&state(&[
+            ("example.", ZONE),
+            ("plain.test.", PLAIN),
+            ("starless.test.", STARLESS),
+        ]));
         let (plain, limited) = (responder(None), responder(Some(rate)));
         Fuzzer { table, plain, limited, secrets: CookieSecrets::new([1; 16], &[]) }
     }

@@ -61,8 +61,10 @@ impl Datagrams for Batch {
 
 fn askers() -> Vec<Asker> {
     let wild = zone(true) + "* A 192.0.2.9\n*.b TXT w\n";
-    let stars = STARS.map(|more| format!("$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n{more}"));
-    let dense = [true, false].map(|plain| Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &wild)])));
+    let stars = STARS
+        .map(|more| format!("$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n{more}"));
+    let dense =
+        [true, false].map(|plain| Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &wild)])));
     let sparse = stars.windows(2).map(|s| Asker::of(&state(&[("example.", &s[0]), ("other.test.", &s[1])])));
     dense.into_iter().chain(sparse).collect()
 }
@@ -73,8 +75,9 @@ thread_local! {
 
 fn one() -> impl Strategy<Value = Vec<u8>> {
     let label = || prop::sample::select(&LABELS[..]);
-    let special =
-        prop::sample::select(&["signed.a", "large.a", "many.mx", "x.www", "alias.b", "host.a.deep", "x.y.z"][..]);
+    let special = prop::sample::select(
+        &["signed.a", "large.a", "many.mx", "x.www", "alias.b", "host.a.deep", "x.y.z"][..],
+    );
     let name = prop_oneof![
         label().prop_map(String::from),
         (label(), label()).prop_map(|(a, b)| format!("{a}.{b}")),
