@@ -7,6 +7,7 @@ use crate::{
 };
 use alloc::{boxed::Box, vec::Vec};
 
+const MANDATORY: u16 = 0;
 const IPV4HINT: u16 = 4;
 const IPV6HINT: u16 = 6;
 
@@ -48,7 +49,8 @@ fn own_target(rdata: &[u8]) -> Option<&[u8]> {
     (head[..2] != [0, 0] && head[2] == 0).then_some(params)
 }
 
-/// The record with these hints in place of any others, its parameters in order (RFC 9460 §2.2).
+/// The record with these hints in place of any others, its parameters in order (RFC 9460 §2.2). What is not there is not
+/// mandatory (§8).
 fn with_hints(head: &[u8], mut params: &[u8], v4: &[u8], v6: &[u8]) -> Box<[u8]> {
     let mut all: Vec<(u16, &[u8])> = Vec::new();
     while let Some((h, rest)) = params.split_first_chunk::<4>() {
@@ -60,8 +62,15 @@ fn with_hints(head: &[u8], mut params: &[u8], v4: &[u8], v6: &[u8]) -> Box<[u8]>
     all.retain(|(key, _)| !matches!(*key, IPV4HINT | IPV6HINT));
     all.extend([(IPV4HINT, v4), (IPV6HINT, v6)].into_iter().filter(|(_, v)| !v.is_empty()));
     all.sort_by_key(|(key, _)| *key);
+    let listed = all.iter().find(|(key, _)| *key == MANDATORY).map_or(&[][..], |(_, list)| list);
+    let there = |k: &&[u8]| all.iter().any(|(key, _)| key.to_be_bytes() == **k);
+    let mandatory = listed.chunks_exact(2).filter(there).flatten().copied().collect::<Vec<u8>>();
     let mut out = Vec::from(head);
-    for (key, value) in all {
+    for (key, value) in &all {
+        let value = if *key == MANDATORY { &mandatory } else { *value };
+        if *key == MANDATORY && value.is_empty() {
+            continue;
+        }
         out.extend_from_slice(&key.to_be_bytes());
         out.extend_from_slice(&(value.len() as u16).to_be_bytes());
         out.extend_from_slice(value);

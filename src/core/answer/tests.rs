@@ -164,8 +164,13 @@ fn a_makeshift_answer_is_short_too() {
 
 /// A state whose example. has an HTTPS template at www: port 8443 and a hint that nobody should see.
 fn with_template(services: &[(&str, ServiceState)]) -> State {
+    with_mandatory(services, &[])
+}
+
+/// As [`with_template`], with this as its first parameter.
+fn with_mandatory(services: &[(&str, ServiceState)], mandatory: &[u8]) -> State {
     let mut state = state(services);
-    let template = [&[0, 1, 0, 0, 3, 0, 2, 0x20, 0xfb, 0, 4, 0, 4][..], &[9; 4]].concat();
+    let template = [&[0, 1, 0], mandatory, &[0, 3, 0, 2, 0x20, 0xfb, 0, 4, 0, 4], &[9; 4]].concat();
     let set = RrSet::new(name("www.example."), rtype::HTTPS, 300, vec![template.into()]).unwrap();
     Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap()).put(set).unwrap();
     state
@@ -197,6 +202,25 @@ fn an_https_record_at_a_service_has_the_hints_of_now() {
     let turns = service(&["www.example."], &["a", "b"], Policy::Weighted(weights));
     let table = DnsTable::build(&with_template(&[("web", turns)]));
     assert_eq!(https(&table), (300, vec![0, 1, 0, 0, 3, 0, 2, 0x20, 0xfb]), "one site in turn has no hint");
+}
+
+#[test]
+fn what_is_mandatory_is_there() {
+    let turns = || {
+        let weights = [(site("a"), 1), (site("b"), 1)].into();
+        service(&["www.example."], &["a", "b"], Policy::Weighted(weights))
+    };
+    for (mandatory, left) in [
+        (&[0, 0, 0, 4, 0, 3, 0, 4][..], &[0, 0, 0, 2, 0, 3][..]),
+        (&[0, 0, 0, 2, 0, 4], &[]),
+        (&[0, 0, 0, 2, 0, 3], &[0, 0, 0, 2, 0, 3]),
+    ] {
+        let fixed = with_mandatory(&[("web", failover(&["www.example."]))], mandatory);
+        let whole = [&[0, 1, 0], mandatory, &[0, 3, 0, 2, 0x20, 0xfb, 0, 4, 0, 4, 192, 0, 2, 1]].concat();
+        assert_eq!(https(&DnsTable::build(&fixed)).1, whole, "with a hint nothing is missing");
+        let table = DnsTable::build(&with_mandatory(&[("web", turns())], mandatory));
+        assert_eq!(https(&table).1, [&[0, 1, 0], left, &[0, 3, 0, 2, 0x20, 0xfb]].concat(), "RFC 9460 §8");
+    }
 }
 
 #[test]

@@ -73,7 +73,7 @@ const RECORDS: &[(&str, &str, &str)] = &[
     (
         "SVCB",
         "2 svc mandatory=port,alpn alpn=h2 port=1 ech=AAEC ipv6hint=2001:db8::1 key99=\"x y\"",
-        "2 svc.example. mandatory=port,alpn alpn=\"h2\" port=1 ech=AAEC ipv6hint=2001:db8::1 key99=\"x y\"",
+        "2 svc.example. mandatory=alpn,port alpn=\"h2\" port=1 ech=AAEC ipv6hint=2001:db8::1 key99=\"x y\"",
     ),
     ("SVCB", "0 alias", "0 alias.example."),
     ("HINFO", "CPU \"an OS\"", "\"CPU\" \"an OS\""),
@@ -84,6 +84,66 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ("A", "\\# 4 C0000201", "192.0.2.1"),
     ("TYPE1", "\\# 4 C0000201", "192.0.2.1"),
 ];
+
+/// The vectors of RFC 9460 appendix D.1 and D.2: what is written, and its wire form in hex.
+const SERVICES: &[(&str, &str)] = &[
+    ("0 foo.example.com.", "0000 03666f6f 076578616d706c65 03636f6d 00"),
+    ("1 .", "0001 00"),
+    ("16 foo.example.com. port=53", "0010 03666f6f 076578616d706c65 03636f6d 00 0003 0002 0035"),
+    ("1 foo.example.com. key667=hello", "0001 03666f6f 076578616d706c65 03636f6d 00 029b 0005 68656c6c6f"),
+    (
+        "1 foo.example.com. key667=\"hello\\210qoo\"",
+        "0001 03666f6f 076578616d706c65 03636f6d 00 029b 0009 68656c6c6fd2716f6f",
+    ),
+    (
+        "1 foo.example.com. ipv6hint=\"2001:db8::1,2001:db8::53:1\"",
+        "0001 03666f6f 076578616d706c65 03636f6d 00 0006 0020 \
+         20010db8000000000000000000000001 20010db8000000000000000000530001",
+    ),
+    (
+        "1 example.com. ipv6hint=\"2001:db8:122:344::192.0.2.33\"",
+        "0001 076578616d706c65 03636f6d 00 0006 0010 20010db80122034400000000c0000221",
+    ),
+    (
+        "16 foo.example.org. alpn=h2,h3-19 mandatory=ipv4hint,alpn ipv4hint=192.0.2.1",
+        "0010 03666f6f 076578616d706c65 036f7267 00 0000 0004 0001 0004 \
+         0001 0009 02 6832 05 68332d3139 0004 0004 c0000201",
+    ),
+    (
+        "16 foo.example.org. alpn=\"f\\\\\\\\oo\\\\,bar,h2\"",
+        "0010 03666f6f 076578616d706c65 036f7267 00 0001 000c 08 665c6f6f2c626172 02 6832",
+    ),
+    (
+        "16 foo.example.org. alpn=f\\\\\\092oo\\092,bar,h2",
+        "0010 03666f6f 076578616d706c65 036f7267 00 0001 000c 08 665c6f6f2c626172 02 6832",
+    ),
+];
+
+#[test]
+fn svcb_is_written_as_in_rfc_9460() {
+    let read = |text: &str| parse_rrset(&name("example."), "r", "SVCB", 60, &[text]);
+    for (text, hex) in SERVICES {
+        let hex = hex.replace(' ', "");
+        assert_eq!(data_encoding::HEXLOWER.encode(&read(text).unwrap().rdata[0]), hex, "{text}");
+    }
+    // Appendix D.3, and what else contradicts itself.
+    for (params, says) in [
+        ("key123=abc key123=def", "parameter key123 stands there twice"),
+        ("mandatory", "mandatory needs a value"),
+        ("alpn", "alpn needs a value"),
+        ("port", "port needs a value"),
+        ("ipv4hint", "ipv4hint needs a value"),
+        ("ipv6hint", "ipv6hint needs a value"),
+        ("no-default-alpn=abc", "no-default-alpn has no value"),
+        ("mandatory=key123", "mandatory lists key123, which is not there"),
+        ("mandatory=mandatory", "mandatory lists itself"),
+        ("mandatory=key123,key123 key123=abc", "the value of mandatory is malformed"),
+        ("alpn=\"h2\\\\\"", "the value of alpn is malformed"),
+    ] {
+        let e = read(&format!("1 foo.example.com. {params}")).unwrap_err().to_string();
+        assert!(e.contains(says), "{params}: {e}");
+    }
+}
 
 #[test]
 fn every_type_is_read_and_written() {

@@ -7,6 +7,7 @@ use super::{
 use data_encoding::BASE64;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+const MANDATORY: u16 = 0;
 const KEYS: [(u16, &str); 8] = [
     (0, "mandatory"),
     (1, "alpn"),
@@ -34,6 +35,15 @@ pub(super) fn parse(tokens: &[Token<'_>], out: &mut Vec<u8>) -> Result<(), Strin
     if let Some(twice) = params.windows(2).find(|w| w[0].0 == w[1].0) {
         return Err(format!("parameter {} stands there twice", key_name(twice[0].0)));
     }
+    let mandatory = params.first().filter(|p| p.0 == MANDATORY).map_or(&[][..], |p| &p.1);
+    for key in mandatory.chunks_exact(2).map(|k| u16::from_be_bytes([k[0], k[1]])) {
+        if key == MANDATORY || !params.iter().any(|p| p.0 == key) {
+            return Err(match key {
+                MANDATORY => "mandatory lists itself (RFC 9460 §8)".into(),
+                _ => format!("mandatory lists {}, which is not there (RFC 9460 §8)", key_name(key)),
+            });
+        }
+    }
     for (key, value) in params {
         let len =
             u16::try_from(value.len()).map_err(|_| format!("parameter {} is too long", key_name(key)))?;
@@ -57,10 +67,7 @@ fn param(token: &Token<'_>) -> Result<(u16, Vec<u8>), String> {
     let list = || text.split(',');
     let value = match key {
         _ if key <= 7 && key != 2 && bytes.is_empty() => return Err(format!("{name} needs a value")),
-        0 => list()
-            .map(|k| key_number(k).map(u16::to_be_bytes).ok_or_else(wrong))
-            .collect::<Result<Vec<_>, _>>()?
-            .concat(),
+        MANDATORY => mandatory(list()).ok_or_else(wrong)?,
         1 => alpn(&bytes).ok_or_else(wrong)?,
         2 if bytes.is_empty() => Vec::new(),
         2 => return Err(format!("{name} has no value")),
@@ -81,6 +88,14 @@ fn param(token: &Token<'_>) -> Result<(u16, Vec<u8>), String> {
     Ok((key, value))
 }
 
+/// The list of mandatory keys: in ascending order, each once (RFC 9460 §8).
+fn mandatory<'a>(list: impl Iterator<Item = &'a str>) -> Option<Vec<u8>> {
+    let mut keys = list.map(key_number).collect::<Option<Vec<u16>>>()?;
+    keys.sort_unstable();
+    let twice = keys.windows(2).any(|w| w[0] == w[1]);
+    (!twice).then(|| keys.into_iter().flat_map(u16::to_be_bytes).collect())
+}
+
 /// Protocol ids, split at commas that no backslash covers (RFC 9460 appendix A.1).
 fn alpn(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut out, mut id, mut escaped) = (Vec::new(), Vec::new(), false);
@@ -97,7 +112,7 @@ fn alpn(bytes: &[u8]) -> Option<Vec<u8>> {
             }
         }
     }
-    Some(out)
+    (!escaped && id.is_empty()).then_some(out)
 }
 
 /// Writes parameters; none when they are malformed or out of order.
