@@ -7,7 +7,7 @@ mod proof;
 mod resolve;
 
 use crate::{
-    cookie::CookieSecrets,
+    cookie::{CLIENT, CookieSecrets},
     counters::Counters,
     geo::{Geo, Memory},
     message::{Message, Section, Targets},
@@ -374,7 +374,7 @@ impl Responder {
         let reserve = opt.as_ref().map_or(0, Opt::reserve);
         let mut message = Message::new(buf, query.end(), limit.saturating_sub(reserve));
         let slot = &self.slots[i];
-        let mut verdict = screen(&query).unwrap_or_else(|| {
+        let mut verdict = screen(&query, cookie).unwrap_or_else(|| {
             let name = &slot.name[..query.name_len];
             if query.class == CHAOS {
                 return self.chaos.answer(&query, name, &mut message);
@@ -422,7 +422,7 @@ impl Responder {
             (asked[1] & 0x10) | (verdict.rcode & 0x0f) as u8, // CD as asked (RFC 4035 §3.1.6), never RA nor AD
         ];
         self.counters.answered(view.transport, query.qtype, verdict.rcode, verdict.truncated);
-        Some(message.finish(flags, 1))
+        Some(message.finish(flags, query.questions))
     }
 
     /// What is no query gets a header, or nothing.
@@ -511,12 +511,21 @@ fn limit(query: &Query, transport: Transport) -> usize {
 }
 
 /// What is decided without looking at any zone.
-fn screen(query: &Query) -> Option<Verdict> {
+fn screen(query: &Query, cookie: Cookie) -> Option<Verdict> {
     if query.edns.is_some_and(|e| e.version != 0) {
         return Some(Verdict::code(rcode::BADVERS)); // RFC 6891 §6.1.3
     }
     if query.signed {
         return Some(Verdict::code(rcode::NOTAUTH)); // RFC 8945 §5.2: we hold no key
+    }
+    if query.questions == 0 {
+        // RFC 7873 §5.4: a server cookie is asked for, or whether the one that came along is good.
+        let with_ours = query.edns.and_then(|e| e.cookie).is_some_and(|(_, len)| usize::from(len) > CLIENT);
+        return Some(Verdict::code(match cookie.answer {
+            None => rcode::FORMERR,
+            Some(_) if with_ours && !cookie.valid => rcode::BADCOOKIE,
+            Some(_) => 0,
+        }));
     }
     match query.qtype {
         _ if query.class == CHAOS => None,

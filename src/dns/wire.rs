@@ -34,6 +34,8 @@ pub(crate) mod qtype {
 /// A query that is well formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Query {
+    /// 1; or 0, and then nothing is asked but a server cookie (RFC 7873 §5.4).
+    pub(crate) questions: u16,
     /// Length of the name in wire form; it begins at [`HEADER`].
     pub(crate) name_len: usize,
     pub(crate) qtype: u16,
@@ -46,7 +48,7 @@ pub(crate) struct Query {
 impl Query {
     /// Where the question ends.
     pub(crate) fn end(&self) -> usize {
-        HEADER + self.name_len + 4
+        HEADER + usize::from(self.questions) * (self.name_len + 4)
     }
 }
 
@@ -103,13 +105,16 @@ pub(crate) fn parse(m: &[u8], name: &mut [u8; 256]) -> Result<Query, Bad> {
 
 fn read(m: &[u8], name: &mut [u8; 256]) -> Option<Query> {
     let counts = [u16_at(m, 4)?, u16_at(m, 6)?, u16_at(m, 8)?, u16_at(m, 10)?];
-    if counts[0] != 1 {
+    let mut query =
+        Query { questions: counts[0], name_len: 0, qtype: 0, class: 1, edns: None, signed: false };
+    if query.questions == 1 {
+        query.name_len = question(m, name)?;
+        let at = HEADER + query.name_len;
+        (query.qtype, query.class) = (u16_at(m, at)?, u16_at(m, at + 2)?);
+    } else if query.questions > 1 {
         return None;
     }
-    let name_len = question(m, name)?;
-    let at = HEADER + name_len;
-    let (qtype, class) = (u16_at(m, at)?, u16_at(m, at + 2)?);
-    let mut query = Query { name_len, qtype, class, edns: None, signed: false };
+    let qtype = query.qtype;
     let transfer = qtype == qtype::IXFR; // carries the client's SOA (RFC 1995 §3)
     if counts[1] != 0 || (counts[2] != 0 && !transfer) {
         return None;
@@ -129,7 +134,8 @@ fn read(m: &[u8], name: &mut [u8; 256]) -> Option<Query> {
             _ => {}
         }
     }
-    (at == m.len()).then_some(query)
+    let asks = query.questions == 1 || query.edns.is_some_and(|e| e.cookie.is_some());
+    (at == m.len() && asks).then_some(query)
 }
 
 /// The name in the question, in lower case; no compression is possible there.

@@ -97,6 +97,10 @@ fn seed(r: &mut Random) -> Vec<u8> {
         let at = q.len() - 1;
         q[at] = [3, 254, 255, 4][r.below(4)];
     }
+    if r.one_in(16) {
+        (q[5], q[11]) = (0, 0);
+        q.truncate(12); // a server cookie alone is asked for, perhaps
+    }
     (q[2], q[3]) = if r.one_in(16) {
         (r.next() as u8 & 0x7f, r.next() as u8)
     } else {

@@ -108,6 +108,33 @@ fn a_cookie_of_a_wrong_length_is_a_format_error() {
 }
 
 #[test]
+fn a_server_cookie_may_be_all_that_is_asked_for() {
+    let mut s = server(None);
+    let alone = |options: &[u8]| with_edns(vec![0x12, 0x34, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1232, 0, options);
+    let m = s.raw("192.0.2.9", &alone(&option(10, &CLIENT))).unwrap();
+    let a = read(&m);
+    let good = cookie(&a);
+    assert_eq!((m[4..10].to_vec(), a.rcode, good.len()), (vec![0; 6], 0, 24), "RFC 7873 §5.4");
+    assert_eq!(cookie(&s.ask("192.0.2.9", &asks(&option(10, &good)))), good, "it is good for questions");
+    let again = s.ask("192.0.2.9", &alone(&option(10, &good)));
+    assert_eq!((again.rcode, cookie(&again)), (0, good.clone()), "asked whether it is good");
+    let moved = s.ask("192.0.2.10", &alone(&option(10, &good)));
+    assert_eq!(
+        (moved.rcode, cookie(&moved).len()),
+        (23, 24),
+        "not of this address: BADCOOKIE, and a good one"
+    );
+    for odd in [alone(&[]), alone(&option(3, &[])), vec![0x12, 0x34, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        let m = s.raw("192.0.2.9", &odd).unwrap();
+        assert_eq!((m.len(), read(&m).rcode), (12, 1), "no question and no cookie");
+    }
+    let mut buf = [&alone(&option(10, &CLIENT))[..], &[0; 100]].concat();
+    let (len, table) = (buf.len() - 100, &s.asker.table);
+    let len = s.asker.responder.answer(table, Condition::default(), Transport::Udp, &mut buf, len).unwrap();
+    assert_eq!(read(&buf[..len]).rcode, 1, "where cookies are off");
+}
+
+#[test]
 fn no_cookie_is_sent_to_those_who_did_not_ask() {
     let mut s = server(None);
     assert_eq!(options(&s.ask("192.0.2.9", &asks(&[]))), []);
