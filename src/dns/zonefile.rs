@@ -4,6 +4,7 @@
 //! Differing TTLs within an RRset become the smallest (RFC 2181 §5.2). Every type can be written as RFC 3597 has it.
 
 mod lexer;
+mod rare;
 mod rdata;
 mod svcb;
 

@@ -76,6 +76,42 @@ const RECORDS: &[(&str, &str, &str)] = &[
         "2 svc.example. mandatory=alpn,port alpn=\"h2\" port=1 ech=AAEC ipv6hint=2001:db8::1 key99=\"x y\"",
     ),
     ("SVCB", "0 alias", "0 alias.example."),
+    ("LOC", "42 21 54 N 71 06 18 W -24m 30m", "42 21 54.000 N 71 6 18.000 W -24.00m 30.00m 10000.00m 10.00m"),
+    ("LOC", "52 14 05.25 s 0 E 10 1.5 2000m 0", "52 14 5.250 S 0 0 0.000 E 10.00m 1.00m 2000.00m 0.00m"),
+    (
+        "LOC",
+        "90 N 180 W 42849672.95m 90000000m",
+        "90 0 0.000 N 180 0 0.000 W 42849672.95m 90000000.00m 10000.00m 10.00m",
+    ),
+    (
+        "APL",
+        "1:192.168.32.0/21 !1:192.168.38.0/28 2:2001:DB8::/32 1:0.0.0.0/0",
+        "1:192.168.32.0/21 !1:192.168.38.0/28 2:2001:db8::/32 1:0.0.0.0/0",
+    ),
+    ("EUI48", "00-00-5E-00-53-2a", "00-00-5e-00-53-2a"),
+    ("EUI64", "00-00-5e-ef-10-00-00-2a", ""),
+    ("IPSECKEY", "10 1 2 192.0.2.38 AQNR U3mG", "10 1 2 192.0.2.38 AQNRU3mG"),
+    ("IPSECKEY", "10 0 2 . AQNRU3mG", ""),
+    ("IPSECKEY", "10 3 0 Gate", "10 3 0 Gate.example."),
+    ("IPSECKEY", "10 2 2 2001:db8::1 AQNRU3mG", ""),
+    (
+        "HIP",
+        "2 200100107b1a74df365639cc39f1d578 AwEAAbdx Rvs a.",
+        "2 200100107B1A74DF365639CC39F1D578 AwEAAbdx Rvs.example. a.",
+    ),
+    ("KEY", "256 3 13 AAEC", ""),
+    ("SIG", "A 13 2 3600 20370101000000 20240229235959 7 example. AAEC", ""),
+    ("NULL", "\\# 3 010203", ""),
+    ("NID", "10 14:4fff:ff20:ee64", ""),
+    ("L64", "10 2001:0DB8:1140:1000", "10 2001:db8:1140:1000"),
+    ("L32", "10 10.1.2.0", ""),
+    ("LP", "10 Far.test.", ""),
+    ("RT", "10 relay", "10 relay.example."),
+    ("PX", "10 a.test. b.test.", ""),
+    ("GPOS", "-32.6882 116.8652 10.0", "\"-32.6882\" \"116.8652\" \"10.0\""),
+    ("MINFO", "a.test. b.test.", ""),
+    ("ISDN", "150862028003217 004", "\"150862028003217\" \"004\""),
+    ("DLV", "1 13 2 AABB", ""),
     ("HINFO", "CPU \"an OS\"", "\"CPU\" \"an OS\""),
     ("ALIAS", "Target.test.", "target.test."),
     ("URI", "1 2 \"https://x/\"", ""),
@@ -118,6 +154,67 @@ const SERVICES: &[(&str, &str)] = &[
         "0010 03666f6f 076578616d706c65 036f7267 00 0001 000c 08 665c6f6f2c626172 02 6832",
     ),
 ];
+
+#[test]
+fn rare_types_have_the_bytes_of_their_rfcs_and_say_what_is_wrong() {
+    let read = |rtype, text: &str| parse_rrset(&name("example."), "r", rtype, 60, &[text]);
+    // as named-rrchecker has them
+    for (rtype, text, hex) in [
+        ("LOC", "52 22 23 N 4 53 32 E -2m 0m 10000m 10m", "000016138B3CF018810CBCE0009895B8"),
+        ("LOC", "42 21 54 N 71 06 18 W -24m 30m", "0033161389172DD070BE15F000988D20"),
+        ("LOC", "52 14 05.25 S 0 E 10 1.5 2000m 0", "0012250074CAA83E8000000000989A68"),
+        ("LOC", "90 N 180 W 42849672.95m 90000000m", "00991613934FD90059604E00FFFFFFFF"),
+        ("LOC", "1 N 1 E 0m 0.05m 123456m 99.99m", "005017938036EE808036EE8000989680"),
+        (
+            "APL",
+            "1:192.168.32.0/21 !1:192.168.38.0/28 2:2001:DB8::/32 1:0.0.0.0/0",
+            "00011503C0A82000011C83C0A8260002200420010DB800010000",
+        ),
+        ("EUI48", "00-00-5e-00-53-2a", "00005E00532A"),
+        ("IPSECKEY", "10 1 2 192.0.2.38 AQNRU3mG", "0A0102C0000226010351537986"),
+        ("IPSECKEY", "10 3 2 Gate.example. AQNR", "0A03020447617465076578616D706C6500010351"),
+        (
+            "HIP",
+            "2 200100107b1a74df365639cc39f1d578 AwEAAbdx Rvs. a.",
+            "10020006200100107B1A74DF365639CC39F1D57803010001B7710352767300016100",
+        ),
+        ("NID", "10 14:4fff:ff20:ee64", "000A00144FFFFF20EE64"),
+        ("GPOS", "-32.6882 116.8652 10.0", "082D33322E36383832083131362E383635320431302E30"),
+    ] {
+        let bytes = &read(rtype, text).unwrap().rdata[0];
+        assert_eq!(data_encoding::HEXUPPER.encode(bytes), hex, "{rtype} {text}");
+    }
+    for (rtype, text) in [
+        ("LOC", "91 N 0 E 0m"),
+        ("LOC", "90 0 0.001 N 0 E 0m"),
+        ("LOC", "1 60 N 0 E 0m"),
+        ("LOC", "1 N 181 E 0m"),
+        ("LOC", "N 1 E 0m"),
+        ("LOC", "1 N 1 E"),
+        ("LOC", "1 N 1 E -100001m"),
+        ("LOC", "1 N 1 E 0m 1m 1m 1m 1m"),
+        ("LOC", "1 N 1 E 0m 90000000000m"),
+        ("LOC", "1 1 1 1 N 1 E 0m"),
+        ("APL", "3:192.0.2.0/24"),
+        ("APL", "1:192.0.2.0/33"),
+        ("APL", "1:2001:db8::/32"),
+        ("EUI48", "00-00-5e-00-53"),
+        ("EUI48", "00-00-5e-00-53-+a"),
+        ("EUI48", "0-00-5e-00-53-2a"),
+        ("EUI64", "00-00-5e-ef-10-00-00-2a 00"),
+        ("IPSECKEY", "10 1 2 gate AQID"),
+        ("IPSECKEY", "10 4 2 . AQID"),
+        ("IPSECKEY", "10 0 2"),
+        ("HIP", "2 xx AQID"),
+        ("NULL", "text"),
+        ("NID", "10 14:4fff:ff20"),
+        ("LOC", "\\# 3 010203"),
+        ("APL", "\\# 5 0001200000"),
+        ("HIP", "\\# 4 00000000"),
+    ] {
+        assert!(read(rtype, text).is_err(), "{rtype} {text}");
+    }
+}
 
 #[test]
 fn svcb_is_written_as_in_rfc_9460() {

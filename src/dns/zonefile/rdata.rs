@@ -4,6 +4,7 @@
 
 use super::{
     lexer::{Token, unescape},
+    rare::Form,
     svcb,
 };
 use data_encoding::{BASE32HEX_NOPAD, BASE64, HEXLOWER_PERMISSIVE, HEXUPPER};
@@ -45,6 +46,8 @@ enum Field {
     Types,
     /// The parameters of SVCB and HTTPS (RFC 9460 §2.1).
     Params,
+    /// All that is left, in a form of its own.
+    Whole(Form),
 }
 
 use Field::*;
@@ -53,22 +56,39 @@ use Field::*;
 const TYPES: &[(u16, &str, &[Field])] = &[
     (1, "A", &[A]),
     (2, "NS", &[Name]),
+    (3, "MD", &[Name]),
+    (4, "MF", &[Name]),
     (5, "CNAME", &[Name]),
     (6, "SOA", &[Name, Name, U32, Seconds, Seconds, Seconds, Seconds]),
+    (7, "MB", &[Name]),
+    (8, "MG", &[Name]),
+    (9, "MR", &[Name]),
+    (10, "NULL", &[Whole(Form::Opaque)]),
     (12, "PTR", &[Name]),
     (13, "HINFO", &[Text, Text]),
+    (14, "MINFO", &[Name, Name]),
     (15, "MX", &[U16, Name]),
     (16, "TXT", &[Texts]),
     (17, "RP", &[Name, Name]),
     (18, "AFSDB", &[U16, Name]),
+    (19, "X25", &[Text]),
+    (20, "ISDN", &[Texts]),
+    (21, "RT", &[U16, Name]),
+    (24, "SIG", &[Type, U8, U8, U32, Time, Time, U16, Name, Base64]),
+    (25, "KEY", &[U16, U8, U8, Base64]),
+    (26, "PX", &[U16, Name, Name]),
+    (27, "GPOS", &[Text, Text, Text]),
     (28, "AAAA", &[Aaaa]),
+    (29, "LOC", &[Whole(Form::Loc)]),
     (33, "SRV", &[U16, U16, U16, Name]),
     (35, "NAPTR", &[U16, U16, Text, Text, Text, Name]),
     (36, "KX", &[U16, Name]),
     (37, "CERT", &[U16, U16, U8, Base64]),
     (39, "DNAME", &[Name]),
+    (42, "APL", &[Whole(Form::Apl)]),
     (43, "DS", &[U16, U8, U8, Hex]),
     (44, "SSHFP", &[U8, U8, Hex]),
+    (45, "IPSECKEY", &[Whole(Form::Ipseckey)]),
     (46, "RRSIG", &[Type, U8, U8, U32, Time, Time, U16, Name, Base64]),
     (47, "NSEC", &[CasedName, Types]),
     (48, "DNSKEY", &[U16, U8, U8, Base64]),
@@ -77,6 +97,8 @@ const TYPES: &[(u16, &str, &[Field])] = &[
     (51, "NSEC3PARAM", &[U8, U8, U16, Salt]),
     (52, "TLSA", &[U8, U8, U8, Hex]),
     (53, "SMIMEA", &[U8, U8, U8, Hex]),
+    (55, "HIP", &[Whole(Form::Hip)]),
+    (58, "TALINK", &[CasedName, CasedName]),
     (59, "CDS", &[U16, U8, U8, Hex]),
     (60, "CDNSKEY", &[U16, U8, U8, Base64]),
     (61, "OPENPGPKEY", &[Base64]),
@@ -85,8 +107,17 @@ const TYPES: &[(u16, &str, &[Field])] = &[
     (64, "SVCB", &[U16, CasedName, Params]),
     (65, "HTTPS", &[U16, CasedName, Params]),
     (99, "SPF", &[Texts]),
+    (104, "NID", &[U16, Whole(Form::Locator64)]),
+    (105, "L32", &[U16, A]),
+    (106, "L64", &[U16, Whole(Form::Locator64)]),
+    (107, "LP", &[U16, CasedName]),
+    (108, "EUI48", &[Whole(Form::Eui(6))]),
+    (109, "EUI64", &[Whole(Form::Eui(8))]),
     (256, "URI", &[U16, U16, Rest]),
     (257, "CAA", &[U8, Tag, Rest]),
+    (258, "AVC", &[Texts]),
+    (32768, "TA", &[U16, U8, U8, Hex]),
+    (32769, "DLV", &[U16, U8, U8, Hex]),
     (rtype::ALIAS, "ALIAS", &[Name]),
 ];
 
@@ -164,7 +195,7 @@ pub fn rdata_text(rtype: u16, rdata: &[u8]) -> String {
     })
 }
 
-fn number<T: std::str::FromStr>(t: &Token<'_>) -> Result<T, String> {
+pub(super) fn number<T: std::str::FromStr>(t: &Token<'_>) -> Result<T, String> {
     t.text().parse().map_err(|_| format!("{:?} is not a number that fits here", t.text()))
 }
 
@@ -244,7 +275,7 @@ pub(super) fn cased_name(token: &Token<'_>, origin: &[u8]) -> Result<Vec<u8>, St
 }
 
 /// A name in presentation form with the case that its wire form has.
-fn cased_text(wire: &[u8], lower: &Name) -> String {
+pub(super) fn cased_text(wire: &[u8], lower: &Name) -> String {
     if wire == lower.wire() {
         return lower.to_string();
     }
@@ -274,17 +305,17 @@ fn is_absolute(raw: &[u8]) -> bool {
     front.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 0
 }
 
-fn take<'a>(rdata: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(rdata: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
     let (head, rest) = rdata.split_at_checked(n)?;
     *rdata = rest;
     Some(head)
 }
 
-fn take_int(rdata: &mut &[u8], bytes: usize) -> Option<u64> {
+pub(super) fn take_int(rdata: &mut &[u8], bytes: usize) -> Option<u64> {
     Some(take(rdata, bytes)?.iter().fold(0, |n, b| (n << 8) | u64::from(*b)))
 }
 
-fn take_name(rdata: &mut &[u8]) -> Option<Name> {
+pub(super) fn take_name(rdata: &mut &[u8]) -> Option<Name> {
     let mut len = 0;
     while *rdata.get(len)? != 0 {
         len += 1 + usize::from(rdata[len]);
@@ -317,6 +348,7 @@ impl Field {
     ) -> Result<&'t [Token<'a>], String> {
         match self {
             Types => types(tokens, out)?,
+            Whole(form) => form.parse(tokens, origin, out)?,
             Params => svcb::parse(tokens, out)?,
             Base64 => out.extend(joined(tokens, &BASE64, "base64")?),
             Hex => out.extend(joined(tokens, &HEXLOWER_PERMISSIVE, "hex")?),
@@ -357,7 +389,7 @@ impl Field {
                 out.push(bytes.len() as u8);
                 out.extend(bytes);
             }
-            Texts | Base64 | Hex | Types | Params => {}
+            Texts | Base64 | Hex | Types | Params | Whole(_) => {}
         }
         Ok(())
     }
@@ -378,6 +410,7 @@ impl Field {
             Base32 => "base32hex",
             Types => "a list of types",
             Params => "a parameter",
+            Whole(_) => "a value",
         }
     }
 
@@ -418,6 +451,7 @@ impl Field {
             Base32 => BASE32HEX_NOPAD.encode(take_text(rdata)?),
             Types => types_text(std::mem::take(rdata))?,
             Params => svcb::format(std::mem::take(rdata))?,
+            Whole(form) => form.format(rdata)?,
         })
     }
 }
