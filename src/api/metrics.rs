@@ -249,6 +249,8 @@ fn evidence(out: &mut Exposition, handles: &Handles) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use zonekeeper_core::name::Name;
 
     #[test]
     fn labels_are_quoted_and_escaped() {
@@ -261,6 +263,25 @@ mod tests {
             "# HELP zonekeeper_x_total A \\\"thing\\\".\n# TYPE zonekeeper_x_total counter\n\
              zonekeeper_x_total 3\nzonekeeper_x_total{a=\"q\\\"\\\\\\n\",b=\"1\"} 4\n"
         );
+    }
+
+    #[test]
+    fn dns_has_a_histogram_and_its_zones() {
+        let mut out = Exposition::default();
+        let latency =
+            [(Duration::from_micros(1), 2), (Duration::from_micros(2), 3), (Duration::MAX, 1)].to_vec();
+        let zones = Name::parse("example.").map(|z| vec![(z, 7)]).unwrap_or_default();
+        let latency_sum = Duration::from_micros(20);
+        dns(&mut out, &zonekeeper_dns::Totals { latency, latency_sum, zones, ..Default::default() });
+        for line in [
+            "zonekeeper_dns_udp_seconds_bucket{le=\"0.000001\"} 2\n",
+            "zonekeeper_dns_udp_seconds_bucket{le=\"0.000002\"} 5\n",
+            "zonekeeper_dns_udp_seconds_bucket{le=\"+Inf\"} 6\n",
+            "zonekeeper_dns_udp_seconds_sum 0.00002\nzonekeeper_dns_udp_seconds_count 6\n",
+            "zonekeeper_dns_zone_queries_total{zone=\"example.\"} 7\n",
+        ] {
+            assert!(out.text.contains(line), "{line} is missing in {}", out.text);
+        }
     }
 
     #[test]

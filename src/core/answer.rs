@@ -58,11 +58,15 @@ pub struct DnsTable {
     slots: u32,
     /// Some service goes by the client's address.
     steered: bool,
+    /// Hash of all origins in their order.
+    origins: u64,
 }
 
 /// One zone as it is served.
 #[derive(Debug, Clone)]
 pub struct ZoneTable {
+    /// Its place among the zones.
+    number: usize,
     zone: Arc<Zone>,
     index: Arc<ZoneIndex>,
     /// The chain of a zone that was signed elsewhere.
@@ -147,7 +151,9 @@ impl DnsTable {
         for z in state.zones.keys() {
             table.depths |= 1 << z.labels().count().min(127);
         }
-        table.zones = Arc::new(zones.into_iter().map(|(h, z)| (h, Arc::new(z))).collect());
+        table.origins = xxh3_64(&zones.iter().flat_map(|(h, _)| h.to_le_bytes()).collect::<Vec<u8>>());
+        let numbered = |((h, z), number)| (h, Arc::new(ZoneTable { number, ..z }));
+        table.zones = Arc::new(zones.into_iter().zip(0..).map(numbered).collect());
         let nearest = |p: &Policy| matches!(p, Policy::Nearest(_));
         table.steered = state.services.values().any(|s| nearest(&s.spec.policy));
         for (id, service) in &state.services {
@@ -172,8 +178,8 @@ impl DnsTable {
         for origin in &delta.zones {
             if let (Some(i), Some(zone)) = (self.origin(origin.wire()), state.zones.get(origin)) {
                 let slot = &mut Arc::make_mut(&mut table.zones)[i].1;
-                let services = slot.services.clone();
-                let mut new = ZoneTable { services, ..ZoneTable::new(zone.clone(), Some(slot)) };
+                let (number, services) = (slot.number, slot.services.clone());
+                let mut new = ZoneTable { number, services, ..ZoneTable::new(zone.clone(), Some(slot)) };
                 new.complete_all();
                 *slot = Arc::new(new);
             }
@@ -199,7 +205,12 @@ impl DnsTable {
         self.steered
     }
 
-    /// The zones, in no particular order.
+    /// The same for two tables whose zones have the same numbers.
+    pub fn origins(&self) -> u64 {
+        self.origins
+    }
+
+    /// The zones, in the order of their numbers.
     pub fn zones(&self) -> impl Iterator<Item = &ZoneTable> + '_ {
         self.zones.iter().map(|(_, z)| &**z)
     }
@@ -286,7 +297,7 @@ impl ZoneTable {
         let mut star = Key::default();
         star.set_wildcard(0);
         let starred = index.place_of(&zone, &star).encloser == star.labels();
-        ZoneTable { negative, ready, starred, zone, index, denial, services: Vec::new() }
+        ZoneTable { number: 0, negative, ready, starred, zone, index, denial, services: Vec::new() }
     }
 
     fn place_of(&self, key: &Key) -> Place<'_> {
@@ -308,6 +319,11 @@ impl ZoneTable {
     /// The chain of denials, when the zone was signed elsewhere.
     pub fn denial(&self) -> Option<&Denial> {
         self.denial.as_deref()
+    }
+
+    /// Its number, from 0; it changes only where zones come and go ([`DnsTable::origins`]).
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// The records.

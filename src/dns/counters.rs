@@ -1,10 +1,16 @@
 //! Counters: one set per worker, written without contention, summed when they are read.
 
 use crate::responder::Transport;
+use arc_swap::ArcSwap;
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
+use zonekeeper_core::{answer::DnsTable, name::Name};
 
 /// Query types that are counted apart; the rest is `other`.
 const TYPES: [(u16, &str); 14] = [
@@ -54,6 +60,29 @@ pub struct Counters {
     slipped: AtomicU64,
     unsent: AtomicU64,
     latency: [AtomicU64; LATENCIES],
+    /// The sum of what [`Counters::latency`] counts, in microseconds.
+    latency_sum: AtomicU64,
+    zones: ArcSwap<ZoneCounts>,
+}
+
+/// Answers by zone, by the numbers that a table gives its zones.
+#[derive(Debug, Default)]
+pub(crate) struct ZoneCounts {
+    origins: u64,
+    counts: Vec<(Name, AtomicU64)>,
+}
+
+impl ZoneCounts {
+    /// Those of which table: see [`DnsTable::origins`].
+    pub(crate) fn origins(&self) -> u64 {
+        self.origins
+    }
+
+    pub(crate) fn answered(&self, number: usize) {
+        if let Some((_, count)) = self.counts.get(number) {
+            add(count);
+        }
+    }
 }
 
 /// One writer at a time: a plain addition, no locked instruction.
@@ -81,6 +110,18 @@ impl Counters {
         let at = (u64::BITS - micros.leading_zeros()) as usize; // the smallest power of two above it
         let counter = &self.latency[at.min(LATENCIES - 1)];
         counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+        self.latency_sum.store(self.latency_sum.load(Relaxed).wrapping_add(n * micros), Relaxed);
+    }
+
+    /// Counters for the zones of a table; those that were there before go on. Only the one writer calls it.
+    pub(crate) fn zones_of(&self, table: &DnsTable) -> Arc<ZoneCounts> {
+        let old = self.zones.load();
+        let old: BTreeMap<&Name, u64> = old.counts.iter().map(|(z, n)| (z, n.load(Relaxed))).collect();
+        let counter = |z: &Name| (z.clone(), AtomicU64::new(old.get(z).copied().unwrap_or(0)));
+        let counts = table.zones().map(|z| counter(z.zone().origin())).collect();
+        let new = Arc::new(ZoneCounts { origins: table.origins(), counts });
+        self.zones.store(new.clone());
+        new
     }
 
     pub(crate) fn withheld(&self) {
@@ -105,7 +146,7 @@ impl Counters {
 }
 
 /// All workers' counters at about one moment; all only grow.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Answers by query type; `other` is the rest, and what had no readable question.
     pub types: Vec<(&'static str, u64)>,
@@ -130,6 +171,10 @@ pub struct Totals {
     /// How long queries over UDP took inside the server, from the system call that brought them to the one that took
     /// their answers: a sample (one batch in 16), by upper bound; the last has none.
     pub latency: Vec<(Duration, u64)>,
+    /// The sum of what `latency` counts.
+    pub latency_sum: Duration,
+    /// Answers by the zone that they are of.
+    pub zones: Vec<(Name, u64)>,
     /// Messages that got no answer: too short, or responses themselves.
     pub dropped: u64,
     /// Answers with the TC bit.
@@ -154,7 +199,15 @@ impl Totals {
             let names = names.iter().map(|n| n.1).chain(["other"]);
             names.enumerate().map(|(i, name)| (name, at(&|c| f(c, i)))).collect()
         };
+        let mut zones = BTreeMap::new();
+        for counters in all.clone() {
+            for (zone, n) in &counters.zones.load().counts {
+                *zones.entry(zone.clone()).or_insert(0) += n.load(Relaxed);
+            }
+        }
         Totals {
+            zones: zones.into_iter().collect(),
+            latency_sum: Duration::from_micros(one(|c| &c.latency_sum)),
             types: named(&TYPES, &|c, i| c.types[i].load(Relaxed)),
             rcodes: named(&RCODES, &|c, i| c.rcodes[i].load(Relaxed)),
             udp: one(|c| &c.transports[0]),

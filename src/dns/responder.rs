@@ -8,7 +8,7 @@ mod resolve;
 
 use crate::{
     cookie::{CLIENT, CookieSecrets},
-    counters::Counters,
+    counters::{Counters, ZoneCounts},
     geo::{Geo, Memory},
     message::{Message, Section, Targets},
     rate::{Kind, Limit, RateLimit},
@@ -211,6 +211,8 @@ pub struct Responder {
     /// Answers that were limited.
     limited: u32,
     counters: Arc<Counters>,
+    /// Those of the zones, in the order of the table's.
+    zones: Arc<ZoneCounts>,
 }
 
 /// An answer's code and flags, and why.
@@ -260,6 +262,7 @@ impl Responder {
             rate: None,
             tap: None,
             limited: 0,
+            zones: Arc::default(),
             counters,
         }
     }
@@ -282,10 +285,13 @@ impl Responder {
         self
     }
 
-    /// Makes room for the counters of weighted answers; call it when the table has changed.
+    /// Makes room for the counters of zones and weighted answers; call it when the table has changed.
     pub fn prepare(&mut self, table: &DnsTable) {
         if self.scratch.turns.len() < table.slots() {
             self.scratch.turns.resize(table.slots(), 0);
+        }
+        if self.zones.origins() != table.origins() {
+            self.zones = self.counters.zones_of(table);
         }
     }
 
@@ -422,6 +428,9 @@ impl Responder {
             (asked[1] & 0x10) | (verdict.rcode & 0x0f) as u8, // CD as asked (RFC 4035 §3.1.6), never RA nor AD
         ];
         self.counters.answered(view.transport, query.qtype, verdict.rcode, verdict.truncated);
+        if let Some(look) = look {
+            self.zones.answered(look.number());
+        }
         Some(message.finish(flags, query.questions))
     }
 

@@ -218,7 +218,11 @@ impl DnsServer {
     /// The sum of all workers' counters.
     pub fn counters(&self) -> Totals {
         let untapped = self.untapped.as_ref().map_or(0, |lost| lost.load(Ordering::Relaxed));
-        Totals { untapped, ..Totals::sum(self.counters.iter().map(|c| &**c)) }
+        let mut totals = Totals { untapped, ..Totals::sum(self.counters.iter().map(|c| &**c)) };
+        // A worker that has had no query since a zone went still counts it.
+        let state = &self.shared.published.load().state;
+        totals.zones.retain(|(zone, _)| state.zones.contains_key(zone));
+        totals
     }
 
     /// The sockets, each with a name by which another process takes them over. While both have them, each of what comes

@@ -21,6 +21,21 @@ pub fn dns(out: &mut Exposition, totals: &Totals) {
         .sample(&[("transport", &"tls")], totals.tls)
         .sample(&[("transport", &"https")], totals.https)
         .sample(&[("transport", &"quic")], totals.quic);
+    out.counter("zonekeeper_dns_zone_queries_total", "Answered queries by the zone that they are about.");
+    for (zone, n) in &totals.zones {
+        out.sample(&[("zone", zone)], n);
+    }
+    let (bounds, counts): (Vec<u64>, Vec<u64>) = totals
+        .latency
+        .iter()
+        .map(|(bound, n)| (bound.as_micros().min(u128::from(u64::MAX)) as u64, n))
+        .unzip();
+    let finite = &bounds[..bounds.len().saturating_sub(1)];
+    out.histogram(
+        "zonekeeper_dns_udp_seconds",
+        "From the system call that brought a query to the one that took its answer; one batch in 16 is timed.",
+    )
+    .buckets(&[], finite, &counts, totals.latency_sum.as_micros() as u64);
     out.counter("zonekeeper_dns_rate_limited_total", "UDP answers over the rate, by what became of them.")
         .sample(&[("outcome", &"withheld")], totals.withheld)
         .sample(&[("outcome", &"slipped")], totals.slipped);

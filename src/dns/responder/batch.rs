@@ -79,6 +79,11 @@ impl<'t> Look<'t> {
         self.zone.denial().is_some()
     }
 
+    /// Number of the zone.
+    pub(super) fn number(&self) -> usize {
+        self.zone.number()
+    }
+
     /// The SOA of negative answers.
     pub(super) fn soa(&self) -> Option<RrView<'t>> {
         self.zone.negative()

@@ -135,6 +135,42 @@ async fn a_publication_and_a_flag_are_seen_by_the_next_query() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_counted_by_zone_and_by_the_time_they_took() {
+    let r = start(on("127.0.0.1:0"));
+    let to = r.server.local_addrs()[0];
+    let publish = |zones: &[&str], index| {
+        let texts: Vec<(&str, &str)> = zones.iter().map(|z| (*z, HEAD)).collect();
+        r.published.store(Arc::new(published(state(&texts), index)));
+    };
+    let counted = || {
+        let zones = r.server.counters().zones;
+        zones.into_iter().map(|(z, n)| (z.to_string(), n)).collect::<Vec<_>>()
+    };
+    publish(&["example.", "b.test."], 2);
+    for _ in 0..40 {
+        udp(to, &query("ns.example", 1));
+        udp(to, &query("absent.b.test", 1));
+        udp(to, &query("nowhere.else", 1));
+    }
+    let mut tcp = connect(to);
+    tcp.write_all(&frame(&query("ns.b.test", 15))).unwrap();
+    receive(&mut tcp);
+    assert_eq!(counted(), [("example.".to_string(), 40), ("b.test.".to_string(), 41)]);
+    publish(&["a.test.", "b.test."], 3); // other numbers
+    for _ in 0..40 {
+        udp(to, &query("ns.a.test", 1));
+        udp(to, &query("ns.b.test", 1));
+    }
+    assert_eq!(counted(), [("a.test.".to_string(), 40), ("b.test.".to_string(), 81)]);
+    let totals = r.server.counters();
+    let timed: u64 = totals.latency.iter().map(|(_, n)| n).sum();
+    assert!(timed > 5, "one batch in 16 of {} is timed, {timed}", totals.udp);
+    let most: u128 = totals.latency.iter().map(|(d, n)| d.as_micros().min(1 << 30) * u128::from(*n)).sum();
+    assert!(totals.latency_sum.as_micros() <= most, "{:?} of at most {most} us", totals.latency_sum);
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tcp_is_bounded() {
     let idle = Duration::from_millis(300);
     let r = start(DnsConfig { tcp_connections_per_address: 2, tcp_idle: idle, ..on("127.0.0.1:0") });
