@@ -28,6 +28,7 @@
 
 mod explain;
 mod nearest;
+mod negative;
 mod service;
 mod svcb;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 
 pub use explain::{Asker, Explanation};
 pub use nearest::{Chosen, Direction, Steering, Step, Whereabouts};
+pub use negative::Negative;
 pub use service::{Prepared, SUSPECT_TTL, ServiceAnswer, WireSet};
 
 use crate::{
@@ -71,8 +73,7 @@ pub struct ZoneTable {
     index: Arc<ZoneIndex>,
     /// The chain of a zone that was signed elsewhere.
     denial: Option<Arc<Denial>>,
-    /// SOA for negative answers, its TTL the smaller of its own and its minimum (RFC 2308 §3).
-    negative: Option<WireSet>,
+    negative: Option<Negative>,
     /// Has SOA and NS.
     ready: bool,
     /// `*` exists right below the apex, with records or because of names below it (RFC 4592 §2.2.2).
@@ -280,12 +281,7 @@ impl ZoneTable {
             Some(old) => Arc::new(old.index.update(&zone)),
             None => Arc::new(ZoneIndex::build(&zone)),
         };
-        let negative = zone.soa().map(|mut soa| {
-            let minimum =
-                soa.rdata.first().and_then(|r| r.last_chunk::<4>()).map_or(0, |m| u32::from_be_bytes(*m));
-            soa.ttl = soa.ttl.min(minimum);
-            WireSet::of(&soa)
-        });
+        let negative = zone.soa().and_then(Negative::of);
         let denial = match old {
             Some(old) if Arc::ptr_eq(&old.zone, &zone) => old.denial.clone(),
             old => {
@@ -352,8 +348,8 @@ impl ZoneTable {
     }
 
     /// The SOA of negative answers.
-    pub fn negative(&self) -> Option<RrView<'_>> {
-        self.negative.as_ref().map(WireSet::view)
+    pub fn negative(&self) -> Option<&Negative> {
+        self.negative.as_ref()
     }
 
     /// Makes the SVCB and HTTPS records at every service anew.

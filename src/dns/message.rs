@@ -1,12 +1,15 @@
 //! Writing an answer behind the question, in the buffer that the query came in.
 //!
 //! The question stays as it is, so its case is kept. RRsets are copied as they are stored and only their owner, a pointer
-//! of two bytes, is set: names in RDATA are never compressed, so every owner that an answer needs already stands in the
-//! message, as the question, as a suffix of it, or in RDATA.
+//! of two bytes, is set: every owner that an answer needs already stands in the message, as the question, as a suffix of it,
+//! or in RDATA, where names are not compressed, but for the SOA of negative answers, to which nothing points.
 
 mod named;
 
-use zonekeeper_core::zone::{RrView, rdata_target, rtype};
+use zonekeeper_core::{
+    answer::Negative,
+    zone::{RrView, rdata_target, rtype},
+};
 
 /// Highest place that a compression pointer reaches (RFC 1035 §4.1.4).
 const POINTER_MAX: usize = 0x3fff;
@@ -140,6 +143,22 @@ impl<'b> Message<'b> {
         }
         self.len = end;
         self.count(section, set.count());
+        true
+    }
+
+    /// The SOA of a negative answer, whose zone's apex stands at this place.
+    pub(crate) fn put_negative(&mut self, apex: usize, soa: &Negative) -> bool {
+        if apex > POINTER_MAX {
+            return self.put_far(Section::Authority, apex, soa.whole());
+        }
+        let start = self.len;
+        if !self.put(Section::Authority, apex, soa.short()) {
+            return false;
+        }
+        let pointer = (0xc000 | apex as u16).to_be_bytes();
+        for at in soa.pointers() {
+            self.buf[start + at..start + at + 2].copy_from_slice(&pointer);
+        }
         true
     }
 

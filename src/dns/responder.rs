@@ -485,7 +485,7 @@ fn plain(look: Look<'_>, slot: &Slot, query: &Query, message: &mut Message<'_>) 
     let verdict = Verdict { authoritative: true, ..Verdict::default() };
     let negative = |message: &mut Message<'_>| {
         let apex = HEADER + look.origin(query.name_len);
-        !dnssec_ok && look.soa().is_some_and(|soa| message.put(Section::Authority, apex, soa))
+        !dnssec_ok && look.soa().is_some_and(|soa| message.put_negative(apex, soa))
     };
     match look.plain(slot)? {
         Plain::Node(node) => match node.set(query.qtype) {

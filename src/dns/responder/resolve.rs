@@ -251,7 +251,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
 
     /// A service has nothing to answer for now: that is kept no longer than an uncertain answer.
     fn denied(&mut self, zone: &ZoneTable, apex: usize) -> Next {
-        let soa = zone.negative()?;
+        let soa = zone.negative()?.whole();
         let fits = self.message.put_with_ttl(Section::Authority, apex, soa, soa.ttl().min(SUSPECT_TTL));
         self.verdict.truncated |= !fits;
         None
@@ -259,9 +259,11 @@ impl<'a, 'b> Resolver<'a, 'b> {
 
     fn negative(&mut self, zone: &ZoneTable, step: usize, apex: usize, claim: Claim) -> Next {
         let soa = zone.negative()?;
-        if self.put(Section::Authority, apex, soa) && self.signs(zone) {
+        let fits = self.message.put_negative(apex, soa);
+        self.verdict.truncated |= !fits;
+        if fits && self.signs(zone) {
             if let Some(node) = zone.index().find(&[]) {
-                self.sign_at(Section::Authority, apex, node, soa);
+                self.sign_at(Section::Authority, apex, node, soa.whole());
             }
             self.prove(zone, step, claim);
         }

@@ -439,3 +439,24 @@ fn an_extended_error_says_why() {
         assert_eq!(option, [0, 15, 0, 2, 0, code], "{qname}: stale");
     }
 }
+
+#[test]
+fn a_denial_is_as_short_as_it_can_be() {
+    let zone = |names: &str| {
+        format!("$TTL 300\n@ SOA {names} 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nto CNAME no.b.test.\n")
+    };
+    let (near, far) = (zone("ns h.o\\.st"), zone("ns.elsewhere. @"));
+    let mut asker = Asker::new(&[("bench.example.", &near), ("b.test.", &far)]);
+    for (qname, rtype, rcode, len, soa) in [
+        ("x123.bench.example", 1, 3, 12 + 24 + 12 + 5 + 9 + 20, "ns.bench.example. h.o\\.st.bench.example."),
+        ("a.b.c.bench.example", 1, 3, 12 + 25 + 12 + 5 + 9 + 20, "ns.bench.example. h.o\\.st.bench.example."),
+        ("bench.example", 16, 0, 12 + 19 + 12 + 5 + 9 + 20, "ns.bench.example. h.o\\.st.bench.example."),
+        ("no.b.test", 1, 3, 12 + 15 + 12 + 14 + 2 + 20, "ns.elsewhere. b.test."),
+        ("to.bench.example", 1, 3, 12 + 22 + 12 + 11 + 12 + 14 + 2 + 20, "ns.elsewhere. b.test."),
+    ] {
+        let m = asker.raw(Transport::Udp, &query(qname, rtype)).unwrap();
+        let a = read(&m);
+        assert_eq!((a.rcode, m.len()), (rcode, len), "{qname} {rtype}");
+        assert_eq!(a.authority[0].3, format!("{soa} 7 3600 600 86400 30"), "{qname} {rtype}");
+    }
+}
