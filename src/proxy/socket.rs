@@ -60,6 +60,11 @@ pub(crate) fn receive(addr: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Whether it is for datagrams.
+pub(crate) fn is_udp(socket: &OwnedFd) -> bool {
+    sockopt::socket_type(socket).is_ok_and(|t| t == rustix::net::SocketType::DGRAM)
+}
+
 /// How many seconds the system waits for a client's first bytes before it hands the connection over without them.
 const DEFER_S: libc::c_int = 1;
 

@@ -59,8 +59,13 @@ pub(crate) struct Status {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// A bind of a listener. Without a fixed port the listener is part of its identity.
-type Key = (SocketAddr, Option<ListenerId>);
+/// A bind of a listener. TCP and UDP have ports of their own. Without a fixed port the listener is part of its identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    addr: SocketAddr,
+    udp: bool,
+    unfixed: Option<ListenerId>,
+}
 
 /// An address that is ours.
 struct Open {
@@ -74,6 +79,8 @@ struct Open {
 struct Heard {
     id: Arc<ListenerId>,
     fate: Fate,
+    /// Its connections come with their first bytes, which is a matter of its sockets.
+    spoken: bool,
     /// The workers' sockets once more.
     sockets: Vec<OwnedFd>,
 }
@@ -134,8 +141,10 @@ impl Supervisor {
         std::mem::take(&mut self.inherited)
     }
 
-    fn inherit(&mut self, name: &str) -> Option<OwnedFd> {
-        let at = self.inherited.iter().position(|(n, _)| n == name)?;
+    /// A socket of the process before this one. Those of TCP and of UDP at one address have the same name.
+    fn inherit(&mut self, key: &Key, listening: bool) -> Option<OwnedFd> {
+        let name = name(key, listening);
+        let at = self.inherited.iter().position(|(n, s)| *n == name && socket::is_udp(s) == key.udp)?;
         Some(self.inherited.remove(at).1)
     }
 
@@ -264,7 +273,7 @@ impl Supervisor {
         let mut first = Ok(());
         for listener in table.listeners.values() {
             for addr in &listener.binds {
-                let key = key(*addr, &listener.id);
+                let key = key(*addr, listener);
                 if self.problems.contains_key(&key) && !retry {
                     continue;
                 }
@@ -287,23 +296,23 @@ impl Supervisor {
     fn bind_one(&mut self, key: &Key, listener: &ListenerTable) -> io::Result<()> {
         let wanted = self.wanted(listener);
         if !self.open.contains_key(key) {
-            let open = self.reserve(key, listener.protocol == Protocol::Udp)?;
+            let open = self.reserve(key)?;
             self.open.insert(key.clone(), open);
         }
         let heard = self.open.get(key).and_then(|o| o.listening.as_ref());
-        let same = heard.is_some_and(|h| *h.id == listener.id);
+        let spoken = listener.client_first;
+        let same = heard.is_some_and(|h| *h.id == listener.id && h.spoken == spoken);
         if wanted && !same {
-            let udp = listener.protocol == Protocol::Udp;
-            let sockets = self.listen(key, listener.client_first, udp)?;
+            let sockets = self.listen(key, spoken)?;
             let copies = sockets.iter().map(|s| s.as_fd().try_clone_to_owned()).collect::<io::Result<_>>()?;
             let (id, fate) = (Arc::new(listener.id.clone()), Fate::default());
             for (socket, worker) in sockets.into_iter().zip(self.workers.iter().cycle()) {
                 self.shared.accepting.fetch_add(1, AcqRel);
-                worker.open(Handed { socket, id: id.clone(), fate: fate.clone(), udp });
+                worker.open(Handed { socket, id: id.clone(), fate: fate.clone(), udp: key.udp });
             }
             if let Some(open) = self.open.get_mut(key) {
-                close(open, Listening::Drain, &self.workers); // a listener of another name had the address
-                open.listening = Some(Heard { id, fate, sockets: copies });
+                close(open, Listening::Drain, &self.workers); // a listener of another name or kind had the address
+                open.listening = Some(Heard { id, fate, spoken, sockets: copies });
             }
         } else if !wanted && let Some(open) = self.open.get_mut(key) {
             close(open, Listening::Refuse, &self.workers);
@@ -312,26 +321,27 @@ impl Supervisor {
     }
 
     /// Takes an address, so that nobody else gets it.
-    fn reserve(&mut self, key: &Key, udp: bool) -> io::Result<Open> {
-        let reservation = match self.inherit(&name(key, false)) {
+    fn reserve(&mut self, key: &Key) -> io::Result<Open> {
+        let goes_on = |(n, s): &(String, OwnedFd)| *n == name(key, true) && socket::is_udp(s);
+        let reservation = match self.inherit(key, false) {
             Some(socket) => socket.into(),
             // Another process may go on with the same sockets of UDP, so there is nothing to reserve then.
-            None if udp && self.inherited.iter().any(|(n, _)| *n == name(key, true)) => {
-                return Ok(Open { reservation: None, local: key.0, listening: None });
+            None if key.udp && self.inherited.iter().any(goes_on) => {
+                return Ok(Open { reservation: None, local: key.addr, listening: None });
             }
-            None if udp => socket::reserve_udp(key.0)?,
-            None => socket::reserve(key.0)?,
+            None if key.udp => socket::reserve_udp(key.addr)?,
+            None => socket::reserve(key.addr)?,
         };
         let local = socket::local_addr(&reservation)?;
-        Ok(Open { reservation: (!udp).then_some(reservation), local, listening: None })
+        Ok(Open { reservation: (!key.udp).then_some(reservation), local, listening: None })
     }
 
     /// One socket for each worker, and each that the process before this one had.
-    fn listen(&mut self, key: &Key, spoken: bool, udp: bool) -> io::Result<Vec<OwnedFd>> {
+    fn listen(&mut self, key: &Key, spoken: bool) -> io::Result<Vec<OwnedFd>> {
         let Some(local) = self.open.get(key).map(|o| o.local) else { return Ok(Vec::new()) };
-        let mut sockets: Vec<OwnedFd> = std::iter::from_fn(|| self.inherit(&name(key, true))).collect();
+        let mut sockets: Vec<OwnedFd> = std::iter::from_fn(|| self.inherit(key, true)).collect();
         for _ in sockets.len()..self.workers.len() {
-            sockets.push(match udp {
+            sockets.push(match key.udp {
                 true => socket::receive(local)?,
                 false => socket::listen(local, spoken)?.into(),
             });
@@ -353,7 +363,7 @@ impl Supervisor {
 
     /// Closes what is no longer configured; connections end after the request that they serve.
     fn remove(&mut self, table: &ProxyTable) {
-        let keys = |l: &Arc<ListenerTable>| l.binds.iter().map(|a| key(*a, &l.id)).collect::<Vec<_>>();
+        let keys = |l: &Arc<ListenerTable>| l.binds.iter().map(|a| key(*a, l)).collect::<Vec<_>>();
         let wanted: BTreeSet<Key> = table.listeners.values().flat_map(keys).collect();
         let before = self.open.len();
         self.problems.retain(|k, _| wanted.contains(k));
@@ -371,7 +381,7 @@ impl Supervisor {
 
     fn show(&self, table: &ProxyTable) {
         let local = |l: &Arc<ListenerTable>| {
-            let of = |a: &SocketAddr| Some((l.id.clone(), self.open.get(&key(*a, &l.id))?.local));
+            let of = |a: &SocketAddr| Some((l.id.clone(), self.open.get(&key(*a, l))?.local));
             l.binds.iter().filter_map(of).collect::<Vec<_>>()
         };
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -383,13 +393,15 @@ impl Supervisor {
     }
 }
 
-fn key(addr: SocketAddr, id: &ListenerId) -> Key {
-    (addr, (addr.port() == 0).then(|| id.clone()))
+fn key(addr: SocketAddr, listener: &ListenerTable) -> Key {
+    let unfixed = (addr.port() == 0).then(|| listener.id.clone());
+    Key { addr, udp: listener.protocol == Protocol::Udp, unfixed }
 }
 
 /// What a socket is called when it is handed over.
-fn name((addr, id): &Key, listening: bool) -> String {
-    let (what, id) = (if listening { "listen" } else { "reserve" }, id.as_ref().map_or("", |id| id.as_str()));
+fn name(Key { addr, unfixed, .. }: &Key, listening: bool) -> String {
+    let what = if listening { "listen" } else { "reserve" };
+    let id = unfixed.as_ref().map_or("", |id| id.as_str());
     format!("proxy {what} {addr} {id}")
 }
 

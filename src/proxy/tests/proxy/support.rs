@@ -3,6 +3,7 @@
 use arc_swap::ArcSwap;
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -45,10 +46,19 @@ fn publish(state: &State) -> Published {
 
 impl World {
     pub fn try_start(state: State, workers: usize) -> Result<World, BindError> {
+        World::take_over(state, workers, &mut Vec::new())
+    }
+
+    /// Goes on with the sockets of another one.
+    pub fn take_over(
+        state: State,
+        workers: usize,
+        sockets: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<World, BindError> {
         let published = Arc::new(ArcSwap::from_pointee(publish(&state)));
         let health = LocalHealth::new();
         let config = ProxyConfig { site: "here".parse().unwrap(), workers };
-        let proxy = Proxy::start(config, published.clone(), health.clone())?;
+        let proxy = Proxy::take_over(config, published.clone(), health.clone(), sockets)?;
         Ok(World { proxy, health, state, published })
     }
 

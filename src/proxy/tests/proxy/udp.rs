@@ -1,9 +1,12 @@
 //! UDP listeners: sessions by client, bounded, moved away from a backend that refuses.
 
 use crate::support::*;
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
-use zonekeeper_core::model::Protocol;
+use zonekeeper_core::{
+    State,
+    model::{Bind, Protocol},
+};
 
 /// Answers each datagram with its name and the datagram.
 struct Echo {
@@ -120,4 +123,56 @@ async fn a_removed_listener_takes_no_more_and_its_port_is_free() {
     world.change(|s| drop(s.listeners.remove(&listener_id("web"))));
     eventually("the port is free", async || UdpSocket::bind(addr).await.is_ok()).await;
     assert_eq!(asker.ask("x", SOON).await, None);
+}
+
+/// A listener `web` of UDP and one `stream` of TCP at the same address.
+fn both(datagrams: SocketAddr, streams: SocketAddr) -> State {
+    let mut state = state(Protocol::Udp, &[datagrams]);
+    let bind = vec![Bind { site: None, addr: dead() }];
+    edit_listener(&mut state, |l| l.binds.clone_from(&bind));
+    let mut stream = listener(Protocol::Http);
+    (stream.binds, stream.routes) = (bind, vec![route("stream")]);
+    state.listeners.insert(listener_id("stream"), Arc::new(stream));
+    state.pools.insert(pool_id("stream"), Arc::new(pool(&[streams])));
+    state
+}
+
+#[tokio::test]
+async fn tcp_and_udp_share_an_address_through_changes_and_a_hand_over() {
+    let (a, b) = (echo("a").await, Server::start("b"));
+    let mut world = World::start(both(a.addr, b.addr));
+    let (asker, mut client) = (Asker::new(&world).await, Client::connect(world.addr("stream")).await);
+    for i in 0..20 {
+        world.change(|s| edit_listener(s, |l| l.max_connections = 100 + i));
+        assert_eq!(asker.must(&i.to_string()).await, format!("a {i}"));
+        assert_eq!(client.get("/").await.by(), "b");
+    }
+    let counters = world.proxy.counters();
+    assert!(counters.listeners.iter().all(|l| l.1.connections == 1), "nothing was closed: {counters:?}");
+    let mut sockets = world.proxy.sockets().await;
+    let next = World::take_over(world.state.clone(), 2, &mut sockets).unwrap();
+    assert!(sockets.is_empty(), "each socket has a place: {sockets:?}");
+    world.proxy.leave(Duration::from_millis(10)).await;
+    assert_eq!(Asker::new(&next).await.must("x").await, "a x");
+    assert_eq!(Client::connect(next.addr("stream")).await.get("/").await.by(), "b");
+}
+
+#[tokio::test]
+async fn a_listener_of_another_protocol_gets_sockets_of_another_kind() {
+    let (a, b) = (echo("a").await, Server::start("b"));
+    let mut world = World::start(both(a.addr, b.addr));
+    let addr = world.addr("web");
+    world.change(|s| {
+        s.listeners.remove(&listener_id("stream"));
+        edit_listener(s, |l| (l.protocol, l.routes) = (Protocol::Http, vec![route("stream")]));
+    });
+    let answers = async || match Client::try_connect(addr).await {
+        Some(mut client) => client.get("/").await.by() == "b",
+        None => false,
+    };
+    eventually("it speaks HTTP", answers).await;
+    world.change(|s| edit_listener(s, |l| (l.protocol, l.routes) = (Protocol::Udp, vec![route("web")])));
+    let asker = Asker::new(&world).await;
+    eventually("it takes datagrams", async || asker.ask("x", SOON).await.is_some()).await;
+    eventually("it takes no connections", async || Client::try_connect(addr).await.is_none()).await;
 }
