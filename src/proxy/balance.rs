@@ -23,11 +23,20 @@ const FULL_SCAN: usize = 16;
 /// A choice that other threads keep overtaking settles for the last one.
 const ATTEMPTS: usize = 16;
 
+/// A place on a backend, to be given back with [`release`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The backend's index.
+    pub(crate) index: usize,
+    /// It is the backend's trial.
+    pub(crate) trial: bool,
+}
+
 /// What a choice came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// This one; a place on it is taken and must be given back with [`release`].
-    Backend(usize),
+    /// This place is taken.
+    Backend(Place),
     /// Usable ones are there, all at their limit.
     Full,
     /// None is usable.
@@ -36,10 +45,11 @@ pub(crate) enum Choice {
 
 /// Chooses a backend that is not in `exclude` and takes a place on it. `key`: what [`Balance::Hash`] chooses by.
 pub(crate) fn choose(pool: &LivePool, key: u64, exclude: &[usize], now_ms: u64) -> Choice {
-    let asked = Asked { pool, key, now_ms };
+    let mut asked = Asked { pool, key, now_ms, beside_trials: false };
     match asked.choose(&|i| usable(pool, exclude, i, now_ms)) {
         // All were ejected for a moment: rather one of those than an error.
         Choice::Nothing => {
+            asked.beside_trials = true;
             asked.choose(&|i| !exclude.contains(&i) && pool.backends[i].last_resort(&pool.table.backends[i]))
         }
         choice => choice,
@@ -48,16 +58,34 @@ pub(crate) fn choose(pool: &LivePool, key: u64, exclude: &[usize], now_ms: u64) 
 
 /// Takes a place on this backend, if it is usable and has one. It costs no turn: those that come back to their backend say
 /// nothing of where new ones shall go.
-pub(crate) fn choose_same(pool: &LivePool, index: usize, exclude: &[usize], now_ms: u64) -> bool {
+pub(crate) fn choose_same(pool: &LivePool, index: usize, exclude: &[usize], now_ms: u64) -> Option<Choice> {
     let (inflight, max) = (&pool.backends[index].inflight, pool.table.max_connections);
     let one_more = |n: u32| (max == 0 || n < max).then_some(n + 1);
-    usable(pool, exclude, index, now_ms) && inflight.fetch_update(AcqRel, Acquire, one_more).is_ok()
+    if !usable(pool, exclude, index, now_ms) || inflight.fetch_update(AcqRel, Acquire, one_more).is_err() {
+        return None;
+    }
+    enter(pool, index, false).map(Choice::Backend)
+}
+
+/// A place that was counted already; none where another request was faster to be the backend's trial.
+fn enter(pool: &LivePool, index: usize, beside_trials: bool) -> Option<Place> {
+    let backend = &pool.backends[index];
+    let trial = backend.begin_trial();
+    let waits = backend.tried_now() && pool.table.backends[index].force != Some(Force::Up);
+    if !trial && waits && !beside_trials {
+        backend.inflight.fetch_sub(1, AcqRel);
+        return None;
+    }
+    Some(Place { index, trial })
 }
 
 /// Gives the place back, and judges the backend if its request failed.
-pub(crate) fn release(pool: &LivePool, index: usize) {
+pub(crate) fn release(pool: &LivePool, Place { index, trial }: Place) {
     let backend = &pool.backends[index];
     backend.inflight.fetch_sub(1, AcqRel);
+    if trial {
+        backend.end_trial();
+    }
     if pool.table.max_connections > 0 {
         pool.state.queue.wake();
     }
@@ -152,6 +180,8 @@ struct Asked<'p> {
     pool: &'p LivePool,
     key: u64,
     now_ms: u64,
+    /// A backend may be taken that has its trial now.
+    beside_trials: bool,
 }
 
 impl Asked<'_> {
@@ -168,8 +198,10 @@ impl Asked<'_> {
             match best {
                 Best::None(choice) => return choice,
                 Best::At(c) => {
-                    if self.take(c) {
-                        return Choice::Backend(c.index);
+                    if self.take(c)
+                        && let Some(place) = enter(self.pool, c.index, self.beside_trials)
+                    {
+                        return Choice::Backend(place);
                     }
                     last = Choice::Full; // overtaken: look again
                 }

@@ -28,19 +28,23 @@ fn edit(pool: &mut LivePool, change: impl FnOnce(&mut Pool)) {
     pool.table = Arc::new(table);
 }
 
-fn next(pool: &LivePool) -> usize {
-    match choose(pool, 0, &[], now_ms()) {
-        Choice::Backend(i) => i,
+fn place(pool: &LivePool, key: u64, now_ms: u64) -> Place {
+    match choose(pool, key, &[], now_ms) {
+        Choice::Backend(place) => place,
         other => panic!("{other:?}"),
     }
+}
+
+fn next(pool: &LivePool) -> usize {
+    place(pool, 0, now_ms()).index
 }
 
 fn shares(pool: &LivePool, n: usize) -> Vec<usize> {
     let mut count = vec![0; pool.backends.len()];
     for _ in 0..n {
-        let i = next(pool);
-        release(pool, i);
-        count[i] += 1;
+        let place = place(pool, 0, now_ms());
+        release(pool, place);
+        count[place.index] += 1;
     }
     count
 }
@@ -147,13 +151,9 @@ fn round_robin_shares_follow_any_weights() {
 }
 
 fn chosen(pool: &LivePool, key: u64) -> usize {
-    match choose(pool, key, &[], now_ms()) {
-        Choice::Backend(i) => {
-            release(pool, i);
-            i
-        }
-        other => panic!("{other:?}"),
-    }
+    let place = place(pool, key, now_ms());
+    release(pool, place);
+    place.index
 }
 
 #[test]
@@ -218,13 +218,9 @@ fn a_backend_that_returns_is_warmed_up() {
     let at = |pool: &LivePool, ms: u64| {
         let mut first = 0;
         for _ in 0..1000 {
-            match choose(pool, 0, &[], now_ms() + ms) {
-                Choice::Backend(i) => {
-                    release(pool, i);
-                    first += usize::from(i == 0);
-                }
-                other => panic!("{other:?}"),
-            }
+            let place = place(pool, 0, now_ms() + ms);
+            release(pool, place);
+            first += usize::from(place.index == 0);
         }
         first
     };
@@ -238,11 +234,12 @@ fn a_backend_that_returns_is_warmed_up() {
 fn with_failures(pool: &LivePool, n: usize, fails: impl Fn(usize) -> bool) -> Vec<usize> {
     let mut count = vec![0; pool.backends.len()];
     for _ in 0..n {
-        let i = next(pool);
+        let place = place(pool, 0, now_ms());
+        let i = place.index;
         count[i] += 1;
         pool.backends[i].totals.requests.fetch_add(1, Relaxed);
         pool.backends[i].answered(if fails(i) { 500 } else { 200 });
-        release(pool, i);
+        release(pool, place);
     }
     count
 }
@@ -271,14 +268,39 @@ fn errors_eject_no_more_than_the_cap_and_a_trial_lets_in_again() {
     health.settle(now_ms() + 60_000);
     let may = || usable(&pool, &[], bad, now_ms());
     assert!(may() && pool.backends[bad].on_trial());
-    pool.backends[bad].inflight.fetch_add(1, AcqRel);
+    let trial = trial(&pool, bad);
     assert!(!may(), "one request is the trial");
     assert_eq!(health.healthy_count(&pool.table).0, 4, "and its trial closes no listener");
     pool.backends[bad].answered(500);
-    release(&pool, bad);
+    release(&pool, trial);
     assert!(pool.backends[bad].ejected(now_ms() + 1500), "and its failure ejects at once, for longer");
     health.settle(now_ms() + 60_000);
     pool.backends[bad].answered(200);
     pool.backends[bad].inflight.fetch_add(1, AcqRel);
     assert!(!pool.backends[bad].on_trial() && may());
+}
+
+/// The place that is this backend's trial, which it gets in its turn.
+fn trial(pool: &LivePool, index: usize) -> Place {
+    let mut tries = (0..pool.backends.len() * 2).map(|_| place(pool, 0, now_ms()));
+    let found = tries.find(|place| place.index == index).unwrap();
+    assert!(found.trial);
+    found
+}
+
+#[test]
+fn what_was_in_flight_before_an_ejection_is_no_trial() {
+    let (health, pool) = pool(Balance::RoundRobin, &[1, 1], 0);
+    let old: Vec<Place> = (0..6).map(|_| place(&pool, 0, now_ms())).collect();
+    health.eject(&pool.backends[0], 1000);
+    health.settle(now_ms() + 60_000);
+    let first = trial(&pool, 0);
+    assert_eq!(shares(&pool, 10), [0, 10], "one at a time");
+    old.iter().for_each(|place| release(&pool, *place));
+    assert_eq!(shares(&pool, 10), [0, 10], "and the end of an old one is not its end");
+    release(&pool, first);
+    let second = trial(&pool, 0);
+    pool.backends[0].answered(200);
+    release(&pool, second);
+    assert_eq!(shares(&pool, 10), [5, 5]);
 }

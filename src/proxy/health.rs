@@ -35,6 +35,13 @@ pub(crate) fn now_us() -> u64 {
 /// Half the time over which errors are counted.
 const WINDOW_MS: u64 = 5000;
 
+/// It has its share.
+const NO_TRIAL: u8 = 0;
+/// The next request is its trial: it comes back with one at a time, until one succeeds.
+const TO_BE_TRIED: u8 = 1;
+/// A request is its trial now. What was in flight before is none.
+const TRIED: u8 = 2;
+
 /// A number of an address, the same on every node.
 fn seed(addr: SocketAddr) -> u64 {
     let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
@@ -66,8 +73,8 @@ pub struct BackendHealth {
     pub(crate) pass: AtomicU64,
     /// When it came back, in milliseconds of [`now_ms`]; 0: it was never away.
     pub(crate) returned_at: AtomicU64,
-    /// It comes back with one request at a time, until one succeeds.
-    trial: AtomicBool,
+    /// How it comes back: [`NO_TRIAL`], [`TO_BE_TRIED`] or [`TRIED`].
+    trial: AtomicU8,
     /// It was ejected for its errors, which no check that connects can take back.
     for_errors: AtomicBool,
     /// Ejections without a success between them.
@@ -106,7 +113,7 @@ impl BackendHealth {
             inflight: AtomicU32::new(0),
             pass: AtomicU64::new(0),
             returned_at: AtomicU64::new(0),
-            trial: AtomicBool::new(false),
+            trial: AtomicU8::new(NO_TRIAL),
             for_errors: AtomicBool::new(false),
             in_row: AtomicU8::new(0),
             suspect: AtomicBool::new(false),
@@ -133,7 +140,17 @@ impl BackendHealth {
 
     /// Comes back with one request at a time, until one succeeds.
     pub fn on_trial(&self) -> bool {
-        self.trial.load(Relaxed)
+        self.trial.load(Relaxed) != NO_TRIAL
+    }
+
+    /// Takes the trial for a request; false when there is none to be taken.
+    pub(crate) fn begin_trial(&self) -> bool {
+        self.trial.compare_exchange(TO_BE_TRIED, TRIED, Relaxed, Relaxed).is_ok()
+    }
+
+    /// The trial is over; where it succeeded or failed, that was said before.
+    pub(crate) fn end_trial(&self) {
+        let _ = self.trial.compare_exchange(TRIED, TO_BE_TRIED, Relaxed, Relaxed);
     }
 
     /// A request was answered (L7) or a connection stands (L4, as 200). A good answer ends a trial.
@@ -147,7 +164,7 @@ impl BackendHealth {
     }
 
     fn readmit(&self) {
-        self.trial.store(false, Relaxed);
+        self.trial.store(NO_TRIAL, Relaxed);
         self.for_errors.store(false, Relaxed);
         self.in_row.store(0, Relaxed);
         self.returned_at.store(now_ms(), Relaxed);
@@ -188,7 +205,7 @@ impl BackendHealth {
     /// Has the one request already that is its trial. It counts as usable nevertheless: it shows itself to a listener and
     /// to the site's own report as what it is going to be.
     pub(crate) fn tried_now(&self) -> bool {
-        self.on_trial() && self.inflight() > 0
+        self.trial.load(Relaxed) == TRIED
     }
 
     /// May be tried when nothing better is left: ejected for a moment, but not known to be down.
@@ -332,7 +349,7 @@ impl LocalHealth {
         let longer = u32::from(backend.in_row.load(Relaxed)).min(3);
         let before = backend.ejected_until.fetch_max(now + (u64::from(for_ms) << longer), Relaxed);
         if before <= now && for_ms > 0 {
-            backend.trial.store(true, Relaxed);
+            backend.trial.store(TO_BE_TRIED, Relaxed);
             backend.in_row.store(longer as u8 + 1, Relaxed);
             backend.totals.ejections.fetch_add(1, Relaxed);
             self.bump();

@@ -1,4 +1,5 @@
-//! Passive ejection for errors: a backend whose requests fail more often than those of its peers is left out for a while.
+//! Passive ejection: a backend that refuses or breaks off is left out for a while, at once; one that is late or whose
+//! requests fail more often than those of its peers, too, as long as most of its pool is there.
 //!
 //! A success costs nothing here: the rate is that of counters which exist anyway, over the last 5 to 10 seconds, and it is
 //! looked at when a request failed. Where every backend fails alike, it is the application, and nobody is ejected.
@@ -41,17 +42,33 @@ impl Counted {
     }
 }
 
+/// A backend failed a request before its answer began. With `late` it took too long, which may be due to what it was asked
+/// for: one slow address must not take a pool out.
+pub(crate) fn failed(pool: &LivePool, index: usize, late: bool) {
+    let backend = &pool.backends[index];
+    if !late || (pool.backends.len() > 1 && room(pool)) {
+        return pool.health.eject(backend, pool.table.eject_ms);
+    }
+    backend.totals.failures.fetch_add(1, Relaxed);
+    backend.suspect.store(true, Relaxed);
+}
+
+/// Whether another one may be left out for what is no proof.
+fn room(pool: &LivePool) -> bool {
+    let now = now_ms();
+    let ejected = pool.backends.iter().filter(|b| b.ejected(now)).count();
+    ejected < (pool.backends.len() * usize::from(pool.table.max_ejected) / 100).max(1)
+}
+
 /// Looks at a backend whose request failed.
 pub(crate) fn judge(pool: &LivePool, index: usize) {
     let (table, backend) = (&pool.table, &pool.backends[index]);
     backend.suspect.store(false, Relaxed);
-    let now = now_ms();
-    if table.eject_errors == 0 || table.eject_ms == 0 || pool.backends.len() < 2 || backend.ejected(now) {
+    if table.eject_errors == 0 || table.eject_ms == 0 || pool.backends.len() < 2 || backend.ejected(now_ms())
+    {
         return;
     }
-    let ejected = pool.backends.iter().filter(|b| b.ejected(now)).count();
-    let most = (pool.backends.len() * usize::from(table.max_ejected) / 100).max(1);
-    if ejected < most && (backend.on_trial() || worse_than_peers(pool, index)) {
+    if room(pool) && (backend.on_trial() || worse_than_peers(pool, index)) {
         pool.health.eject_for_errors(backend, table.eject_ms);
     }
 }

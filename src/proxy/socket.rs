@@ -60,6 +60,13 @@ pub(crate) fn receive(addr: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Whether this machine had no descriptor, memory or port left for a connection.
+pub(crate) fn out_of_room(e: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let ours = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN];
+    e.raw_os_error().is_some_and(|code| ours.contains(&code))
+}
+
 /// Whether it is for datagrams.
 pub(crate) fn is_udp(socket: &OwnedFd) -> bool {
     sockopt::socket_type(socket).is_ok_and(|t| t == rustix::net::SocketType::DGRAM)

@@ -26,6 +26,7 @@ use crate::{
     counters,
     health::now_us,
     http1::Answer,
+    outlier,
     pool_state::may_retry,
     preamble::Ends,
     socket,
@@ -175,10 +176,10 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
         };
         answer = failure.lost.answer();
         let health = lease.health();
-        if failure.hard() {
+        if failure.hard() && !lease.out_of_room() {
             let now = now_us();
             health.latency.penalise(now, 0);
-            session.client.worker.shared.health.eject(health, table.eject_ms);
+            outlier::failed(lease.pool(), lease.index(), failure.lost == Lost::Late);
         }
         if !failure.stale {
             health.totals.errors.fetch_add(1, Relaxed);
@@ -451,7 +452,9 @@ async fn settle(
         }
         Some(Downloaded::Cut) => {
             lease.health().totals.errors.fetch_add(1, Relaxed);
-            session.client.worker.shared.health.eject(lease.health(), lease.pool().table.eject_ms);
+            if !session.client.timer.expired(Side::Backend) {
+                outlier::failed(lease.pool(), lease.index(), false); // a body that is quiet is no break
+            }
             End::Reset
         }
         Some(Downloaded::ClientGone) => End::Reset,

@@ -15,6 +15,7 @@ use crate::{
     balance, counters,
     health::now_us,
     live::{LiveListener, Split},
+    outlier,
     pool_state::may_retry,
 };
 use std::{
@@ -103,7 +104,9 @@ async fn connect(
             return Some((lease, backend));
         }
         totals.errors.fetch_add(1, Relaxed);
-        client.worker.shared.health.eject(lease.health(), table.eject_ms);
+        if !lease.out_of_room() {
+            outlier::failed(lease.pool(), lease.index(), false);
+        }
         exclude.push(lease.index());
     }
     None

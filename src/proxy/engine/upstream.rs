@@ -10,15 +10,16 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    balance::{self, Choice},
+    balance::{self, Choice, Place},
     health::BackendHealth,
     http1::Answer,
     live::LivePool,
     preamble::{self, Ends},
+    socket,
     tls::Client,
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     net::IpAddr,
     rc::Rc,
@@ -107,8 +108,11 @@ pub(crate) fn sweep(view: &View, now_ms: u64) {
 /// A place on a backend; given back when dropped.
 pub(crate) struct Lease {
     view: Rc<View>,
-    pool: usize,
-    backend: usize,
+    pool: u32,
+    backend: u32,
+    trial: bool,
+    /// This machine had nothing left to connect with.
+    out_of_room: Cell<bool>,
 }
 
 impl Lease {
@@ -123,11 +127,9 @@ impl Lease {
     ) -> Result<Lease, Answer> {
         let live = view.pool(pool);
         let (queue, totals) = (&live.state.queue, &live.state.totals);
-        let choose = || match before {
-            Some(i) if balance::choose_same(live, i, exclude, timer.now()) => Choice::Backend(i),
-            _ => balance::choose(live, key, exclude, timer.now()),
-        };
-        let lease = |backend| Lease { view: view.clone(), pool, backend };
+        let same = || balance::choose_same(live, before?, exclude, timer.now());
+        let choose = || same().unwrap_or_else(|| balance::choose(live, key, exclude, timer.now()));
+        let lease = |backend| Lease::new(view, pool, backend);
         if live.table.max_connections == 0 || queue.len() == 0 {
             match choose() {
                 Choice::Backend(backend) => return Ok(lease(backend)),
@@ -170,25 +172,36 @@ impl Lease {
     /// A place on a backend that has one now, for a client by its address.
     pub(crate) fn now(view: &Rc<View>, pool: usize, client: IpAddr, now_ms: u64) -> Option<Lease> {
         match balance::choose(view.pool(pool), balance::key_of_source(client), &[], now_ms) {
-            Choice::Backend(backend) => Some(Lease { view: view.clone(), pool, backend }),
+            Choice::Backend(backend) => Some(Lease::new(view, pool, backend)),
             Choice::Full | Choice::Nothing => None,
         }
     }
 
+    fn new(view: &Rc<View>, pool: usize, backend: Place) -> Lease {
+        let Place { index, trial } = backend;
+        let (pool, backend) = (pool as u32, index as u32); // small, since each request holds a lease
+        Lease { view: view.clone(), pool, backend, trial, out_of_room: Cell::new(false) }
+    }
+
+    /// The connection was not even tried: that says nothing of the backend.
+    pub(crate) fn out_of_room(&self) -> bool {
+        self.out_of_room.get()
+    }
+
     pub(crate) fn index(&self) -> usize {
-        self.backend
+        self.backend as usize
     }
 
     pub(crate) fn pool(&self) -> &LivePool {
-        self.view.pool(self.pool)
+        self.view.pool(self.pool as usize)
     }
 
     pub(crate) fn health(&self) -> &Arc<BackendHealth> {
-        &self.pool().backends[self.backend]
+        &self.pool().backends[self.index()]
     }
 
     pub(crate) fn kept(&self) -> &Kept {
-        &self.view.kept[self.pool][self.backend]
+        &self.view.kept[self.pool as usize][self.index()]
     }
 
     /// A place on a connection that stands.
@@ -248,7 +261,8 @@ impl Lease {
     pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>, more: bool) -> Option<Wire> {
         let table = &self.pool().table;
         let more = more || table.tls.is_some() || table.send_proxy.is_some();
-        let stream = Stream::connect(self.health().addr, more, timer.reactor()).ok()?;
+        let stream = Stream::connect(self.health().addr, more, timer.reactor());
+        let stream = stream.inspect_err(|e| self.out_of_room.set(socket::out_of_room(e))).ok()?;
         timer.arm(Side::Backend, table.connect_timeout_ms);
         let connected = poll_fn(|_| match stream.poll_connected() {
             Poll::Ready(r) => Poll::Ready(r.is_ok()),
@@ -267,6 +281,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        balance::release(self.pool(), self.backend);
+        balance::release(self.pool(), Place { index: self.index(), trial: self.trial });
     }
 }

@@ -5,6 +5,7 @@
 mod churn;
 mod config;
 mod death;
+mod eject;
 mod framing;
 mod http;
 mod http2;
