@@ -10,7 +10,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use std::{io, net::Ipv6Addr, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -18,8 +18,9 @@ use tokio::{
 };
 use zonekeeper_core::{
     detector::{Observation, Pace},
-    model::{CheckKind, HttpCheck},
+    model::{CheckKind, HttpCheck, ProxyHeader},
 };
+use zonekeeper_proxy::preamble::{self, Ends};
 
 /// What probes call themselves.
 pub(super) const USER_AGENT: &str = concat!("zonekeeper/", env!("CARGO_PKG_VERSION"));
@@ -80,10 +81,18 @@ impl Tries {
 }
 
 async fn attempt(key: &Key, handshake: Handshake) -> Observation {
-    let stream = match TcpStream::connect(key.addr).await {
+    let mut stream = match TcpStream::connect(key.addr).await {
         Ok(stream) => stream,
         Err(e) => return of_error(&e),
     };
+    if let Some(version) = key.send_proxy
+        && let Err(e) = introduce(&mut stream, version).await
+    {
+        return of_error(&e);
+    }
+    if key.check.kind == CheckKind::Tcp && key.send_proxy.is_some() {
+        return Observation::Answer; // a reset would take the header back
+    }
     if key.check.kind == CheckKind::Tcp {
         // An immediate reset tells the listener nothing was wanted, and leaves no TIME_WAIT here.
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -101,6 +110,14 @@ async fn attempt(key: &Key, handshake: Handshake) -> Observation {
         Ok(stream) => ask(stream, key).await,
         Err(e) => of_error(&e),
     }
+}
+
+/// Begins a connection as the pool's connections begin.
+async fn introduce(stream: &mut TcpStream, version: ProxyHeader) -> io::Result<()> {
+    let ends = Ends { source: stream.local_addr()?, destination: stream.peer_addr()? };
+    let mut header = Vec::new();
+    preamble::write_own(version, ends, &mut header);
+    stream.write_all(&header).await
 }
 
 /// Asks on a connection that stands, in the check's protocol.
@@ -213,10 +230,7 @@ mod tests {
         net::SocketAddr,
         sync::atomic::{AtomicUsize, Ordering::Relaxed},
     };
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
+    use tokio::{io::AsyncReadExt, net::TcpListener};
     use zonekeeper_core::model::Check;
 
     fn check(kind: CheckKind) -> Check {
@@ -224,8 +238,12 @@ mod tests {
         Check { kind, interval_ms, timeout_ms, rise, fall, jitter_percent: 0, patience_ms: 0 }
     }
 
+    fn key(addr: SocketAddr, check: Check, host: &str) -> Key {
+        Key { addr, check, host: host.into(), tls: None, send_proxy: None }
+    }
+
     async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
-        let key = Arc::new(Key { addr, check: check.clone(), host: host.into(), tls: None });
+        let key = Arc::new(key(addr, check.clone(), host));
         Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300)).await
     }
 
@@ -299,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn a_probe_that_is_not_answered_soon_tries_again_beside_it() {
         let spare = Arc::new(Semaphore::new(8));
-        let key = |addr| Arc::new(Key { addr, check: check(get("/", "")), host: "h".into(), tls: None });
+        let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
         assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Observation::Answer);
@@ -315,7 +333,7 @@ mod tests {
     async fn a_late_answer_is_an_answer_to_the_next_probe() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let key = Arc::new(Key { addr, check: check(get("/", "")), host: "h".into(), tls: None });
+        let key = Arc::new(key(addr, check(get("/", "")), "h"));
         let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
         let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
         assert_eq!(tries.probe(&key, pace).await, Observation::Silence);

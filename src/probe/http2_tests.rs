@@ -65,7 +65,7 @@ fn over_tls(kind: CheckKind, checked: bool) -> CheckKind {
 }
 
 fn key(addr: SocketAddr, kind: CheckKind, tls: Option<BackendTls>) -> Arc<Key> {
-    Arc::new(Key { addr, check: check(kind), host: addr.ip().to_string(), tls })
+    Arc::new(Key { addr, check: check(kind), host: addr.ip().to_string(), tls, send_proxy: None })
 }
 
 async fn probe(key: &Arc<Key>) -> Observation {

@@ -18,6 +18,8 @@ pub(crate) mod heartbeat;
 mod http2;
 #[cfg(test)]
 mod http2_tests;
+#[cfg(test)]
+mod introduced_tests;
 pub(crate) mod plan;
 pub(crate) mod stream;
 mod tls;

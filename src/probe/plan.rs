@@ -5,7 +5,7 @@ use zonekeeper_core::{
     State,
     evidence::Target,
     id::{NodeId, PoolId, SiteId},
-    model::{BackendTls, Check, CheckKind, Family, GrpcCheck, HttpCheck},
+    model::{BackendTls, Check, CheckKind, Family, GrpcCheck, HttpCheck, ProxyHeader},
 };
 
 /// One thing to probe, shared by everything that wants it probed in the same way.
@@ -19,6 +19,8 @@ pub(crate) struct Key {
     pub host: String,
     /// How the backends of the pool that is checked are spoken to over TLS.
     pub tls: Option<BackendTls>,
+    /// How each connection to them begins.
+    pub send_proxy: Option<ProxyHeader>,
 }
 
 /// Who wants to know.
@@ -63,6 +65,7 @@ fn endpoints(state: &State, own: &SiteId, plan: &mut Plan) {
                     check: check.clone(),
                     host: host.clone(),
                     tls: None,
+                    send_proxy: None,
                 };
                 let family = Family::of(endpoint.addr);
                 let target = Target { service: id.clone(), site: site.clone(), family };
@@ -80,7 +83,8 @@ fn backends(state: &State, own: &SiteId, resolved: impl Fn(&PoolId) -> Vec<Socke
         let named = if pool.names.is_empty() { Vec::new() } else { resolved(id) };
         for addr in ours.map(|b| b.addr).chain(named) {
             let tls = pool.tls.clone().filter(|_| over_tls(&check.kind));
-            let key = Key { addr, check: check.clone(), host: addr.ip().to_string(), tls };
+            let (check, host, send_proxy) = (check.clone(), addr.ip().to_string(), pool.send_proxy);
+            let key = Key { addr, check, host, tls, send_proxy };
             plan.entry(key).or_default().push(Subject::Backend(id.clone(), addr));
         }
     }

@@ -257,7 +257,8 @@ mod tests {
     }
 
     fn key(host: u8, check: Check) -> Key {
-        Key { addr: SocketAddr::from(([192, 0, 2, host], 443)), check, host: String::new(), tls: None }
+        let (addr, host) = (SocketAddr::from(([192, 0, 2, host], 443)), String::new());
+        Key { addr, check, host, tls: None, send_proxy: None }
     }
 
     /// How many of 200 streams fall into the fullest of ten equal parts of `whole`.

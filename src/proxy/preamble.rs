@@ -171,6 +171,18 @@ pub fn write(version: ProxyHeader, ends: Ends, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the header of a connection that is our own, as a check: version 2 has a word for it (§2.2), version 1 names our
+/// ends of it.
+pub fn write_own(version: ProxyHeader, ends: Ends, out: &mut Vec<u8>) {
+    match version {
+        ProxyHeader::V1 => write(version, ends, out),
+        ProxyHeader::V2 => {
+            out.extend_from_slice(SIGNATURE);
+            out.extend_from_slice(&[LOCAL, 0, 0, 0]);
+        }
+    }
+}
+
 fn binary(family: u8, from: &[u8], to: &[u8], ports: (u16, u16), out: &mut Vec<u8>) {
     out.extend_from_slice(SIGNATURE);
     out.extend_from_slice(&[PROXY, family, 0, (2 * from.len() + 4) as u8]);

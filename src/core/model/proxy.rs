@@ -39,7 +39,7 @@ pub enum HashKey {
 }
 
 /// How a backend is told whose connection it is (the PROXY protocol of HAProxy).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyHeader {
     /// One line of text.
@@ -113,7 +113,8 @@ pub struct Pool {
     /// A backend whose requests fail more often than those of its peers, by so many percentage points, is ejected; 0:
     /// never.
     pub eject_errors: u8,
-    /// At most so many percent of the backends, but one at least, are ejected for their errors at the same time.
+    /// At most so many percent of the backends, but one at least, are ejected for their errors or for being late at the
+    /// same time.
     pub max_ejected: u8,
     /// Backends are spoken to in HTTP/2 (L7).
     pub http2: bool,
