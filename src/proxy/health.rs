@@ -202,6 +202,15 @@ impl BackendHealth {
             && (table.force == Some(Force::Up) || (self.checked() != Checked::Down && !self.ejected(now)))
     }
 
+    /// Goes on with what it has at `now`: one that takes no new traffic does, unless an operator forces it down.
+    pub(crate) fn keeps(&self, table: &BackendTable, now: u64) -> bool {
+        match table.force {
+            Some(Force::Up) => true,
+            Some(Force::Down) => false,
+            Some(Force::Drain) | None => self.checked() != Checked::Down && !self.ejected(now),
+        }
+    }
+
     /// Has the one request already that is its trial. It counts as usable nevertheless: it shows itself to a listener and
     /// to the site's own report as what it is going to be.
     pub(crate) fn tried_now(&self) -> bool {

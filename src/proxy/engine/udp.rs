@@ -1,5 +1,6 @@
 //! UDP: datagrams of one client belong to a session, which has a backend and a socket of its own to it. A session ends
-//! when nothing came for the listener's idle time, or when its backend refuses.
+//! when nothing came for the listener's idle time, or when its backend refuses, is down, ejected, or gone from the
+//! configuration: the client's next datagram begins another one.
 //!
 //! A client's datagram costs a lookup and two system calls; one that its backend's socket does not take is lost, as on a
 //! full network. Sessions are bounded as connections are, by listener and by address.
@@ -12,7 +13,7 @@ use super::{
     timer::{BURST, Side},
     upstream::Lease,
 };
-use crate::{counters, live::Split};
+use crate::{counters, health::BackendHealth, live::Split};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, recvfrom, sendto},
@@ -23,12 +24,15 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     rc::Rc,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
 };
+use zonekeeper_core::route::BackendTable;
 
 /// Largest datagram (RFC 768 and RFC 8200), in bytes.
 const LARGEST: usize = 65_535;
+/// A backend on trial that refused nothing for so long has its share again.
+const TRIAL_MS: u32 = 1000;
 /// Datagrams taken from one socket before the others have their turn.
 const BATCH: usize = 64;
 
@@ -51,6 +55,32 @@ pub(crate) struct Session {
     task: Cell<u32>,
     /// A datagram to the backend met a closed port (RFC 1122 §4.1.3.3).
     refused: Cell<bool>,
+    /// Another session has taken its place.
+    left: Cell<bool>,
+    /// The version of the view that was looked at last.
+    version: Cell<u64>,
+    /// What that says of the backend; none: the listener does not lead there any more.
+    table: Cell<Option<BackendTable>>,
+}
+
+impl Session {
+    /// Whether the backend may have the next datagram. Some loads, as long as the configuration stays.
+    fn stays(&self, worker: &Worker, door: &Door) -> bool {
+        let (view, health) = (worker.view(), self.lease.health());
+        if self.version.replace(view.version) != view.version {
+            self.table.set(declared(&view, door, health));
+        }
+        self.table.get().is_some_and(|table| health.keeps(&table, worker.reactor.deadlines.now()))
+    }
+}
+
+/// What a view says of a backend of a listener.
+fn declared(view: &View, door: &Door, backend: &Arc<BackendHealth>) -> Option<BackendTable> {
+    let listener = view.listener(view.live.find(&door.id)?);
+    let named = listener.table.routes.first()?.pools.iter().map(|(pool, _)| &pool.id);
+    let pools = named.filter_map(|id| view.live.pools.iter().find(|p| p.table.id == *id));
+    let mut backends = pools.flat_map(|p| p.backends.iter().zip(&p.table.backends));
+    backends.find(|(health, _)| Arc::ptr_eq(health, backend)).map(|(_, table)| *table)
 }
 
 /// Takes what came from clients.
@@ -70,7 +100,12 @@ pub(crate) fn receive(worker: &Rc<Worker>, door: &Rc<Door>) {
 }
 
 fn forward(worker: &Rc<Worker>, door: &Rc<Door>, from: SocketAddr, data: &[u8]) {
-    let known = door.sessions.borrow().get(&from).cloned();
+    let mut known = door.sessions.borrow().get(&from).cloned();
+    if let Some(session) = known.take_if(|s| !s.stays(worker, door)) {
+        door.sessions.borrow_mut().remove(&from);
+        session.left.set(true);
+        worker.reactor.wake(session.task.get());
+    }
     let Some(session) = known.or_else(|| begin(worker, door, from)) else { return };
     session.last.set(worker.reactor.deadlines.now());
     session.received.set(session.received.get() + data.len() as u64);
@@ -103,6 +138,7 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Se
         return None;
     };
     let idle_ms = listener.table.idle_timeout_ms;
+    let table = Cell::new(declared(&view, door, lease.health()));
     let session = Rc::new(Session {
         lease,
         backend,
@@ -110,6 +146,9 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Se
         received: Cell::new(0),
         task: Cell::new(0),
         refused: Cell::new(false),
+        left: Cell::new(false),
+        version: Cell::new(view.version),
+        table,
     });
     door.sessions.borrow_mut().insert(peer, session.clone());
     let (door, worker_, served) = (door.clone(), worker.clone(), session.clone());
@@ -122,7 +161,10 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Se
 
 async fn serve(client: Client, door: Rc<Door>, session: Rc<Session>, view: Rc<View>, idle_ms: u32) {
     let sent = answer(&client, &door, &session, idle_ms).await;
-    door.sessions.borrow_mut().remove(&client.peer);
+    let own = |known: &Rc<Session>| Rc::ptr_eq(known, &session);
+    if door.sessions.borrow().get(&client.peer).is_some_and(own) {
+        door.sessions.borrow_mut().remove(&client.peer);
+    }
     if let Some(index) = view.live.find(&client.listener) {
         let cell = view.listener(index).cells.of(client.worker.index);
         counters::add(&cell.bytes_in, session.received.get());
@@ -147,6 +189,9 @@ async fn answer(client: &Client, door: &Door, session: &Session, idle_ms: u32) -
     let (health, timer) = (session.lease.health(), &client.timer);
     let mut sent = 0;
     timer.arm(Side::Client, idle_ms);
+    if health.on_trial() {
+        timer.arm(Side::Backend, TRIAL_MS);
+    }
     poll_fn(|_| {
         for _ in 0..BURST {
             let polled = ROOM.with_borrow_mut(|room| match session.backend.poll_datagram(room) {
@@ -166,7 +211,12 @@ async fn answer(client: &Client, door: &Door, session: &Session, idle_ms: u32) -
                 }
                 Poll::Ready(Err(_)) => return refuse(client, session),
                 Poll::Pending if session.refused.get() => return refuse(client, session),
+                Poll::Pending if session.left.get() => return Poll::Ready(()),
                 Poll::Pending => {
+                    if timer.expired(Side::Backend) {
+                        timer.disarm(Side::Backend);
+                        health.answered(200); // some protocols have no answers
+                    }
                     let quiet = timer.now().saturating_sub(session.last.get());
                     if door.fate.get() != Listening::Open || quiet >= u64::from(idle_ms) {
                         return Poll::Ready(());

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
 use zonekeeper_core::{
     State,
+    entry::{Force, Override, Scope},
     model::{Bind, Protocol},
 };
 
@@ -175,4 +176,46 @@ async fn a_listener_of_another_protocol_gets_sockets_of_another_kind() {
     let asker = Asker::new(&world).await;
     eventually("it takes datagrams", async || asker.ask("x", SOON).await.is_some()).await;
     eventually("it takes no connections", async || Client::try_connect(addr).await.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_sending_leaves_a_backend_that_is_down_or_gone() {
+    let (a, b) = (echo("a").await, echo("b").await);
+    let mut world = World::start(state(Protocol::Udp, &[a.addr, b.addr]));
+    let asker = Asker::new(&world).await;
+    let by = asker.must("x").await;
+    let mut at = if by.starts_with('a') { a.addr } else { b.addr };
+    let name = |addr| if addr == a.addr { "a x" } else { "b x" };
+    let other = |addr| if addr == a.addr { b.addr } else { a.addr };
+    // down by checks
+    world.health.set(&pool_id("web"), at, false);
+    assert_eq!(asker.must("x").await, name(other(at)), "not one datagram is lost");
+    world.health.set(&pool_id("web"), at, true);
+    at = other(at);
+    // drained: it keeps what it has
+    let force = |s: &mut State, addr, force| {
+        let scope = Scope::Backend(pool_id("web"), addr);
+        let (author, reason) = (String::new(), String::new());
+        let said = Override { scope: scope.clone(), force, author, reason, expires: None };
+        s.overrides.insert(scope, Arc::new(said));
+    };
+    world.change(|s| force(s, at, Force::Drain));
+    for _ in 0..20 {
+        assert_eq!(asker.must("x").await, name(at));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // forced down
+    world.change(|s| force(s, at, Force::Down));
+    let moved = async |to| asker.ask("x", PATIENCE).await.is_some_and(|t| t == name(to));
+    eventually("it leaves what is forced down", async || moved(other(at)).await).await;
+    at = other(at);
+    // gone from the configuration
+    world.change(|s| {
+        s.overrides.clear();
+        edit_pool(s, |p| p.backends.retain(|b| b.addr != at));
+    });
+    eventually("it leaves what is gone", async || moved(other(at)).await).await;
+    eventually("one session is left", async || world.proxy.counters().listeners[0].1.active == 1).await;
+    assert_eq!(asker.must("x").await, name(other(at)), "and the end of the old one did not take it along");
+    assert_eq!(world.proxy.counters().listeners[0].1.connections, 4);
 }
