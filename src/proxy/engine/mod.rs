@@ -183,10 +183,14 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The table at `version`; connections to backends that stay are taken over from `before`.
+    /// The table at `version`; connections to backends that stay are taken over from `before`, the others end.
     fn new(version: u64, live: Arc<Live>, before: Option<&View>) -> View {
         let keep = |pool: &LivePool| pool.backends.iter().map(|b| Kept::take_over(b, pool, before)).collect();
-        View { version, kept: live.pools.iter().map(keep).collect(), live }
+        let kept: Vec<Vec<Rc<Kept>>> = live.pools.iter().map(keep).collect();
+        // A tunnel may hold the earlier view for hours.
+        let left = |old: &&Rc<Kept>| !kept.iter().flatten().any(|k| Rc::ptr_eq(k, old));
+        before.iter().flat_map(|v| v.kept.iter().flatten()).filter(left).for_each(|k| k.close());
+        View { version, kept, live }
     }
 
     fn listener(&self, index: usize) -> &LiveListener {

@@ -39,6 +39,8 @@ pub(crate) struct Kept {
     health: Arc<BackendHealth>,
     idle: RefCell<Vec<Idle>>,
     http2: Connections,
+    /// Nothing more is kept: no view will take it over.
+    closed: Cell<bool>,
     /// What they were opened with.
     tls: Option<Arc<Client>>,
 }
@@ -67,6 +69,7 @@ impl Kept {
                 health: health.clone(),
                 idle: RefCell::default(),
                 http2: Connections::default(),
+                closed: Cell::new(false),
                 tls: pool.tls.clone(),
             })
         })
@@ -83,7 +86,7 @@ impl Kept {
     /// Keeps a connection for the next request.
     pub(crate) fn give(&self, wire: Wire, now_ms: u64, ends: Option<Ends>) {
         let mut idle = self.idle.borrow_mut();
-        if wire.upstream2().is_some() {
+        if wire.upstream2().is_some() || self.closed.get() {
             return; // its connection is kept where it runs
         }
         if idle.len() >= KEEP && ends.is_some() {
@@ -92,6 +95,13 @@ impl Kept {
         if idle.len() < KEEP {
             idle.push(Idle { wire, since: now_ms, ends });
         }
+    }
+
+    /// Ends those that are quiet, and each other one with its request.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+        self.http2.close();
     }
 
     fn sweep(&self, now: u64) {

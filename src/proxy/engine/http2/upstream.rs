@@ -140,6 +140,12 @@ impl Connections {
         self.shared.borrow_mut().retain(|c| c.alive.get() && !quiet(c));
         self.own.borrow_mut().keep(|c| !quiet(c));
     }
+
+    /// Forgets all: each ends with its last stream.
+    pub(crate) fn close(&self) {
+        self.shared.borrow_mut().clear();
+        self.own.borrow_mut().of.clear();
+    }
 }
 
 /// Drives a connection to its end: the task of its own that its frames need.

@@ -1,7 +1,7 @@
 //! Which backends are left out, for what, and how they come back.
 
 use crate::support::*;
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use tokio::{io::AsyncWriteExt, time::sleep};
 use zonekeeper_core::model::Protocol;
 
@@ -135,4 +135,40 @@ fn a_machine_without_descriptors_ejects_nobody() {
         drop(taken);
         assert_eq!(world.client().await.get("/").await.status, 200);
     });
+}
+
+#[tokio::test]
+async fn connections_to_a_backend_that_is_gone_end_though_an_old_request_runs() {
+    // Counts the connections that are open.
+    let counted = Server::with(any(), |mut stream, open| async move {
+        open.fetch_add(1, Relaxed);
+        let mut pending = Vec::new();
+        while read_request(&mut stream, &mut pending).await.is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nc").await;
+        }
+        open.fetch_sub(1, Relaxed);
+    });
+    let a = moody("a");
+    let mut state = state(Protocol::Http, &[a.addr, counted.addr]);
+    edit_pool(&mut state, |p| p.response_timeout_ms = 60_000); // nothing else ends the old request
+    let mut world = World::try_start(state, 1).unwrap();
+    let mut client = world.client().await;
+    for _ in 0..4 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert_eq!(counted.count(), 1, "one is kept");
+    world.change(|s| edit_pool(s, |p| p.backends.reverse()));
+    assert_eq!(client.get("/").await.status, 200);
+    assert_eq!(counted.count(), 1, "and taken over by the next configuration");
+    let mut stream = world.client().await;
+    eventually("an old request runs", async || {
+        stream = world.client().await;
+        stream.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        sleep(Duration::from_millis(20)).await;
+        world.health.get(&pool_id("web"), a.addr).unwrap().inflight() > 0
+    })
+    .await;
+    world.change(|s| edit_pool(s, |p| p.backends.retain(|b| b.addr == a.addr)));
+    eventually("the kept one ends", async || counted.count() == 0).await;
+    drop(stream);
 }
