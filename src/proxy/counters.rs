@@ -40,6 +40,8 @@ pub struct ListenerCounters {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// How long requests (L7) took from the head to the end of the answer, over all routes.
+    pub times: Times,
 }
 
 /// Totals of one backend.
@@ -76,6 +78,8 @@ pub struct PoolCounters {
     pub timed_out: u64,
     /// Those that were not tried again because the retry budget was used up.
     pub unretried: u64,
+    /// Times to the first byte of an answer (L7), over all backends.
+    pub times: Times,
 }
 
 /// All totals since the start.
@@ -191,8 +195,15 @@ impl ListenerCells {
             failed: of(|c| &c.failed),
             bytes_in: of(|c| &c.bytes_in),
             bytes_out: of(|c| &c.bytes_out),
+            times: Times::default(),
         }
     }
+}
+
+/// The totals of all listeners.
+pub(crate) fn of_listeners(live: &Live) -> Vec<(ListenerId, ListenerCounters)> {
+    let of = |l: &LiveListener| ListenerCounters { times: l.times.sum(), ..l.cells.sum() };
+    live.listeners.iter().map(|l| (l.table.id.clone(), of(l))).collect()
 }
 
 fn of_backend(b: &BackendHealth) -> BackendCounters {
@@ -222,14 +233,19 @@ pub(crate) fn of_routes(live: &Live) -> Vec<(ListenerId, usize, Times)> {
 
 /// The totals of all pools that are known.
 pub(crate) fn of_pools(health: &LocalHealth) -> Vec<(PoolId, PoolCounters)> {
-    let of = |p: &PoolState| PoolCounters {
+    let mut times: HashMap<PoolId, Times> = HashMap::new();
+    for (pool, backend) in health.all() {
+        backend.totals.times.add_to(times.entry(pool).or_default());
+    }
+    let of = |id: &PoolId, p: &PoolState| PoolCounters {
+        times: p.times(times.get(id).copied().unwrap_or_default()),
         waiting: u64::from(p.queue.len()),
         queued: p.totals.queued.load(Relaxed),
         overflowed: p.totals.overflowed.load(Relaxed),
         timed_out: p.totals.timed_out.load(Relaxed),
         unretried: p.totals.unretried.load(Relaxed),
     };
-    health.pools().into_iter().map(|(id, p)| (id, of(&p))).collect()
+    health.pools().into_iter().map(|(id, p)| (id.clone(), of(&id, &p))).collect()
 }
 
 /// The totals of all backends that are known.

@@ -403,13 +403,15 @@ impl LocalHealth {
     /// Forgets the backends that the table no longer has.
     pub(crate) fn retain(&self, table: &ProxyTable) {
         let mut known = self.write();
-        let resolved = known.resolved.clone();
-        known.pools.retain(|id, _| table.pools.contains_key(id));
-        known.backends.retain(|id, backends| {
+        let Known { backends, pools, resolved } = &mut *known;
+        pools.retain(|id, _| table.pools.contains_key(id));
+        backends.retain(|id, backends| {
             let Some(pool) = table.pools.get(id) else { return false };
             let named = resolved.get(id).into_iter().flatten();
             let addrs: BTreeSet<SocketAddr> = pool.backends.iter().chain(named).map(|b| b.addr).collect();
-            backends.retain(|addr, _| addrs.contains(addr));
+            for (_, gone) in backends.extract_if(.., |addr, _| !addrs.contains(addr)) {
+                pools.get(id).inspect(|pool| pool.keep_times(&gone.totals.times));
+            }
             true
         });
     }

@@ -24,6 +24,14 @@ pub struct Times {
     pub sum_us: u64,
 }
 
+impl Times {
+    /// Adds others.
+    pub(crate) fn add(&mut self, others: &Times) {
+        self.counts.iter_mut().zip(others.counts).for_each(|(sum, n)| *sum += n);
+        self.sum_us += others.sum_us;
+    }
+}
+
 impl Histogram {
     /// Counts a time, from any thread.
     pub(crate) fn record(&self, us: u64) {

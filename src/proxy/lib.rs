@@ -171,9 +171,8 @@ impl Proxy {
     /// All totals since the start.
     pub fn counters(&self) -> Counters {
         let live = self.shared.live();
-        let listeners = live.listeners.iter().map(|l| (l.table.id.clone(), l.cells.sum())).collect();
         Counters {
-            listeners,
+            listeners: counters::of_listeners(&live),
             routes: counters::of_routes(&live),
             pools: counters::of_pools(&self.shared.health),
             backends: counters::of_backends(&self.shared.health),

@@ -21,6 +21,7 @@ use std::{
 use zonekeeper_core::{
     entry::Secret,
     id::{ListenerId, PoolId},
+    model::Route,
     route::{ListenerTable, PoolTable, ProxyTable},
 };
 
@@ -49,29 +50,50 @@ pub(crate) struct LiveListener {
 
 /// How long requests took, by route and worker.
 #[derive(Debug, Default)]
-pub(crate) struct RouteTimes(Vec<Vec<Histogram>>);
+pub(crate) struct RouteTimes {
+    routes: Vec<Arc<[Histogram]>>,
+    /// What routes had that are gone: a listener's sum never falls.
+    gone: Times,
+}
 
 impl RouteTimes {
-    fn new(routes: usize, workers: usize) -> RouteTimes {
-        let of_route = |_| (0..workers).map(|_| Histogram::default()).collect();
-        RouteTimes((0..routes).map(of_route).collect())
+    /// Of these routes. What was counted goes on where a route takes the requests that one of before took.
+    fn new(routes: &[Route], workers: usize, before: Option<&LiveListener>) -> RouteTimes {
+        let known = before.iter().flat_map(|b| b.table.spec.routes.iter().zip(&b.times.routes));
+        let mut known: Vec<_> = known.map(|(route, times)| (route, Some(times))).collect();
+        let of_route = |route: &Route| {
+            let same = known.iter_mut().find(|(r, times)| times.is_some() && r.takes_the_same(route));
+            let times = same.and_then(|(_, times)| times.take());
+            times.cloned().unwrap_or_else(|| (0..workers).map(|_| Histogram::default()).collect())
+        };
+        let routes = routes.iter().map(of_route).collect();
+        let mut gone = before.map(|b| b.times.gone).unwrap_or_default();
+        known.iter().filter_map(|(_, times)| *times).flat_map(|t| t.iter()).for_each(|h| h.add_to(&mut gone));
+        RouteTimes { routes, gone }
     }
 
     /// Counts a request.
     pub(crate) fn record(&self, route: usize, worker: usize, us: u64) {
-        if let Some(of_route) = self.0.get(route) {
+        if let Some(of_route) = self.routes.get(route) {
             of_route[worker % of_route.len()].record(us);
         }
     }
 
     /// What was counted, by route.
     pub(crate) fn sums(&self) -> Vec<Times> {
-        let sum = |of_route: &Vec<Histogram>| {
+        let sum = |of_route: &Arc<[Histogram]>| {
             let mut times = Times::default();
             of_route.iter().for_each(|h| h.add_to(&mut times));
             times
         };
-        self.0.iter().map(sum).collect()
+        self.routes.iter().map(sum).collect()
+    }
+
+    /// What was counted in all.
+    pub(crate) fn sum(&self) -> Times {
+        let mut sum = self.gone;
+        self.sums().iter().for_each(|times| sum.add(times));
+        sum
     }
 }
 
@@ -132,8 +154,8 @@ impl LivePool {
 }
 
 impl Live {
-    /// Joins a table with what this node knows; `listener` gives counters and certificates. What was counted by route goes
-    /// on where the routes of a listener stay as they are in `before`.
+    /// Joins a table with what this node knows; `listener` gives counters and certificates. What was counted by route in
+    /// `before` goes on.
     pub(crate) fn build(
         table: &ProxyTable,
         health: &Arc<LocalHealth>,
@@ -166,7 +188,7 @@ impl Live {
             let known = before.find(&l.id).map(|i| &before.listeners[i]);
             let times = match known.filter(|k| k.table.spec.routes == l.spec.routes) {
                 Some(known) => known.times.clone(),
-                None => Arc::new(RouteTimes::new(l.routes.len(), cells.workers())),
+                None => Arc::new(RouteTimes::new(&l.spec.routes, cells.workers(), known)),
             };
             live.listeners.push(LiveListener { table: l.clone(), seed, routes, cells, times, tls });
         }

@@ -1,8 +1,15 @@
 //! What belongs to a pool and not to one of its backends: its place in virtual time, who waits for it, and how many of
 //! its requests were tried again. It outlives changes of the configuration.
 
-use crate::{live::LivePool, queue::Queue};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::{
+    histogram::{Histogram, Times},
+    live::LivePool,
+    queue::Queue,
+};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
 
 /// Retries that are always allowed within 5 to 10 seconds: a backend that dies in a quiet hour costs nobody an error.
 const RETRIES: u64 = 50;
@@ -17,6 +24,8 @@ pub(crate) struct PoolState {
     pub(crate) totals: Totals,
     /// Retries so far.
     retries: AtomicU32,
+    /// Times of backends that are gone: the pool's sum never falls.
+    gone: Mutex<Times>,
     /// As counted up to 10 and up to 5 seconds ago.
     marks: [AtomicU32; 2],
 }
@@ -35,6 +44,17 @@ pub(crate) struct Totals {
 }
 
 impl PoolState {
+    /// A backend is gone.
+    pub(crate) fn keep_times(&self, of_backend: &Histogram) {
+        of_backend.add_to(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The times of all backends, where those that are there have these.
+    pub(crate) fn times(&self, mut present: Times) -> Times {
+        present.add(&self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        present
+    }
+
     pub(crate) fn turn_window(&self) {
         self.marks[0].store(self.marks[1].load(Relaxed), Relaxed);
         self.marks[1].store(self.retries.load(Relaxed), Relaxed);

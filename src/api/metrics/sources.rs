@@ -81,10 +81,20 @@ pub fn proxy(out: &mut Exposition, counters: &Counters) {
     for (listener, route, t) in &counters.routes {
         out.buckets(&[("listener", listener), ("route", route)], &BOUNDS_US, &t.counts, t.sum_us);
     }
+    out.histogram("zonekeeper_proxy_listener_seconds", "The same over all routes, those that are gone too.");
+    for (listener, c) in &counters.listeners {
+        let t = &c.times;
+        out.buckets(&[("listener", listener)], &BOUNDS_US, &t.counts, t.sum_us);
+    }
     out.histogram("zonekeeper_proxy_backend_seconds", "From a request to the first byte of its answer.");
     for (pool, addr, c) in &counters.backends {
         let t = &c.times;
         out.buckets(&[("pool", pool), ("backend", addr)], &BOUNDS_US, &t.counts, t.sum_us);
+    }
+    out.histogram("zonekeeper_proxy_pool_seconds", "The same over all backends, those that are gone too.");
+    for (pool, c) in &counters.pools {
+        let t = &c.times;
+        out.buckets(&[("pool", pool)], &BOUNDS_US, &t.counts, t.sum_us);
     }
     out.gauge("zonekeeper_proxy_pool_waiting", "Requests or connections that wait for a place.");
     for (pool, c) in &counters.pools {

@@ -347,6 +347,15 @@ impl Route {
         pools.iter().map(|(pool, _)| pool)
     }
 
+    /// Takes the same requests as another one, whatever becomes of them.
+    pub fn takes_the_same(&self, other: &Route) -> bool {
+        let of = |r: &Route| {
+            let Route { hosts, methods, path, query, header, cookie, sources, .. } = r.clone();
+            Route { hosts, methods, path, query, header, cookie, sources, ..Route::default() }
+        };
+        of(self) == of(other)
+    }
+
     /// Takes every request.
     pub fn unconditional(&self) -> bool {
         self.hosts.is_empty()
