@@ -32,6 +32,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "max_body",
     "request_timeout",
     "rate_limit",
+    "idempotent",
 ];
 pub(crate) const PAIR_FIELDS: &[&str] = &["name", "value"];
 pub(crate) const REDIRECT_FIELDS: &[&str] = &["status", "scheme", "host", "path"];
@@ -76,7 +77,18 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Route> {
         rate_limit: table.opt("rate_limit", limit::read).flatten(),
         ..Route::default()
     };
-    target(&table).map(|target| Route { target, ..route }).ok_or(NOTED.into())
+    let target = target(&table);
+    let idempotent = |v: &Value<'_>| match (v.boolean()?, &target) {
+        (true, Some(target)) if !target.forwards() => {
+            Err("has no use in a route that answers by itself; take it out".to_owned())
+        }
+        (given, _) => Ok(given),
+    };
+    let target = match (table.or("idempotent", false, idempotent), &target) {
+        (true, Some(Target::Pools(pools))) => Some(Target::Idempotent(pools.clone())),
+        _ => target,
+    };
+    target.map(|target| Route { target, ..route }).ok_or(NOTED.into())
 }
 
 fn one_or_more<T>(value: &Value<'_>, read: impl Fn(&Value<'_>) -> Parsed<T>) -> Parsed<Vec<T>> {
@@ -313,7 +325,7 @@ pub(crate) fn write(route: &Route) -> toml::Value {
         put("source", route.sources.iter().map(Network::to_string).collect::<Vec<_>>().into());
     }
     match &route.target {
-        Target::Pools(pools) => match pools.as_slice() {
+        Target::Pools(pools) | Target::Idempotent(pools) => match pools.as_slice() {
             [(pool, 1)] => put("pool", pool.as_str().into()),
             pools => {
                 let weight = |(pool, n): &(PoolId, u8)| (pool.to_string(), i64::from(*n).into());
@@ -338,6 +350,9 @@ pub(crate) fn write(route: &Route) -> toml::Value {
     }
     if let Some(limit) = &route.rate_limit {
         put("rate_limit", limit::write(limit));
+    }
+    if route.target.idempotent() {
+        put("idempotent", true.into());
     }
     if let Some(n) = limits.max_body {
         put("max_body", i64::try_from(n).unwrap_or(i64::MAX).into());

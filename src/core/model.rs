@@ -265,6 +265,7 @@ impl Change {
         let check = match self {
             Change::PutService(_, service) => service.check.as_ref(),
             Change::PutPool(_, pool) => pool.check.as_ref(),
+            Change::PutListener(_, l) if l.routes.iter().any(|r| r.target.idempotent()) => return 2,
             _ => None,
         };
         match check.map(|check| &check.kind) {

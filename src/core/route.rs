@@ -6,7 +6,7 @@
 use crate::{
     entry::{Force, Override, Scope, Secret},
     id::{ListenerId, PoolId, SiteId},
-    model::{Listener, NamedBackend, PathMatch, Pool, Protocol, Route, Target},
+    model::{Listener, NamedBackend, PathMatch, Pool, Protocol, Route},
     state::State,
 };
 use alloc::{
@@ -165,13 +165,9 @@ impl RouteTable {
             Some(pool) => pool.clone(),
             None => Arc::new(PoolTable::empty(id, Pool::default())),
         };
-        let targets: &[(PoolId, u8)] = match &route.target {
-            Target::Pools(pools) => pools,
-            Target::Redirect(_) | Target::Respond(_) => &[],
-        };
         RouteTable {
             spec: route.clone(),
-            pools: targets.iter().map(|(id, weight)| (found(id), *weight)).collect(),
+            pools: route.target.pools().iter().map(|(id, weight)| (found(id), *weight)).collect(),
             pattern: match &route.path {
                 PathMatch::Regex(text) => pattern(text).ok(),
                 _ => None,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     entry::Override,
-    model::{Backend, Balance, Bind, Network, Redirect, Rewrite},
+    model::{Backend, Balance, Bind, Network, Redirect, Rewrite, Target},
 };
 use alloc::vec;
 

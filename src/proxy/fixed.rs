@@ -16,7 +16,7 @@ pub(crate) fn write(
     out: &mut Vec<u8>,
 ) {
     let (status, kind, body, place) = match target {
-        Target::Pools(_) => (503, "text/plain", "the route leads to no pool\n", None),
+        Target::Pools(_) | Target::Idempotent(_) => (503, "text/plain", "the route leads to no pool\n", None),
         Target::Redirect(r) => (r.status, "text/plain", "", Some(location(r, request, tls))),
         Target::Respond(r) => (r.status, r.content_type.as_str(), r.body.as_str(), None),
     };

@@ -14,7 +14,7 @@
 //!
 //! # Architecture invariants
 //!
-//! - No request that a backend may have read is sent again, unless it is idempotent (RFC 9110 §9.2.2).
+//! - No request that a backend may have read is sent again, unless it is idempotent (RFC 9110 §9.2.2) or its route says so.
 //! - A response that was cut short is never ended as if it were complete.
 //! - Only what the codec parsed is forwarded: framing and hop-by-hop fields are written anew.
 

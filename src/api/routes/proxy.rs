@@ -146,6 +146,7 @@ fn changes(route: &Route) -> Vec<String> {
     all.extend(rewrite.remove.iter().map(|n| format!("header {n} is left out")));
     all.extend(limits.response_timeout_ms.map(|ms| format!("response timeout {ms} ms")));
     all.extend(limits.retries.map(|n| format!("{n} retries")));
+    all.extend(route.target.idempotent().then(|| "every method may be tried again".into()));
     all.extend(limits.request_timeout_ms.map(|ms| format!("request timeout {ms} ms")));
     all.extend(
         route

@@ -155,7 +155,7 @@ fn known_pool(config: &ClusterConfig, log: &Log, at: &str, id: &PoolId) {
 
 /// What changes a request is of no use where no backend gets it.
 fn without_use(log: &Log, at: &str, route: &Route) {
-    let forwarded = matches!(route.target, Target::Pools(_));
+    let forwarded = route.target.forwards();
     for (field, given) in [
         ("rewrite", route.rewrite != Rewrite::default()),
         ("response_timeout", route.limits.response_timeout_ms.is_some()),

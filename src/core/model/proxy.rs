@@ -340,11 +340,7 @@ impl Route {
 
     /// The pools that it leads to.
     pub fn pools(&self) -> impl Iterator<Item = &PoolId> {
-        let pools = match &self.target {
-            Target::Pools(pools) => pools.as_slice(),
-            Target::Redirect(_) | Target::Respond(_) => &[],
-        };
-        pools.iter().map(|(pool, _)| pool)
+        self.target.pools().iter().map(|(pool, _)| pool)
     }
 
     /// Takes the same requests as another one, whatever becomes of them.
@@ -421,6 +417,28 @@ pub enum Target {
     Redirect(Redirect),
     /// It is answered.
     Respond(Respond),
+    /// It goes to one of these pools, and may be sent twice, whatever its method. Since version 2.
+    Idempotent(Vec<(PoolId, u8)>),
+}
+
+impl Target {
+    /// The pools that it leads to, with their weights.
+    pub fn pools(&self) -> &[(PoolId, u8)] {
+        match self {
+            Target::Pools(pools) | Target::Idempotent(pools) => pools,
+            Target::Redirect(_) | Target::Respond(_) => &[],
+        }
+    }
+
+    /// Leads to pools.
+    pub fn forwards(&self) -> bool {
+        matches!(self, Target::Pools(_) | Target::Idempotent(_))
+    }
+
+    /// Requests may be sent twice, whatever their method.
+    pub fn idempotent(&self) -> bool {
+        matches!(self, Target::Idempotent(_))
+    }
 }
 
 impl Default for Target {

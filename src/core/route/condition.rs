@@ -165,7 +165,7 @@ impl fmt::Display for PathMatch {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Pools(pools) => match pools.as_slice() {
+            Target::Pools(pools) | Target::Idempotent(pools) => match pools.as_slice() {
                 [(pool, _)] => write!(f, "to pool {pool}"),
                 pools => {
                     let all: Vec<String> = pools.iter().map(|(p, w)| format!("{p} ({w})")).collect();

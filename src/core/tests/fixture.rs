@@ -176,6 +176,7 @@ fn sealed() -> Vec<Item> {
         (10, Command::RemoveWebhook("https://hook.example".into())),
         (10, recovery()),
         (10, Command::Configure(checked())),
+        (10, Command::Configure(marked())),
     ];
     commands.extend(later);
     let mut now = START;
@@ -233,6 +234,22 @@ fn checked() -> Vec<Change> {
         Change::PutPool(id.parse().unwrap(), Box::new(Pool { check, ..Pool::default() }))
     };
     vec![put("asked", CheckKind::Http2(http2)), put("calls", CheckKind::Grpc(grpc))]
+}
+
+/// A listener whose requests may be sent twice.
+fn marked() -> Vec<Change> {
+    let target = Target::Idempotent(vec![("asked".parse().unwrap(), 1)]);
+    let routes = vec![Route { target, ..Route::default() }];
+    let binds = vec![Bind { site: None, addr: ([0, 0, 0, 0], 80).into() }];
+    let listener = Listener { binds, routes, ..Listener::default() };
+    vec![Change::PutListener("twice".parse().unwrap(), Box::new(listener))]
+}
+
+#[test]
+fn what_an_older_node_cannot_decode_needs_its_version() {
+    for (changes, version) in [(declared(), 1), (checked(), 2), (marked(), 2)] {
+        assert_eq!(Command::Configure(changes).since(), version);
+    }
 }
 
 fn recovery() -> Command {

@@ -268,7 +268,7 @@ impl Session {
                 (self.wire.stream2().is_some(), table.http2),
             ),
             asked,
-            idempotent: request.idempotent(),
+            idempotent: request.idempotent() || route.spec.target.idempotent(),
             retries: route.spec.limits.retries.unwrap_or(table.retries),
             response_ms: route.spec.limits.response_timeout_ms.unwrap_or(table.response_timeout_ms),
             key: balance::key(table, &request),

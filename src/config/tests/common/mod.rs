@@ -325,7 +325,8 @@ fn target() -> impl Strategy<Value = Target> {
     let respond = (200..600u16, text()).prop_map(|(status, body)| {
         Target::Respond(Respond { status, content_type: "text/html".into(), body })
     });
-    prop_oneof![3 => pools, 1 => redirect, 1 => respond]
+    let idempotent = pools.clone().prop_map(|target| Target::Idempotent(target.pools().to_vec()));
+    prop_oneof![3 => pools, 1 => redirect, 1 => respond, 1 => idempotent]
 }
 
 fn rewrite() -> impl Strategy<Value = Rewrite> {
@@ -342,7 +343,7 @@ fn rewrite() -> impl Strategy<Value = Rewrite> {
 fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
     let route = (conditions(), target(), rewrite()).prop_map(|(route, target, rewrite)| {
         let mut route = Route { target, ..route };
-        if matches!(route.target, Target::Pools(_)) {
+        if route.target.forwards() {
             route.rewrite = rewrite;
             (route.limits.retries, route.limits.response_timeout_ms) = (Some(3), Some(1500));
         }

@@ -1,7 +1,7 @@
 //! What routes do besides leading to a pool: conditions, splits, rewrites, redirects, answers, limits.
 
 use crate::support::*;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 use zonekeeper_core::model::{
     Network, PathMatch, Protocol, Redirect, Respond, Rewrite, Route, RouteLimits, Target,
 };
@@ -172,4 +172,32 @@ async fn a_routes_own_limits_hold() {
         tokio::time::timeout(wait, other.answer(false)).await.is_err(),
         "the pool's own timeout is longer"
     );
+}
+
+#[tokio::test]
+async fn a_route_that_says_so_is_tried_again_with_any_method() {
+    let dies = || {
+        Server::with(any(), |mut stream, requests| async move {
+            read_request(&mut stream, &mut Vec::new()).await;
+            requests.fetch_add(1, Relaxed);
+        })
+    };
+    let (a, b, c) = (dies(), dies(), Server::start("c"));
+    let mut start = state(Protocol::Http, &[a.addr, b.addr, c.addr]);
+    let target = Target::Idempotent(vec![(pool_id("web"), 1)]);
+    let marked = Route { path: PathMatch::Prefix("/twice".into()), target, ..Route::default() };
+    edit_listener(&mut start, |l| l.routes.insert(0, marked));
+    edit_pool(&mut start, |p| p.eject_ms = 0);
+    let world = World::start(start);
+    let post = |path| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    for _ in 0..3 {
+        let answer = world.ask(&post("/twice")).await;
+        assert!(answer.status == 200 && answer.text().ends_with("hello"), "{answer:?}");
+    }
+    assert!(a.count() + b.count() >= 3, "they had read it");
+    let mut once = Vec::new();
+    for _ in 0..6 {
+        once.push(world.ask(&post("/")).await.status);
+    }
+    assert!(once.contains(&502), "without the mark it is sent once: {once:?}");
 }
