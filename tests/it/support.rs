@@ -103,12 +103,17 @@ impl Process {
         Process(started.unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 
-    /// SIGTERM, and waits for the end.
+    /// SIGTERM, and waits for the end, which is an orderly one.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
         let pid = self.0.id().to_string();
         assert!(output("kill", &["-TERM", &pid]).status.success());
-        until("the process ends", Duration::from_secs(30), || self.0.try_wait().unwrap().is_some());
+        let mut ended = None;
+        until("the process ends", Duration::from_secs(30), || {
+            ended = self.0.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert!(ended.is_some_and(|status| status.success()), "SIGTERM is no failure: {ended:?}");
     }
 }
 
