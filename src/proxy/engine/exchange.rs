@@ -14,7 +14,7 @@ use super::{
     buffer::{Buffer, Out},
     download::{Asked, Download, Downloaded, Lost, Wait},
     http::{End, Session},
-    http2::{Refused, Upstream2},
+    http2::{self, Refused, Upstream2},
     preamble, relay,
     timer::Side,
     upload::{Upload, Uploaded},
@@ -33,7 +33,7 @@ use crate::{
 };
 use std::{
     future::{Future, poll_fn},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
@@ -44,12 +44,14 @@ use std::{
 pub(crate) struct Plan {
     pub(crate) view: Rc<View>,
     pub(crate) listener: usize,
-    pub(crate) route: usize,
+    pub(crate) route: u32,
     /// When its head was there, in microseconds.
     pub(crate) began_us: u64,
     pub(crate) pool: usize,
     /// The head as the backend gets it.
     pub(crate) head: Out,
+    /// The same for a backend of HTTP/2, where it does not depend on the backend; taken by the first that is tried.
+    pub(crate) head2: Option<Box<http::Request<()>>>,
     pub(crate) upload: Upload,
     pub(crate) asked: Asked,
     pub(crate) idempotent: bool,
@@ -94,7 +96,7 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
         ms => within(ms, session, &mut plan).await,
     };
     let (listener, worker) = (plan.view.listener(plan.listener), session.client.worker.index);
-    listener.times.record(plan.route, worker, now_us().saturating_sub(plan.began_us));
+    listener.times.record(plan.route as usize, worker, now_us().saturating_sub(plan.began_us));
     if let Some(began) = began {
         began.log(session, &plan);
     }
@@ -257,7 +259,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
         return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
     };
     let wait = Wait::begin(health, now_us());
-    let sent = send(session, plan, &backend.wire).await;
+    let sent = send(session, plan, (&backend.wire, health.addr)).await;
     let end = match sent {
         Err(Sending::Refused(answer)) => return Ok(session.refuse(answer, plan.asked.head).await),
         // Not one byte was taken: the connection was dead before.
@@ -287,19 +289,26 @@ enum Sending {
 }
 
 /// Sends the head and what is there of the body in one write.
-async fn send(session: &mut Session, plan: &mut Plan, backend: &Wire) -> Result<(), Sending> {
+async fn send(
+    session: &mut Session,
+    plan: &mut Plan,
+    (backend, addr): (&Wire, SocketAddr),
+) -> Result<(), Sending> {
     let timer = &session.client.timer;
     let response_ms = plan.response_ms;
     timer.arm(Side::Backend, response_ms);
-    let whole = plan.upload.done() && plan.upload.sent().is_empty();
-    if !whole {
+    if !plan.upload.done() {
         plan.upload.stage(&mut session.buffer).map_err(Sending::Refused)?;
     }
     let body = plan.upload.sent();
     let wrote = if let Some(stream) = backend.upstream2() {
-        let tls = plan.view.pool(plan.pool).table.tls.is_some();
-        let how = (session.wire.stream2().is_some(), tls, whole);
-        match backend.begin(stream, &plan.head, how, timer).await {
+        let told = (session.wire.stream2().is_some(), plan.view.pool(plan.pool).table.tls.is_some());
+        let request = match plan.head2.take() {
+            Some(request) => request,
+            None => Box::new(http2::upstream_head(&plan.head, told, addr).map_err(Sending::Refused)?),
+        };
+        let whole = plan.upload.done() && body.is_empty();
+        match backend.begin(stream, (request, plan.head.len()), whole, timer).await {
             Ok(()) => {
                 backend.set_last(plan.upload.done());
                 backend.write_all(body, timer, Side::Backend).await

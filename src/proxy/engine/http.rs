@@ -255,13 +255,22 @@ impl Session {
             Edit { path: path.as_deref(), rewrite: &route.spec.rewrite, identity },
             &mut out,
         );
+        let mut head2 = None;
+        if table.http2 {
+            let told = (self.wire.stream2().is_some(), table.tls.is_some());
+            let request2 =
+                http2::upstream_head(&out, told, self.client.peer).map_err(|a| (a, asked, false))?;
+            let named = !request.host.is_empty() || route.spec.rewrite.host.is_some();
+            head2 = named.then(|| Box::new(request2));
+        }
         Ok(Planned::Forward(Plan {
             view: view.clone(),
             listener,
-            route: index,
+            route: index as u32,
             began_us: now_us(),
             pool,
             head: out,
+            head2,
             upload: Upload::new(
                 request.framing,
                 (max, live.table.min_rate),

@@ -120,17 +120,18 @@ impl Wire {
         }
     }
 
-    /// Sends a request's head on a stream to a backend.
+    /// Sends a request's head, which has so many bytes as text, on a stream to a backend; `end` when it has no body.
     pub(crate) async fn begin(
         &self,
         stream: &Upstream2,
-        head: &[u8],
-        (trailers, tls, end): (bool, bool, bool),
+        (request, bytes): (Box<http::Request<()>>, usize),
+        end: bool,
         timer: &Timer,
     ) -> Result<(), Trouble> {
-        poll_fn(|_| match stream.poll_begin(head, trailers, tls, end) {
+        let mut request = Some(request);
+        poll_fn(|_| match stream.poll_begin(&mut request, end) {
             Poll::Ready(Ok(())) => {
-                add(&self.written, head.len());
+                add(&self.written, bytes);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(Trouble::Io)),

@@ -1,10 +1,10 @@
 //! Heads between HTTP/2 and the text of HTTP/1.1 (RFC 9113 §8.3).
 
 use super::websocket::Key;
-use crate::http1::{Framing, MAX_FIELDS, Request, Response, end_to_end};
+use crate::http1::{Answer, MAX_FIELDS, Response, end_to_end};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, net::SocketAddr};
 
 /// Appends the HTTP/1.1 head that says what the fields say. `body` when data may follow; `key` when it opens a WebSocket.
 /// What has no single reading (two hosts, a path that is none) is left as it is, for the parser to refuse.
@@ -82,35 +82,59 @@ pub(crate) fn response(
     Some(built)
 }
 
+/// Fields that a head has at most when it goes to a backend: a client's, and those that are written here or by a route.
+const FIELDS: usize = MAX_FIELDS + 64;
+
 /// The request that a backend of HTTP/2 gets, from the text that one of HTTP/1.1 would get. `trailers` when those of the
-/// response can be passed on.
-pub(super) fn upstream(text: &[u8], trailers: bool, tls: bool) -> Option<http::Request<()>> {
-    let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let parsed = Request::parse(text, &mut room).ok()?;
+/// response can be passed on; `backend` is its authority where the client named none (HTTP/1.0). The error says what
+/// HTTP/1.1 can carry and HTTP/2 cannot.
+pub(crate) fn upstream(
+    text: &[u8],
+    (trailers, tls): (bool, bool),
+    backend: SocketAddr,
+) -> Result<http::Request<()>, Answer> {
+    let mut room = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut raw = httparse::Request::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut raw, text, &mut room);
+    let (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) = (parsed, raw.method, raw.path)
+    else {
+        return Err(Answer::HeadTooLarge);
+    };
+    let invalid = Answer::Malformed("a header field is not valid");
     let shared = Bytes::copy_from_slice(text);
-    let mut fields = HeaderMap::with_capacity(parsed.fields.len());
-    for field in end_to_end(parsed.fields) {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+    let mut fields = HeaderMap::with_capacity(raw.headers.len());
+    for field in end_to_end(raw.headers) {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid)?;
         if name != header::HOST {
-            let value = HeaderValue::from_maybe_shared(shared.slice_ref_of(text, field.value)).ok()?;
+            let value = HeaderValue::from_maybe_shared(shared.slice_ref_of(text, field.value))
+                .map_err(|_| invalid)?;
             fields.append(name, value);
         }
     }
-    if let Framing::Length(n) = parsed.framing {
-        fields.append(header::CONTENT_LENGTH, HeaderValue::from(n));
+    let said = |name: &str| raw.headers.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value);
+    if let Some(length) = said("content-length") {
+        fields.append(header::CONTENT_LENGTH, HeaderValue::from_bytes(length).map_err(|_| invalid)?);
     }
     if trailers {
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(if tls { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-    uri.authority = Some(parsed.host.parse().ok()?);
-    uri.path_and_query = Some(parsed.target.parse().ok()?);
+    let host = match said("host") {
+        None | Some([]) => backend.to_string().parse(),
+        Some(host) => host.try_into(),
+    };
+    uri.authority = Some(host.map_err(|_| Answer::Malformed("host is not valid"))?);
+    let target = target.parse();
+    let unencoded = Answer::Malformed("the request target has a character that must be percent-encoded");
+    uri.path_and_query = Some(target.map_err(|_| unencoded)?);
     let mut request = http::Request::new(());
-    *request.method_mut() = parsed.method.parse().ok()?;
-    *request.uri_mut() = http::Uri::from_parts(uri).ok()?;
+    *request.method_mut() = method.parse().map_err(|_| Answer::Malformed("the method is not valid"))?;
+    *request.uri_mut() =
+        http::Uri::from_parts(uri).map_err(|_| Answer::Malformed("the request target is not valid"))?;
     *request.headers_mut() = fields;
-    Some(request)
+    Ok(request)
 }
 
 /// Appends the HTTP/1.1 head that says what a backend's response says. What has no length lasts until the stream ends.
@@ -143,6 +167,7 @@ impl SliceOf for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::Request;
 
     fn text(build: http::request::Builder, body: bool) -> String {
         let (parts, ()) = build.body(()).unwrap().into_parts();

@@ -18,7 +18,7 @@ mod upstream;
 mod websocket;
 
 pub(crate) use connection::serve;
-pub(crate) use head::response as response_head;
+pub(crate) use head::{response as response_head, upstream as upstream_head};
 pub(crate) use stream::Stream2;
 pub(crate) use upstream::{Connections, Refused, Upstream2};
 pub(crate) use websocket::accepted;

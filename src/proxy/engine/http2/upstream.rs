@@ -206,26 +206,24 @@ impl Upstream2 {
         }
     }
 
-    /// Sends the request whose head is written as text; `end` when it has no body. An error when the connection takes no
-    /// more: nothing was sent.
+    /// Sends the request, which is taken; `end` when it has no body. An error when the connection takes no more: nothing was
+    /// sent.
     pub(crate) fn poll_begin(
         &self,
-        text: &[u8],
-        trailers: bool,
-        tls: bool,
+        request: &mut Option<Box<http::Request<()>>>,
         end: bool,
     ) -> Poll<io::Result<()>> {
         let mut send = self.connection.send.clone();
         let taken = ready!(send.poll_ready(&mut Context::from_waker(&self.bodies.waker())));
         let sent = taken.map_err(broken).and_then(|()| {
-            let request = head::upstream(text, trailers, tls).ok_or(io::ErrorKind::InvalidInput)?;
-            send.send_request(request, end).map_err(broken)
+            let request = request.take().ok_or(io::ErrorKind::InvalidInput)?;
+            self.head.set(request.method() == http::Method::HEAD);
+            send.send_request(*request, end).map_err(broken)
         });
         match sent {
             Ok((response, body)) => {
                 self.bodies.sends(body, end);
                 *self.response.borrow_mut() = Some(response);
-                self.head.set(text.starts_with(b"HEAD "));
                 Poll::Ready(Ok(()))
             }
             Err(e) => {

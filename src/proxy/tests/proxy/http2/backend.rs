@@ -205,3 +205,32 @@ async fn a_silent_connection_is_left() {
     silent.store(false, Relaxed);
     assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.by(), "a");
 }
+
+/// What the text of HTTP/1.1 may say and HTTP/2 may not is the client's fault, and no backend's.
+#[tokio::test]
+async fn what_http2_cannot_carry_is_refused_and_no_backend_suffers() {
+    let a = backend(|_, asked| echo("a", asked));
+    let world = over(&[a.addr]);
+    assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 200);
+    for bad in ["/<x HTTP/1.1\r\nHost: a", "/? HTTP/1.1\r\nHost: a%41", "/?\"a\"=` HTTP/1.1\r\nHost: a"] {
+        assert_eq!(world.ask(&format!("GET {bad}\r\n\r\n")).await.status, 400, "{bad}");
+    }
+    let many: String = (0..99).map(|i| format!("X-{i}: y\r\n")).collect();
+    let answer = world.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")).await;
+    assert_eq!(answer.status, 200, "as many fields as a client may send, and ours");
+    let answer = world.ask("GET /old HTTP/1.0\r\n\r\n").await;
+    let uri = format!("GET http://{}/old ", a.addr);
+    assert!(answer.status == 200 && answer.text().contains(&uri), "{answer:?}");
+    let of_a = world.proxy.counters().backends[0].2;
+    assert_eq!((of_a.errors, of_a.ejections, of_a.requests), (0, 0, 3));
+}
+
+#[tokio::test]
+async fn an_empty_body_in_chunks_ends_the_request() {
+    let a = backend(|_, asked| echo("a", asked));
+    let mut state = clear(&[a.addr]);
+    edit_pool(&mut state, |p| (p.http2, p.response_timeout_ms) = (true, 1500));
+    let world = World::try_start(state, 1).unwrap();
+    let answer = world.ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await;
+    assert_eq!((answer.status, answer.by().as_str()), (200, "a"));
+}
