@@ -64,17 +64,24 @@ impl PoolState {
 /// Takes a retry out of the pool's budget: a share of what was asked lately, so that a pool which fails as a whole is not
 /// asked several times as often as it would be in health.
 pub(crate) fn may_retry(pool: &LivePool) -> bool {
+    let may = can_retry(pool);
+    if may {
+        pool.state.retries.fetch_add(1, Relaxed);
+    }
+    may
+}
+
+/// Whether the budget has a retry; one that it does not have is counted.
+pub(crate) fn can_retry(pool: &LivePool) -> bool {
     let state = &pool.state;
     let lately = state.retries.load(Relaxed).wrapping_sub(state.marks[0].load(Relaxed));
     let requests: u64 = pool.backends.iter().map(|b| u64::from(b.recent().requests)).sum();
     let allowed = RETRIES + requests * u64::from(pool.table.retry_budget) / 100;
-    let may = u64::from(lately) < allowed;
-    let counter = if may { None } else { Some(&state.totals.unretried) };
-    match counter {
-        None => _ = state.retries.fetch_add(1, Relaxed),
-        Some(refused) => _ = refused.fetch_add(1, Relaxed),
+    let can = u64::from(lately) < allowed;
+    if !can {
+        state.totals.unretried.fetch_add(1, Relaxed);
     }
-    may
+    can
 }
 
 #[cfg(test)]

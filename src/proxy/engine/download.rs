@@ -5,12 +5,13 @@ use super::{
     http2,
     splice::{Broke, Splice},
     timer::{Side, Timer},
+    upstream::Lease,
     wire::{Trouble, Wire},
 };
 use crate::{
-    health::BackendHealth,
     http1::{Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, Scan, Scanner, write_response},
     latency,
+    pool_state::can_retry,
 };
 use std::{cell::Cell, future::poll_fn, mem::MaybeUninit};
 
@@ -74,7 +75,7 @@ pub(crate) struct Download<'a> {
     pub(crate) request: Asked,
     /// A field that the client gets beside the backend's.
     pub(crate) cookie: Option<&'a str>,
-    /// The final response's status, once it is known.
+    /// The final response's status, once it goes to the client.
     pub(crate) status: &'a Cell<u16>,
     pub(crate) idle_ms: u32,
     pub(crate) body_ms: u32,
@@ -224,10 +225,11 @@ impl Download<'_> {
             accept.judge(&response).map_err(Lost::Invalid)?;
         }
         self.wait.answered(response.status);
-        self.status.set(response.status);
-        if response.status == 503 && self.request.elsewhere {
+        // One that says when to come again is better than one of ours.
+        if response.status == 503 && self.request.elsewhere && can_retry(self.wait.lease.pool()) {
             return Err(Lost::Busy);
         }
+        self.status.set(response.status);
         let asked = self.request;
         let (mut bare, encoder, keep_alive) = match stream {
             None => {
@@ -328,27 +330,28 @@ impl Download<'_> {
 
 /// The wait for a first byte, which the response time is measured by. Dropped unanswered, it measured nothing.
 pub(crate) struct Wait<'a> {
-    health: &'a BackendHealth,
+    lease: &'a Lease,
     since_us: u64,
     over: bool,
 }
 
 impl<'a> Wait<'a> {
-    pub(crate) fn begin(health: &'a BackendHealth, now_us: u64) -> Wait<'a> {
-        health.latency.begin(now_us);
-        Wait { health, since_us: now_us, over: false }
+    pub(crate) fn begin(lease: &'a Lease, now_us: u64) -> Wait<'a> {
+        lease.health().latency.begin(now_us);
+        Wait { lease, since_us: now_us, over: false }
     }
 
     fn answered(&mut self, status: u16) {
         let (now, took) = latency::elapsed_us(self.since_us);
         self.over = true;
-        self.health.latency.end(now, Some(took));
-        self.health.answered(status);
-        self.health.totals.times.record(took);
+        let health = self.lease.health();
+        health.latency.end(now, Some(took));
+        health.answered(status);
+        health.totals.times.record(took);
         match status {
-            SERVER_ERROR.. => self.health.latency.penalise(now, took),
+            SERVER_ERROR.. => health.latency.penalise(now, took),
             101 => {}
-            _ => self.health.latency.record(now, took),
+            _ => health.latency.record(now, took),
         }
     }
 }
@@ -356,7 +359,7 @@ impl<'a> Wait<'a> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.health.latency.end(self.since_us, None);
+            self.lease.health().latency.end(self.since_us, None);
         }
     }
 }

@@ -87,6 +87,7 @@ impl Failure {
 
 /// Serves one request, and writes it to the access log when it is sampled.
 pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
+    session.seen = Default::default();
     let every = u64::from(plan.view.listener(plan.listener).table.access_log);
     let count = || session.cell(&plan.view, plan.listener).requests.load(Relaxed);
     // Boxed: few requests have one, and each would hold its room.
@@ -105,7 +106,6 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
 
 /// Serves a request that may take so long in all: then it is answered 504, or cut where its answer has begun.
 async fn within(ms: u32, session: &mut Session, plan: &mut Plan) -> End {
-    session.seen.0.set(0);
     session.client.timer.arm(Side::Total, ms);
     let timer = session.client.timer.again();
     let end = {
@@ -136,7 +136,6 @@ struct Began {
 
 impl Began {
     fn now(session: &Session) -> Began {
-        session.seen.0.set(0);
         Began { at_us: now_us(), bytes: (session.wire.read(), session.wire.written()) }
     }
 
@@ -157,8 +156,10 @@ impl Began {
 async fn serve(session: &mut Session, plan: &mut Plan) -> End {
     let (view, pool) = (plan.view.clone(), plan.pool);
     let table = &view.pool(pool).table;
-    // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile.
-    let (mut exclude, mut retries, mut fresh) = (Vec::new(), plan.retries, plan.upload.too_large_to_replay());
+    // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile. HTTP/2 tells where it
+    // closes (GOAWAY).
+    let mut fresh = !table.http2 && plan.upload.may_outgrow(session.buffer.bytes());
+    let (mut exclude, mut retries) = (Vec::new(), plan.retries);
     let mut answer = Answer::Unavailable;
     loop {
         let client = (&session.wire, &session.client.timer);
@@ -171,7 +172,7 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
                 }
                 Err(_) => break, // what the last one failed with says more
             };
-        plan.asked.elsewhere = plan.idempotent && retries > 0 && exclude.len() + 1 < table.backends.len();
+        plan.asked.elsewhere = plan.idempotent && retries > 0 && lease.others(&exclude);
         let failure = match attempt(session, plan, &lease, fresh).await {
             Ok(end) => return end,
             Err(failure) => failure,
@@ -258,7 +259,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
     let Some(backend) = Opened::open(session, lease, fresh).await else {
         return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
     };
-    let wait = Wait::begin(health, now_us());
+    let wait = Wait::begin(lease, now_us());
     let sent = send(session, plan, (&backend.wire, health.addr)).await;
     let end = match sent {
         Err(Sending::Refused(answer)) => return Ok(session.refuse(answer, plan.asked.head).await),
@@ -428,6 +429,11 @@ async fn settle(
     let Exchanged { down, refused, uploaded, buffer } = exchanged;
     let end = match down {
         None => match refused {
+            // A second response would look like the rest of the one that is on its way.
+            Some(_) if session.seen.0.get() != 0 => {
+                counters::add(&session.cell(&plan.view, plan.listener).refused, 1);
+                End::Reset
+            }
             Some(answer) => session.refuse(answer, plan.asked.head).await,
             None => End::Close,
         },

@@ -83,9 +83,26 @@ impl Upload {
         self.remembered
     }
 
-    /// More is announced than can be remembered.
-    pub(crate) fn too_large_to_replay(&self) -> bool {
-        matches!(self.decoder, Decoder::Length(n) if n > REPLAY as u64)
+    /// It is, or may be, more than can be remembered; `there` came already.
+    pub(crate) fn may_outgrow(&self, there: &[u8]) -> bool {
+        match self.decoder {
+            Decoder::Done => false,
+            Decoder::Length(n) => n > REPLAY as u64,
+            Decoder::Chunked(_) => !self.ends_in(there),
+            Decoder::Close => true,
+        }
+    }
+
+    /// Its end is among these bytes; or what is wrong with it, which is told by whoever takes them.
+    fn ends_in(&self, mut there: &[u8]) -> bool {
+        let mut decoder = self.decoder;
+        while !there.is_empty() && !decoder.done() {
+            match decoder.next(there) {
+                Ok(piece) => there = &there[piece.consumed..],
+                Err(_) => return true,
+            }
+        }
+        decoder.done()
     }
 
     /// What was sent so far, to be sent again.

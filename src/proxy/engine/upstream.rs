@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     balance::{self, Choice, Place},
-    health::BackendHealth,
+    health::{BackendHealth, now_ms},
     http1::Answer,
     live::LivePool,
     preamble::{self, Ends},
@@ -196,6 +196,18 @@ impl Lease {
     /// The connection was not even tried: that says nothing of the backend.
     pub(crate) fn out_of_room(&self) -> bool {
         self.out_of_room.get()
+    }
+
+    /// Whether a backend that is neither this one nor in `exclude` has a place now.
+    pub(crate) fn others(&self, exclude: &[usize]) -> bool {
+        let (pool, now) = (self.pool(), now_ms());
+        let max = pool.table.max_connections;
+        let takes = |i: usize, backend: &BackendHealth| {
+            let room = max == 0 || backend.inflight() < max;
+            room && backend.usable(&pool.table.backends[i], now) && !backend.tried_now()
+        };
+        let mut all = pool.backends.iter().enumerate();
+        all.any(|(i, backend)| i != self.index() && !exclude.contains(&i) && takes(i, backend))
     }
 
     pub(crate) fn index(&self) -> usize {

@@ -6,6 +6,7 @@ mod churn;
 mod config;
 mod death;
 mod eject;
+mod exchange;
 mod framing;
 mod http;
 mod http2;

@@ -1,0 +1,172 @@
+//! What a client sees where a request ends otherwise than its response would.
+
+use crate::{http2::Client2, support::*};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zonekeeper_core::model::{Http2, Protocol};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// A backend that begins to answer as soon as it has a head, and does not go on.
+fn beginning() -> Server {
+    Server::with(any(), |mut stream, n| async move {
+        let mut got = Vec::new();
+        while !got.windows(4).any(|w| w == b"\r\n\r\n") {
+            if stream.read_buf(&mut got).await.unwrap_or_default() == 0 {
+                return;
+            }
+        }
+        n.fetch_add(1, Relaxed);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\nx").await;
+        while stream.read_buf(&mut got).await.unwrap_or_default() > 0 {}
+    })
+}
+
+/// A request that goes bad while its response is on its way: the client must see a cut, and no second response in it.
+#[tokio::test]
+async fn a_body_that_is_refused_after_the_response_began_is_a_cut() {
+    for (name, bad) in [("a bad chunk", "zz\r\n".to_string()), ("too large", format!("40\r\n{:064}\r\n", 0))]
+    {
+        let backend = beginning();
+        let mut state = state(Protocol::Http, &[backend.addr]);
+        edit_listener(&mut state, |l| l.max_body = 40);
+        let world = World::start(state);
+        let mut client = world.client().await;
+        client.send(format!("{CHUNKED}5\r\nhello\r\n")).await;
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\nx") {
+            assert!(client.stream.read_buf(&mut got).await.unwrap() > 0);
+        }
+        client.send(bad).await;
+        let ended = tokio::time::timeout(PATIENCE, client.stream.read_to_end(&mut got)).await.unwrap();
+        let text = String::from_utf8_lossy(&got);
+        assert!(text.ends_with("\r\n\r\nx") && ended.is_err(), "{name}: {ended:?} {text}");
+        let refused = world.proxy.counters().listeners[0].1.refused;
+        assert_eq!(refused, 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_refused_before_the_response_began_is_answered_after_another_request() {
+    let good = Server::start("a");
+    let world = World::start(state(Protocol::Http, &[good.addr]));
+    let mut client = world.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    client.send(format!("{CHUNKED}zz\r\n")).await;
+    assert_eq!(client.answer(false).await.status, 400);
+}
+
+/// Answers 503 with what it has to say.
+fn busy() -> Server {
+    Server::with(any(), |mut stream, n| async move {
+        let mut pending = Vec::new();
+        while read_request(&mut stream, &mut pending).await.is_some() {
+            n.fetch_add(1, Relaxed);
+            let said = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 11\r\n\r\ncome later\n";
+            let _ = stream.write_all(said).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_request_whose_time_is_over_after_a_503_is_answered() {
+    let busy = busy();
+    let hanging = Server::with(any(), |mut stream, n| async move {
+        while read_request(&mut stream, &mut Vec::new()).await.is_some() {
+            n.fetch_add(1, Relaxed);
+        }
+    });
+    for http2 in [false, true] {
+        let mut state = state(Protocol::Http, &[busy.addr, hanging.addr]);
+        edit_listener(&mut state, |l| (l.request_timeout_ms, l.http2) = (600, Http2::PriorKnowledge));
+        let world = World::try_start(state, 1).unwrap();
+        let status = match http2 {
+            false => world.ask(GET).await.status,
+            true => Client2::connect(world.addr("web")).await.get("/").await.status,
+        };
+        assert_eq!(status, 504);
+    }
+    assert_eq!((busy.count(), hanging.count()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_503_is_the_backends_own_where_no_other_can_be_asked() {
+    let (busy, other) = (busy(), Server::start("other"));
+    let mut state = state(Protocol::Http, &[busy.addr, other.addr]);
+    edit_pool(&mut state, |p| p.max_connections = 1);
+    let world = World::start(state);
+    let told = |answer: &Answer| {
+        assert_eq!((answer.status, answer.text().as_str()), (503, "come later\n"));
+        assert_eq!(field(&answer.head, "retry-after"), Some("7"));
+    };
+    assert_eq!(world.ask(GET).await.by(), "other");
+    world.health.set(&pool_id("web"), other.addr, false); // down
+    told(&world.ask(GET).await);
+    world.health.set(&pool_id("web"), other.addr, true);
+    assert_eq!(world.ask(GET).await.by(), "other");
+}
+
+/// A body without a length may be too large to be sent twice: it does not go where the end may be on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_connection_that_ended_is_invisible_to_a_large_body_without_a_length() {
+    let backend = Server::with(any(), |mut stream, n| async move {
+        let mut pending = Vec::new();
+        while let Some((head, _)) = read_request(&mut stream, &mut pending).await {
+            let n = n.fetch_add(1, Relaxed);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            if head.contains("/last") {
+                let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 300);
+                while std::time::Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                return;
+            }
+        }
+    });
+    let mut state = state(Protocol::Http, &[backend.addr]);
+    edit_listener(&mut state, |l| (l.max_body, l.http2) = (0, Http2::PriorKnowledge));
+    let world = World::try_start(state, 1).unwrap();
+    let body = format!("{CHUNKED}40000\r\n{}\r\n0\r\n\r\n", "z".repeat(0x40000));
+    let large = vec![b'z'; 0x40000];
+    let mut client = world.client().await;
+    let second = Client2::connect(world.addr("web")).await;
+    for i in 0..100 {
+        assert_eq!(client.get("/last").await.status, 200);
+        client.send(&body).await;
+        let answer = client.answer(false).await;
+        assert_eq!(answer.status, 200, "{i}: {answer:?}");
+        assert_eq!(second.get("/last").await.status, 200);
+        let asked = http::Request::post("http://w.example/").body(()).unwrap();
+        let got = second.ask(asked, &[&large]).await;
+        assert_eq!((got.status, got.reset), (200, None), "{i}");
+    }
+    assert_eq!(backend.count(), 400);
+}
+
+/// A small one that is there needs no connection of its own.
+#[tokio::test]
+async fn a_small_body_in_chunks_goes_over_a_kept_connection() {
+    let connections = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = connections.clone();
+    let backend = Server::with(any(), move |mut stream, n| {
+        counted.fetch_add(1, Relaxed);
+        async move {
+            let mut pending = Vec::new();
+            while read_request(&mut stream, &mut pending).await.is_some() {
+                n.fetch_add(1, Relaxed);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        }
+    });
+    let world = World::try_start(state(Protocol::Http, &[backend.addr]), 1).unwrap();
+    let mut client = world.client().await;
+    for _ in 0..5 {
+        client.send(format!("{CHUNKED}5\r\nhello\r\n0\r\n\r\n")).await;
+        assert_eq!(client.answer(false).await.status, 200);
+    }
+    assert_eq!((backend.count(), connections.load(Relaxed)), (5, 1));
+}
