@@ -230,6 +230,11 @@ impl Opened {
         Some(Opened { reused, before: (wire.written(), wire.read()), sent: wire.sent(), wire, ends })
     }
 
+    /// Not a byte came for this request.
+    fn silent(&self) -> bool {
+        self.wire.read() == self.before.1
+    }
+
     /// Why nothing came on a stream of HTTP/2.
     fn failure2(&self, lost: Lost) -> Failure {
         let stream = self.wire.upstream2();
@@ -240,7 +245,10 @@ impl Opened {
         match stream.and_then(Upstream2::refused) {
             Some(Refused::Stream) => Failure { lost: Lost::Busy, unread: true, stale: false },
             Some(Refused::Connection) => Failure { lost, unread: true, stale: self.reused },
-            None => Failure { lost, unread: false, stale: self.reused && gone },
+            None => {
+                let unread = gone && stream.is_some_and(Upstream2::unread);
+                Failure { lost, unread, stale: self.reused && gone }
+            }
         }
     }
 
@@ -443,7 +451,8 @@ async fn settle(
         Some(Downloaded::Nothing(lost)) => {
             // It had ended before our bytes came: the end was read, and its TCP has not acknowledged one of them.
             let acked = || socket::bytes_acked(&backend.wire);
-            let ended = backend.reused && lost == Lost::Closed;
+            let unannounced = lost == Lost::Broken && backend.silent() && backend.wire.ended();
+            let ended = backend.reused && (lost == Lost::Closed || unannounced);
             let unread = ended && acked().is_some_and(|n| n <= backend.sent);
             let stale = backend.reused && matches!(lost, Lost::Closed | Lost::Broken);
             return Err(Failure { lost, unread, stale });

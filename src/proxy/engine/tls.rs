@@ -37,6 +37,8 @@ pub(crate) struct Tls {
     incoming: Buffer,
     /// Encrypted bytes that the system took.
     sent: u64,
+    /// Its TCP ended before it said so itself.
+    cut: bool,
     state: State,
 }
 
@@ -127,7 +129,7 @@ impl Tls {
     /// With a client.
     pub(crate) fn new(stream: Stream, config: Arc<ServerConfig>) -> io::Result<Tls> {
         let end = End::Server(UnbufferedServerConnection::new(config).map_err(broken)?);
-        Ok(Tls { stream, end, incoming: Buffer::default(), sent: 0, state: State::default() })
+        Ok(Tls { stream, end, incoming: Buffer::default(), sent: 0, cut: false, state: State::default() })
     }
 
     /// With a backend of this name; it is greeted.
@@ -137,7 +139,8 @@ impl Tls {
         name: ServerName<'static>,
     ) -> io::Result<Tls> {
         let end = End::Client(UnbufferedClientConnection::new(config, name).map_err(broken)?);
-        let mut tls = Tls { stream, end, incoming: Buffer::default(), sent: 0, state: State::default() };
+        let mut tls =
+            Tls { stream, end, incoming: Buffer::default(), sent: 0, cut: false, state: State::default() };
         tls.drive(Wish::Nothing)?;
         Ok(tls)
     }
@@ -149,6 +152,11 @@ impl Tls {
     /// Encrypted bytes that the system took so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Its TCP ended before it said so itself.
+    pub(crate) fn cut(&self) -> bool {
+        self.cut
     }
 
     /// The handshake agreed on HTTP/2.
@@ -216,7 +224,10 @@ impl Tls {
                 self.incoming.wait();
                 Poll::Pending
             }
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Ok(0)) => {
+                self.cut = true;
+                Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+            }
             Poll::Ready(Ok(n)) => {
                 self.incoming.filled(n);
                 let driven = self.drive(Wish::Nothing);

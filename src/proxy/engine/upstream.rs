@@ -3,7 +3,7 @@
 use super::{
     View,
     buffer::Out,
-    http2::Connections,
+    http2::{Connections, Turn, Upstream2},
     stream::Stream,
     timer::{Side, Timer},
     tls::Tls,
@@ -236,13 +236,32 @@ impl Lease {
 
     /// A place on a connection that is opened for it.
     pub(crate) async fn open(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
-        let wire = self.connect(timer, ends, true).await?;
-        let table = &self.pool().table;
-        if !table.http2 {
-            return Some(wire);
+        if self.pool().table.http2 {
+            let opened = Box::pin(self.open2(timer, ends)); // rare, and requests do not hold its room
+            return opened.await.map(Wire::upstream);
         }
-        let greeted = self.kept().http2.add(wire, ends, timer, table.connect_timeout_ms);
-        Box::pin(greeted).await.map(Wire::upstream) // rare, and requests do not hold its room
+        self.connect(timer, ends, true).await
+    }
+
+    /// The same for HTTP/2: a burst waits for one connection, and there are not more than may be.
+    async fn open2(&self, timer: &Timer, ends: Option<Ends>) -> Option<Upstream2> {
+        let (connections, ms) = (&self.kept().http2, self.pool().table.connect_timeout_ms);
+        let turn = match ends {
+            Some(_) => None,
+            None => match connections.turn(timer, ms).await {
+                Turn::Stands(stream) => return Some(stream),
+                Turn::Failed => return None,
+                Turn::Ours(turn) => Some(turn),
+            },
+        };
+        let opened = match self.connect(timer, ends, true).await {
+            Some(wire) => connections.add(wire, ends, timer, ms).await,
+            None => None,
+        };
+        if let Some(turn) = turn {
+            turn.end(opened.is_some());
+        }
+        opened
     }
 
     /// Tells whose connection it is, where the pool's backends are told; false when that is not taken.

@@ -167,6 +167,11 @@ impl Wire {
         }
     }
 
+    /// Its TCP has ended, whatever TLS said.
+    pub(crate) fn ended(&self) -> bool {
+        matches!(&self.kind, Kind::Tls(t) if t.borrow().cut())
+    }
+
     /// Our end of it.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match &self.kind {

@@ -20,7 +20,7 @@ mod websocket;
 pub(crate) use connection::serve;
 pub(crate) use head::{response as response_head, upstream as upstream_head};
 pub(crate) use stream::Stream2;
-pub(crate) use upstream::{Connections, Refused, Upstream2};
+pub(crate) use upstream::{Connections, Refused, Turn, Upstream2};
 pub(crate) use websocket::accepted;
 
 /// What a connection without TLS begins with when it speaks HTTP/2 (RFC 9113 §3.4), as far as it looks like a head.

@@ -9,7 +9,7 @@ use super::{
     },
     bodies::{Bodies, broken},
     head,
-    io::Io,
+    io::{Io, Progress},
 };
 use crate::{http1::MAX_HEAD, preamble::Ends};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use std::{
     io,
     pin::pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 /// What a backend may send on a stream before it is taken, in bytes.
@@ -36,6 +36,8 @@ const SEND_BUFFER: usize = 32 * 1024;
 /// Streams on one connection before another one is opened, where the backend allows more.
 const STREAMS: usize = 100;
 
+/// Connections of one worker to one backend, but for clients' own; beyond, requests wait for a stream on one of them.
+const CONNECTIONS: usize = 32;
 /// So many clients' own connections, before those without a request are looked for and closed.
 const OWN: usize = 256;
 
@@ -46,6 +48,7 @@ struct Connection {
     alive: Cell<bool>,
     open: Cell<usize>,
     quiet_since: Cell<u64>,
+    progress: Rc<Progress>,
 }
 
 /// The connections of one worker to one backend.
@@ -53,6 +56,46 @@ struct Connection {
 pub(crate) struct Connections {
     shared: RefCell<Vec<Rc<Connection>>>,
     own: RefCell<Own>,
+    opening: Opening,
+}
+
+/// The opening of a shared connection: one at a time, the requests of a burst wait for it.
+#[derive(Default)]
+struct Opening {
+    running: Cell<bool>,
+    /// How many ended.
+    ended: Cell<u64>,
+    /// The last one failed.
+    failed: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// Whose turn it is to open a shared connection.
+pub(crate) enum Turn<'c> {
+    /// Ours; nobody else does until it is dropped.
+    Ours(Opens<'c>),
+    /// Nobody's: there is a stream.
+    Stands(Upstream2),
+    /// Somebody's whose connection was not made.
+    Failed,
+}
+
+/// The right to open a shared connection. Dropped without a word, the request went away.
+pub(crate) struct Opens<'c>(&'c Opening);
+
+impl Opens<'_> {
+    /// What it came to.
+    pub(crate) fn end(self, stands: bool) {
+        self.0.failed.set(!stands);
+    }
+}
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+        self.0.ended.set(self.0.ended.get() + 1);
+        self.0.waiting.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 /// Connections that the backend was told to be these clients'.
@@ -92,6 +135,50 @@ impl Connections {
         found.map(|connection| Upstream2::new(connection, timer))
     }
 
+    /// Who opens a shared connection now. One that others open is waited for; at the limit there are the streams of those
+    /// that stand.
+    pub(crate) async fn turn(&self, timer: &Timer, ms: u32) -> Turn<'_> {
+        timer.arm(Side::Backend, ms);
+        let (opening, mut waits_for) = (&self.opening, None);
+        let turn = poll_fn(|_| {
+            if waits_for.is_some_and(|n| n != opening.ended.get()) {
+                waits_for = None;
+                if opening.failed.get() {
+                    return Poll::Ready(Turn::Failed);
+                }
+                // The newest: those before it may be as dead as the one that was tried.
+                if let Some(found) = self.shared.borrow().iter().rev().find(|c| c.takes()) {
+                    return Poll::Ready(Turn::Stands(Upstream2::new(found.clone(), timer)));
+                }
+            }
+            if let Some(found) = self.at_limit() {
+                return Poll::Ready(Turn::Stands(Upstream2::new(found, timer)));
+            }
+            if !opening.running.replace(true) {
+                opening.failed.set(false);
+                return Poll::Ready(Turn::Ours(Opens(opening)));
+            }
+            if waits_for.is_none() {
+                waits_for = Some(opening.ended.get());
+                opening.waiting.borrow_mut().push(timer.reactor().waker());
+            }
+            if timer.expired(Side::Backend) { Poll::Ready(Turn::Failed) } else { Poll::Pending }
+        })
+        .await;
+        timer.disarm(Side::Backend);
+        turn
+    }
+
+    /// The one with the fewest streams, where no more may be opened.
+    fn at_limit(&self) -> Option<Rc<Connection>> {
+        let shared = self.shared.borrow();
+        let alive = || shared.iter().filter(|c| c.alive.get());
+        if alive().count() < CONNECTIONS {
+            return None;
+        }
+        alive().min_by_key(|c| c.open.get()).cloned()
+    }
+
     /// Shakes hands on a connection that was just opened, for this client where the backend was told so; none when it
     /// fails or takes too long.
     pub(crate) async fn add(
@@ -102,13 +189,15 @@ impl Connections {
         ms: u32,
     ) -> Option<Upstream2> {
         timer.arm(Side::Backend, ms);
-        let io = Io::new(Rc::new(wire), Buffer::default(), None);
+        let progress = Rc::new(Progress::default());
+        let io = Io::to(Rc::new(wire), progress.clone());
         let mut builder = client::Builder::new();
         builder
             .enable_push(false)
             .initial_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEAD as u32)
+            .initial_max_send_streams(1) // more when it said how many: what is beyond is refused
             .max_send_buffer_size(SEND_BUFFER);
         let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
         let shaken =
@@ -125,6 +214,7 @@ impl Connections {
             alive: Cell::new(true),
             open: Cell::new(0),
             quiet_since: Cell::new(timer.now()),
+            progress,
         });
         match ends {
             None => self.shared.borrow_mut().push(connection.clone()),
@@ -162,7 +252,8 @@ async fn drive(driver: client::Connection<Io, Bytes>, connection: Rc<Connection>
 
 impl Connection {
     fn takes(&self) -> bool {
-        self.alive.get() && self.open.get() < STREAMS.min(self.send.current_max_send_streams())
+        let most = if self.progress.heard.get() { self.send.current_max_send_streams() } else { STREAMS };
+        self.alive.get() && self.open.get() < STREAMS.min(most)
     }
 }
 
@@ -175,6 +266,8 @@ pub(crate) struct Upstream2 {
     /// The request was HEAD.
     head: Cell<bool>,
     refused: Cell<Option<Refused>>,
+    /// Bytes that the connection's TCP was given before.
+    before: Cell<u64>,
 }
 
 /// How a backend said that it did not look at the request (RFC 9113 §8.7).
@@ -203,6 +296,7 @@ impl Upstream2 {
             response: RefCell::default(),
             head: Cell::new(false),
             refused: Cell::new(None),
+            before: Cell::new(0),
         }
     }
 
@@ -217,6 +311,7 @@ impl Upstream2 {
         let taken = ready!(send.poll_ready(&mut Context::from_waker(&self.bodies.waker())));
         let sent = taken.map_err(broken).and_then(|()| {
             let request = request.take().ok_or(io::ErrorKind::InvalidInput)?;
+            self.before.set(self.connection.progress.sent());
             self.head.set(request.method() == http::Method::HEAD);
             send.send_request(*request, end).map_err(broken)
         });
@@ -287,6 +382,11 @@ impl Upstream2 {
     /// Whether, and how, the backend said that it did not look at the request.
     pub(crate) fn refused(&self) -> Option<Refused> {
         self.refused.get()
+    }
+
+    /// The connection has ended: nothing of the request can have been read.
+    pub(crate) fn unread(&self) -> bool {
+        self.connection.progress.unread(self.before.get())
     }
 
     /// The response is late: the connection may be dead, and gets no more requests.

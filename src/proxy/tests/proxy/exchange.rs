@@ -2,6 +2,7 @@
 
 use crate::{http2::Client2, support::*};
 use std::{
+    io::{Read, Write},
     sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
@@ -10,6 +11,43 @@ use zonekeeper_core::model::{Http2, Protocol};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// Posts five bytes so many times, each as soon as the one before was answered; how many were answered 502 and not 200. A
+/// thread of its own: the backends here keep the runtime's busy.
+pub async fn post_at_once(addr: std::net::SocketAddr, times: u32) -> u32 {
+    let posting = tokio::task::spawn_blocking(move || {
+        let mut client = std::net::TcpStream::connect(addr).unwrap();
+        client.set_nodelay(true).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut lost = 0;
+        for i in 0..times {
+            client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                got.extend(byte);
+            }
+            let head = String::from_utf8(got).unwrap();
+            match head.starts_with("HTTP/1.1 200 ") {
+                true => {}
+                false => {
+                    assert!(head.starts_with("HTTP/1.1 502 "), "{i}: {head}");
+                    client.read_exact(&mut [0; 29]).unwrap();
+                    lost += 1;
+                }
+            }
+        }
+        lost
+    });
+    posting.await.unwrap()
+}
+
+/// The next request has not come: closed now, the connection ends before it does.
+pub fn nothing_came(stream: &tokio::net::TcpStream) -> bool {
+    let mut room = [const { std::mem::MaybeUninit::uninit() }; 1];
+    socket2::SockRef::from(stream).peek(&mut room).is_err()
+}
 
 /// A backend that begins to answer as soon as it has a head, and does not go on.
 fn beginning() -> Server {

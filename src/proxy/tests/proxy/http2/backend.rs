@@ -234,3 +234,122 @@ async fn an_empty_body_in_chunks_ends_the_request() {
     let answer = world.ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await;
     assert_eq!((answer.status, answer.by().as_str()), (200, "a"));
 }
+
+/// A backend that counts its connections and answers each request when its body has come.
+fn counting() -> (Server, Arc<std::sync::atomic::AtomicU64>) {
+    let connections = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = connections.clone();
+    let server = Server::with(any(), move |stream, n| {
+        counted.fetch_add(1, Relaxed);
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok(asked)) = connection.accept().await {
+                n.fetch_add(1, Relaxed);
+                tokio::spawn(echo("a", asked));
+            }
+        }
+    });
+    (server, connections)
+}
+
+#[tokio::test]
+async fn large_bodies_and_bursts_share_connections() {
+    let (a, connections) = counting();
+    let world = over(&[a.addr]);
+    let large = vec![b'z'; 200_000];
+    let asked: Vec<_> = (0..50)
+        .map(|_| {
+            let (addr, large) = (world.addr("web"), large.clone());
+            tokio::spawn(async move {
+                let asked = post("/").header("content-length", large.len()).body(()).unwrap();
+                Client2::connect(addr).await.ask(asked, &[&large]).await
+            })
+        })
+        .collect();
+    for asked in asked {
+        let got = asked.await.unwrap();
+        assert!(got.status == 200 && got.body.ends_with(&large), "{} {:?}", got.status, got.reset);
+    }
+    assert_eq!((a.count(), connections.load(Relaxed)), (50, 1));
+}
+
+/// A backend that takes one stream at a time has as many connections as are allowed, and the rest waits.
+#[tokio::test]
+async fn connections_to_a_backend_are_bounded() {
+    let connections = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = connections.clone();
+    let a = Server::with(any(), move |stream, n| {
+        counted.fetch_add(1, Relaxed);
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let shaken = builder.max_concurrent_streams(1).handshake::<_, Bytes>(stream).await;
+            let Ok(mut connection) = shaken else { return };
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                n.fetch_add(1, Relaxed);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    let _ = respond.send_response(Response::new(()), true);
+                });
+            }
+        }
+    });
+    let world = over(&[a.addr]);
+    let client = Client2::connect(world.addr("web")).await;
+    let mut asked = Vec::new();
+    for _ in 0..60 {
+        let client = client.clone();
+        asked.push(tokio::spawn(async move { client.get("/").await.status }));
+        tokio::time::sleep(Duration::from_millis(5)).await; // what the last connection allows is known
+    }
+    for asked in asked {
+        assert_eq!(asked.await.unwrap(), 200);
+    }
+    let connections = connections.load(Relaxed);
+    assert!((20..=32).contains(&connections), "{connections} connections");
+}
+
+/// A backend that ends its connection without GOAWAY after each request, just as the next one comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_ended_without_goaway_is_invisible_to_any_method() {
+    use super::abuse::{END_HEADERS, END_STREAM, HEADERS, SETTINGS, frame};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ending = Server::with(any(), |mut stream, n| async move {
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let mut got = Vec::new();
+        let mut at = 24; // behind the preface
+        loop {
+            while let Some([a, b, c, kind, flags, id @ ..]) = got.get(at..).and_then(|g| g.first_chunk::<9>())
+            {
+                let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+                let (kind, flags, id) = (*kind, *flags, u32::from_be_bytes(*id));
+                if got.len() < at + 9 + len {
+                    break;
+                }
+                at += 9 + len;
+                if kind == SETTINGS && flags == 0 {
+                    stream.write_all(&frame(SETTINGS, 1, 0, &[])).await.unwrap();
+                }
+                if matches!(kind, 0 | HEADERS) && flags & END_STREAM != 0 {
+                    let n = n.fetch_add(1, Relaxed);
+                    let ok = frame(HEADERS, END_HEADERS | END_STREAM, id, &[0x88]);
+                    stream.write_all(&ok).await.unwrap();
+                    let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 400);
+                    while std::time::Instant::now() < end {
+                        std::hint::spin_loop();
+                    }
+                    if crate::exchange::nothing_came(&stream) {
+                        return;
+                    }
+                }
+            }
+            if stream.read_buf(&mut got).await.unwrap_or_default() == 0 {
+                return;
+            }
+        }
+    });
+    let world = over(&[ending.addr]);
+    let lost = crate::exchange::post_at_once(world.addr("web"), 400).await;
+    // One that comes between the last look and the end may have been read.
+    assert!(lost <= 12, "{lost} of 400 were not answered");
+    assert!(ending.count() <= 400, "none was executed twice");
+}

@@ -164,3 +164,51 @@ async fn bytes_of_l4_go_over_tls_too() {
     let world = World::start(state);
     assert_eq!(world.ask(GET).await.text(), "one");
 }
+
+/// A backend that closes without saying so in TLS, as many do, just as the next request comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_ended_without_close_notify_is_invisible_to_any_method() {
+    let ca = Ca::new();
+    let pair = ca.issue(&["inside.example"]);
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let chain = CertificateDer::pem_file_iter(&pair.files.cert).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&pair.files.key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()));
+    let closing = Server::with(any(), move |stream, n| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            loop {
+                let mut pending = Vec::new();
+                while !pending.ends_with(b"hello") {
+                    if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
+                        return;
+                    }
+                }
+                let n = n.fetch_add(1, Relaxed);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                let _ = stream.flush().await;
+                let end = std::time::Instant::now() + std::time::Duration::from_micros(n * 7 % 400);
+                while std::time::Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                if crate::exchange::nothing_came(stream.get_ref().0) {
+                    return;
+                }
+            }
+        }
+    });
+    let tls = BackendTls { ca: Some(ca.file()), name: Some("inside.example".into()), client: None };
+    let world = over(&closing, tls, false);
+    let mut posted = 0;
+    let retried = || world.proxy.counters().backends[0].2.retries;
+    while posted < 6000 && (posted == 0 || retried() == 0) {
+        let lost = crate::exchange::post_at_once(world.addr("web"), 400).await;
+        posted += 400;
+        // One that comes between the last look and the end may have been read.
+        assert!(lost <= 12, "{lost} of 400 were not answered");
+    }
+    assert!(retried() > 0, "{posted} were posted");
+    assert!(closing.count() <= posted, "none was executed twice");
+}
