@@ -20,11 +20,12 @@ const TEXT: usize = 1024;
 pub(crate) struct Entry {
     pub(crate) listener: ListenerId,
     pub(crate) client: IpAddr,
-    /// The head as the backend got it.
+    /// The head as the backend got it, or as it came where no backend got it.
     pub(crate) asked: Asked,
     /// What the client was answered; 0: nothing.
     pub(crate) status: u16,
-    pub(crate) pool: PoolId,
+    /// None when it was answered here.
+    pub(crate) pool: Option<PoolId>,
     /// The last one that was tried.
     pub(crate) backend: Option<SocketAddr>,
     /// Bytes from the client without the head, and bytes to it.
@@ -43,7 +44,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Of a head that the codec wrote.
+    /// Of a head, or of its beginning.
     pub(crate) fn of(head: &[u8]) -> Asked {
         let mut asked = Asked::default();
         let mut lines = head.split(|b| *b == b'\n');
@@ -91,6 +92,7 @@ impl AccessLog {
         let entries = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         for e in entries {
             let (backend, asked) = (e.backend.map(|b| b.to_string()).unwrap_or_default(), e.asked);
+            let pool = e.pool.map(|p| p.to_string()).unwrap_or_default();
             tracing::info!(
                 target: "access",
                 listener = %e.listener,
@@ -99,7 +101,7 @@ impl AccessLog {
                 host = asked.host,
                 path = asked.path,
                 status = e.status,
-                pool = %e.pool,
+                pool,
                 backend,
                 bytes_in = e.bytes.0,
                 bytes_out = e.bytes.1,
@@ -126,7 +128,7 @@ mod tests {
             client: IpAddr::from([192, 0, 2, 1]),
             asked: Asked::of(b"GET /a?b HTTP/1.1\r\nHost: w:80\r\nx-request-ID: 7\r\nA: b\r\n\r\n"),
             status: 200,
-            pool: "web".parse().unwrap(),
+            pool: "web".parse().ok(),
             backend: None,
             bytes: (0, 2),
             took_us: 9,

@@ -42,6 +42,12 @@ pub(crate) fn write(
     }
 }
 
+/// The status of a response that was written here.
+pub(crate) fn status(response: &[u8]) -> u16 {
+    let digits = response.get(9..12).unwrap_or_default();
+    digits.iter().fold(0, |n, d| n * 10 + u16::from(d.saturating_sub(b'0')))
+}
+
 /// A route that answers with success by itself.
 pub(crate) fn succeeds(target: &Target) -> bool {
     matches!(target, Target::Respond(r) if (200..300).contains(&r.status))

@@ -62,7 +62,7 @@ pub(crate) struct Plan {
     /// What a hash chooses by.
     pub(crate) key: u64,
     /// The backend that the client's sticky cookie names, and whether the cookie needs no renewal.
-    pub(crate) before: Option<(usize, bool)>,
+    pub(crate) before: Option<(u32, bool)>,
     /// Longest time until the response is over, in milliseconds; 0 for no limit.
     pub(crate) total_ms: u32,
     /// Who asks: the address that connects, or the one that a trusted proxy names.
@@ -145,7 +145,7 @@ impl Began {
             client: plan.client,
             asked: access::Asked::of(&plan.head),
             status: session.seen.0.get(),
-            pool: plan.view.pool(plan.pool).table.id.clone(),
+            pool: Some(plan.view.pool(plan.pool).table.id.clone()),
             backend: session.seen.1,
             bytes: (session.wire.read() - self.bytes.0, session.wire.written() - self.bytes.1),
             took_us: now_us().saturating_sub(self.at_us),
@@ -163,15 +163,22 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
     let mut answer = Answer::Unavailable;
     loop {
         let client = (&session.wire, &session.client.timer);
-        let lease =
-            match Lease::take(&view, pool, (plan.before.map(|(i, _)| i), plan.key), &exclude, client).await {
-                Ok(lease) => lease,
-                Err(why) if exclude.is_empty() => {
-                    answer = why;
-                    break;
-                }
-                Err(_) => break, // what the last one failed with says more
-            };
+        let lease = match Lease::take(
+            &view,
+            pool,
+            (plan.before.map(|(i, _)| i as usize), plan.key),
+            &exclude,
+            client,
+        )
+        .await
+        {
+            Ok(lease) => lease,
+            Err(why) if exclude.is_empty() => {
+                answer = why;
+                break;
+            }
+            Err(_) => break, // what the last one failed with says more
+        };
         plan.asked.elsewhere = plan.idempotent && retries > 0 && lease.others(&exclude);
         let failure = match attempt(session, plan, &lease, fresh).await {
             Ok(end) => return end,
@@ -350,7 +357,7 @@ struct Exchanged {
 fn set_cookie(plan: &Plan, lease: &Lease, tls: bool) -> Option<String> {
     let pool = lease.pool();
     let name = pool.table.sticky.as_ref()?;
-    if plan.before == Some((lease.index(), true)) {
+    if plan.before == Some((lease.index() as u32, true)) {
         return None;
     }
     let (value, secure) = (pool.sticky.of(lease.index())?, if tls { "; Secure" } else { "" });

@@ -8,6 +8,7 @@ use super::{
     exchange::{self, Plan},
     http2,
     timer::Side,
+    unsent::Unsent,
     upload::Upload,
     wire::{Trouble, Wire},
 };
@@ -79,7 +80,10 @@ pub(crate) async fn serve_text(session: &mut Session, head: &[u8]) -> End {
         || session.buffer.room().len() < head.len()
         || session.buffer.append(head).is_err()
     {
-        return session.refuse(Answer::HeadTooLarge, false).await;
+        let view = session.client.worker.view();
+        let Some(listener) = session.listener(&view) else { return End::Close };
+        let unsent = Unsent::sample(session, (&view, listener), head, 0);
+        return session.refuse_logged(Answer::HeadTooLarge, unsent).await;
     }
     session.serve_request(head.len()).await
 }
@@ -90,6 +94,9 @@ enum Planned {
     /// It is answered here; the connection may go on.
     Answered(Out, bool),
 }
+
+/// That, or why it is none, and whether the connection could go on.
+type Judged = Result<Planned, (Answer, Asked, bool)>;
 
 impl Session {
     pub(crate) fn new(client: Client, wire: Wire, buffer: Buffer) -> Session {
@@ -118,30 +125,57 @@ impl Session {
             && &self.buffer.bytes()[..len] == http2::PREFACE_HEAD
     }
 
-    async fn serve_request(&mut self, len: usize) -> End {
+    /// Plans the request whose head has this length, and counts it; none when our listener is gone. Not a part of the future,
+    /// which would hold what is looked at.
+    fn judge(&mut self, len: usize) -> Option<(Judged, Option<Box<Unsent>>)> {
         // The configuration may have changed since the last request.
         let view = self.client.worker.view();
-        let Some(listener) = self.listener(&view) else { return End::Close };
+        let listener = self.listener(&view)?;
         let planned = self.plan(len, &view, listener);
+        let unsent = match &planned {
+            Ok(Planned::Forward(_)) => None,
+            _ => Unsent::sample(self, (&view, listener), &self.buffer.bytes()[..len], 0),
+        };
         self.buffer.consume(len);
-        match planned {
+        let cell = self.cell(&view, listener);
+        match &planned {
+            Ok(_) => counters::add(&cell.requests, 1),
+            Err((Answer::Limited(_), ..)) => counters::add(&cell.limited, 1),
+            Err(_) => {}
+        }
+        Some((planned, unsent))
+    }
+
+    async fn serve_request(&mut self, len: usize) -> End {
+        let Some((planned, unsent)) = self.judge(len) else { return End::Close };
+        let end = match planned {
             Ok(Planned::Answered(out, keep_alive)) => {
-                counters::add(&self.cell(&view, listener).requests, 1);
+                self.seen.0.set(fixed::status(&out));
                 self.send(&out, keep_alive).await
             }
-            Ok(Planned::Forward(plan)) => {
-                counters::add(&self.cell(&view, listener).requests, 1);
-                Box::pin(exchange::exchange(self, plan)).await // an idle connection does not hold its room
-            }
-            Err((Answer::Limited(after), asked, bodiless)) => {
-                counters::add(&self.cell(&view, listener).limited, 1);
-                self.answer(Answer::Limited(after), asked.head, asked.keep_alive && bodiless).await
+            // An idle connection does not hold its room.
+            Ok(Planned::Forward(plan)) => Box::pin(exchange::exchange(self, plan)).await,
+            Err((answer @ Answer::Limited(_), asked, bodiless)) => {
+                self.answer(answer, asked.head, asked.keep_alive && bodiless).await
             }
             Err((Answer::NoRoute, asked, true)) => {
                 self.answer(Answer::NoRoute, asked.head, asked.keep_alive).await
             }
             Err((answer, asked, _)) => self.refuse(answer, asked.head).await,
+        };
+        if let Some(unsent) = unsent {
+            unsent.log(self);
         }
+        end
+    }
+
+    /// Refuses what is no head, or not in time.
+    async fn refuse_logged(&mut self, answer: Answer, unsent: Option<Box<Unsent>>) -> End {
+        let end = self.refuse(answer, false).await;
+        if let Some(unsent) = unsent {
+            unsent.log(self);
+        }
+        end
     }
 
     /// The index of our listener; looked up when the configuration changed.
@@ -164,7 +198,7 @@ impl Session {
     /// Reads until a whole head is there and returns its length.
     async fn read_head(&mut self, view: &Rc<View>, listener: usize, first: bool) -> Result<usize, End> {
         let table = &view.listener(listener).table;
-        let (mut scanner, mut skipped, mut begun) = (Scanner::default(), false, false);
+        let (mut scanner, mut skipped, mut begun) = (Scanner::default(), false, 0);
         loop {
             let bytes = self.buffer.bytes();
             if !skipped && bytes.starts_with(b"\r\n") {
@@ -177,24 +211,36 @@ impl Session {
                     self.client.timer.disarm(Side::Client);
                     return Ok(len);
                 }
-                Scan::Bad(answer) => return Err(self.refuse(answer, false).await),
+                Scan::Bad(answer) => {
+                    let unsent = Unsent::sample(self, (view, listener), bytes, self.waited_since(begun));
+                    return Err(self.refuse_logged(answer, unsent).await);
+                }
                 Scan::More => {}
             }
             let idle = bytes.is_empty();
             if idle && !first {
                 self.client.timer.arm(Side::Client, table.idle_timeout_ms);
-            } else if !begun {
-                begun = true; // the whole head has this time, however it trickles in
+            } else if begun == 0 {
+                begun = self.client.timer.now(); // the whole head has this time, however it trickles in
                 self.client.timer.arm(Side::Client, table.header_timeout_ms);
             }
             let worker = &self.client.worker;
             let leave = || idle && !first && (worker.shared.closing() || gone(view, &self.client));
             match self.wire.fill_unless(&mut self.buffer, &self.client.timer, Side::Client, leave).await {
                 Ok(_) => {}
-                Err(Trouble::Timeout) if !idle => return Err(self.refuse(Answer::Slow, false).await),
+                Err(Trouble::Timeout) if !idle => {
+                    let unsent =
+                        Unsent::sample(self, (view, listener), self.buffer.bytes(), self.waited_since(begun));
+                    return Err(self.refuse_logged(Answer::Slow, unsent).await);
+                }
                 Err(_) => return Err(End::Close),
             }
         }
+    }
+
+    /// Milliseconds since a head began; 0 when it came at once.
+    fn waited_since(&self, begun: u64) -> u64 {
+        if begun == 0 { 0 } else { self.client.timer.now().saturating_sub(begun) }
     }
 
     /// Whether a limit (`of`: a number of its own) has room for the request.
@@ -207,7 +253,7 @@ impl Session {
 
     /// Judges the head, finds the pool and writes the head that the backend gets. The error says whether the
     /// connection could go on.
-    fn plan(&self, len: usize, view: &Rc<View>, listener: usize) -> Result<Planned, (Answer, Asked, bool)> {
+    fn plan(&self, len: usize, view: &Rc<View>, listener: usize) -> Judged {
         let live = view.listener(listener);
         let head = &self.buffer.bytes()[..len];
         let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: None, elsewhere: false };
@@ -281,7 +327,7 @@ impl Session {
             retries: route.spec.limits.retries.unwrap_or(table.retries),
             response_ms: route.spec.limits.response_timeout_ms.unwrap_or(table.response_timeout_ms),
             key: balance::key(table, &request),
-            before: balance::sticky(view.pool(pool), &request),
+            before: balance::sticky(view.pool(pool), &request).map(|(i, now)| (i as u32, now)),
             total_ms: route.spec.limits.request_timeout_ms.unwrap_or(live.table.request_timeout_ms),
             client,
         }))

@@ -25,6 +25,7 @@ mod summons;
 mod timer;
 mod tls;
 mod udp;
+mod unsent;
 mod upload;
 mod upstream;
 mod wire;

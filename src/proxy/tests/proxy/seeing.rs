@@ -1,12 +1,14 @@
 //! What a request leaves behind: its identity at the backend, its line in the access log.
 
-use crate::support::*;
+use crate::{http2::Client2, support::*};
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 use tracing_subscriber::fmt::MakeWriter;
-use zonekeeper_core::model::{PathMatch, Protocol, Rewrite, Route};
+use zonekeeper_core::model::{
+    HashKey, Http2, Network, PathMatch, Protocol, RateLimit, Redirect, Respond, Rewrite, Route, Target,
+};
 
 fn seeing(backend: &Server, access_log: u32) -> World {
     let mut state = state(Protocol::Http, &[backend.addr]);
@@ -59,10 +61,20 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
+/// All that this process logs, from the first call on.
+fn lines() -> Lines {
+    static LINES: OnceLock<Lines> = OnceLock::new();
+    let begin = || {
+        let lines = Lines::default();
+        tracing_subscriber::fmt().json().with_writer(lines.clone()).init();
+        lines
+    };
+    LINES.get_or_init(begin).clone()
+}
+
 #[tokio::test]
 async fn a_sampled_request_is_a_line_of_the_access_log() {
-    let lines = Lines::default();
-    tracing_subscriber::fmt().json().with_writer(lines.clone()).init();
+    let lines = lines();
     let backend = Server::start("a");
     let world = seeing(&backend, 2);
     let mut client = world.client().await;
@@ -119,4 +131,78 @@ async fn times_go_on_with_their_route_and_sums_never_fall() {
     });
     eventually("one backend is left", async || counts(&world).1.len() == 1).await;
     assert_eq!(counts(&world), (vec![0, 3], vec![2], listener, pool));
+/// As nginx and HAProxy have it: who looks for a client's error finds it, whoever answered.
+#[tokio::test]
+async fn what_no_backend_gets_is_in_the_access_log_too() {
+    let lines = lines();
+    let backend = Server::start("a");
+    let mut state = state(Protocol::Http, &[backend.addr]);
+    edit_listener(&mut state, |l| {
+        (l.access_log, l.max_body, l.header_timeout_ms, l.http2) = (1, 10, 300, Http2::PriorKnowledge);
+        l.trusted = vec![Network { addr: "127.0.0.0".parse().unwrap(), bits: 8 }];
+        let fixed =
+            |path: &str, target| Route { path: PathMatch::Exact(path.into()), target, ..Route::default() };
+        let text = Respond { status: 410, content_type: "text/plain".into(), body: "gone\n".into() };
+        let none = RateLimit { requests: 1, per_ms: 3_600_000, burst: 1, key: HashKey::Source };
+        l.routes = vec![
+            fixed(
+                "/own-moved",
+                Target::Redirect(Redirect { status: 302, scheme: None, host: None, path: None }),
+            ),
+            fixed("/own-gone", Target::Respond(text.clone())),
+            Route { rate_limit: Some(none), ..fixed("/own-limited", Target::Respond(text)) },
+            Route { path: PathMatch::Prefix("/own-body".into()), ..route("web") },
+        ];
+    });
+    let world = World::try_start(state, 1).unwrap();
+    let long = format!("/own-long{}", "x".repeat(9000));
+    for (path, more, status) in [
+        ("/own-moved", "", 302),
+        ("/own-gone", "", 410),
+        ("/own-limited", "", 410),
+        ("/own-limited", "X-Forwarded-For: 127.0.0.1\r\n", 429),
+        ("/own-nowhere", "X-Forwarded-For: 192.0.2.7\r\n", 404),
+        ("/own-bad", "Host: two\r\n", 400),
+        ("/own-body/length", "Content-Length: 11\r\n", 413),
+        ("/own-body/chunks", "Transfer-Encoding: chunked\r\n", 400),
+        (&long, "", 414),
+    ] {
+        let answer = world.ask(&format!("GET {path} HTTP/1.1\r\nHost: w.example\r\n{more}\r\nzz\r\n")).await;
+        assert_eq!(answer.status, status, "{path}");
+    }
+    let large = format!("GET /own-fields HTTP/1.1\r\nHost: w.example\r\nX: {}", "x".repeat(40_000));
+    assert_eq!(world.ask(&large).await.status, 431);
+    assert_eq!(world.ask("GET /own-slow HTTP/1.1\r\nHost: w.ex").await.status, 408);
+    assert_eq!(Client2::connect(world.addr("web")).await.get("/own-two").await.status, 404);
+    let of_these = || {
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap()["fields"].clone();
+        let ours = |l: &serde_json::Value| l["path"].as_str().is_some_and(|p| p.starts_with("/own-"));
+        text.lines().map(line).filter(ours).collect::<Vec<_>>()
+    };
+    eventually("they are written", async || of_these().len() >= 12).await;
+    let all = of_these();
+    let got = all.iter().map(|l| (&l["path"].as_str().unwrap()[..8], l["status"].as_u64().unwrap()));
+    let want = [
+        ("/own-mov", 302),
+        ("/own-gon", 410),
+        ("/own-lim", 410),
+        ("/own-lim", 429),
+        ("/own-now", 404),
+        ("/own-bad", 400),
+        ("/own-bod", 413),
+        ("/own-bod", 400),
+        ("/own-lon", 414),
+        ("/own-fie", 431),
+        ("/own-slo", 408),
+        ("/own-two", 404),
+    ];
+    assert_eq!(got.collect::<Vec<_>>(), want);
+    assert_eq!((&all[4]["client"], &all[4]["host"]), (&"192.0.2.7".into(), &"w.example".into()));
+    assert_eq!(
+        (&all[4]["method"], &all[4]["pool"], &all[4]["backend"]),
+        (&"GET".into(), &"".into(), &"".into())
+    );
+    assert!(all[1]["bytes_out"].as_u64().unwrap() > 50, "{}", all[1]);
+    assert!(all[10]["took_us"].as_u64().unwrap() > 200_000, "{}", all[10]);
 }
