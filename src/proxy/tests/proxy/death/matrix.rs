@@ -19,13 +19,15 @@ enum Kind {
     Get,
     Post,
     Large,
+    /// As large, without a length.
+    Chunked,
     WebSocket,
     Http2Get,
     Http2Post,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Get, Kind::Post, Kind::Large, Kind::WebSocket, Kind::Http2Get, Kind::Http2Post];
+const KINDS: [Kind; 7] =
+    [Kind::Get, Kind::Post, Kind::Large, Kind::Chunked, Kind::WebSocket, Kind::Http2Get, Kind::Http2Post];
 /// Requests of each kind, so that the dying one has its turn.
 const TURNS: usize = 6;
 /// Longest wait for a connection, in milliseconds.
@@ -72,6 +74,7 @@ async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
         Kind::Get => format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"),
         Kind::Post => format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"),
         Kind::Large => format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"),
+        Kind::Chunked => format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
         Kind::WebSocket => format!(
             "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -79,8 +82,8 @@ async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
         Kind::Http2Get | Kind::Http2Post => return String::new(),
     };
     client.send(head).await;
-    if kind == Kind::Large {
-        return stream(client).await;
+    if matches!(kind, Kind::Large | Kind::Chunked) {
+        return stream(client, kind == Kind::Chunked).await;
     }
     let answer = client.answer(false).await;
     if kind == Kind::WebSocket && answer.status == 101 {
@@ -101,15 +104,18 @@ async fn ask_http2(addr: SocketAddr, kind: Kind, path: &str) -> String {
 }
 
 /// Sends a large body while the answer is waited for.
-async fn stream(client: Client) -> String {
+async fn stream(client: Client, chunked: bool) -> String {
     let (stream, pending) = client.into_parts();
     let (mut read, mut write) = stream.into_split();
     let sending = tokio::spawn(async move {
+        let framing: [&[u8]; 3] = if chunked { [b"4000\r\n", b"\r\n", b"0\r\n\r\n"] } else { [b""; 3] };
+        let piece = [framing[0], &[b'z'; 16384], framing[1]].concat();
         for _ in 0..LARGE / 16384 {
-            if write.write_all(&[b'z'; 16384]).await.is_err() {
+            if write.write_all(&piece).await.is_err() {
                 break;
             }
         }
+        let _ = write.write_all(framing[2]).await;
         write
     });
     let mut got = pending;
@@ -188,7 +194,7 @@ async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
             let path = format!("/{kind:?}-{turn}");
             *cell.entry(ask(addr, kind, &path).await).or_insert(0) += 1;
             let times = executed.lock().unwrap().get(&path).copied().unwrap_or_default();
-            if times > 1 && matches!(kind, Kind::Post | Kind::Large | Kind::Http2Post) {
+            if times > 1 && matches!(kind, Kind::Post | Kind::Large | Kind::Chunked | Kind::Http2Post) {
                 *cell.entry("TWICE".into()).or_insert(0) += 1;
             }
         }
