@@ -93,8 +93,9 @@ impl Preset {
 /// A lost SYN is sent again after a second (RFC 6298 §2), by when the probe is over: it would hang on two packets. So a
 /// probe that is not answered soon opens another connection, as a client does that has several addresses to try (RFC
 /// 8305 §5). The first answer on any of them is its answer, also on one that the probe before it has opened: a path that
-/// lets one of many packets through is not silent. A far path is given more time than its check says: two of its own
-/// answer times, but no more than [`Pace::LIFE_MS`]; so is one that has not answered yet.
+/// lets one of many packets through is not silent. A far path is given more time than its check says: three of its own
+/// answer times, so that a third try can still be answered, but no more than [`Pace::LIFE_MS`]; so is one that has not
+/// answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// The probe was silence after this, in milliseconds.
@@ -113,7 +114,7 @@ impl Pace {
 
     /// For a timeout, on a path whose answers take so long (none: unknown), both in milliseconds.
     pub fn new(timeout_ms: u64, answer_ms: Option<u64>) -> Pace {
-        let far = answer_ms.map_or(Pace::LIFE_MS, |ms| (2 * ms).min(Pace::LIFE_MS));
+        let far = answer_ms.map_or(Pace::LIFE_MS, |ms| (3 * ms).min(Pace::LIFE_MS));
         let within_ms = timeout_ms.max(far);
         let again_ms = (within_ms / Pace::TRIES).clamp(20, 250).max(answer_ms.unwrap_or(0) * 5 / 4);
         Pace { within_ms, again_ms, life_ms: within_ms.max(Pace::LIFE_MS) }
@@ -344,13 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn a_far_path_is_given_two_answer_times_and_no_more_than_a_second() {
+    fn a_far_path_is_given_three_answer_times_and_no_more_than_a_second() {
         let pace = |timeout, answer| {
             let Pace { within_ms, again_ms, .. } = Pace::new(timeout, answer);
             (within_ms, again_ms)
         };
         assert_eq!(pace(280, Some(3)), (280, 35));
-        assert_eq!(pace(280, Some(200)), (400, 250), "a try has time for its answer before the next");
+        assert_eq!(pace(280, Some(200)), (600, 250), "a try has time for its answer before the next");
         assert_eq!(pace(280, Some(600)), (1_000, 750));
         assert_eq!(pace(280, None), (1_000, 125), "nothing is known of the path");
         assert_eq!(pace(5_000, Some(2)), (5_000, 250));
