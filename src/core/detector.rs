@@ -63,7 +63,7 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// Tolerates pauses of 0.3 s, on paths of up to 70 ms.
+    /// Tolerates pauses of 0.3 s. A path of more than 46 ms is given more than its timeout (see [`Pace`]).
     pub const FAST: Preset =
         Preset { name: "fast", pauses_ms: 300, patience_ms: 800, interval_ms: 100, timeout_ms: 280, fall: 3 };
     /// Tolerates pauses of 2 s.

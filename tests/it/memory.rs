@@ -3,7 +3,7 @@
 
 use crate::{
     serve::{Serve, certificate},
-    support::{Process, address, output, resident, tools, turn, until},
+    support::{Process, address, not_run, output, resident, tools, turn, until},
 };
 use std::{
     fs,
@@ -25,11 +25,11 @@ const MANY: usize = 10_000;
 const FEW: usize = 100;
 const LONG: Duration = Duration::from_secs(30);
 
-/// Room for the sockets of both sides, here and in the programs that this process starts.
-fn raise_limit() {
-    let pid = std::process::id().to_string();
-    let done = output("prlimit", &["--pid", &pid, "--nofile=24000:24000"]);
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+/// Whether there is room for the sockets, here and in the programs that this process starts.
+fn room() -> bool {
+    let (pid, limit) = (std::process::id().to_string(), format!("--nofile={}:", MANY + 2_000));
+    let done = output("prlimit", &["--pid", &pid, &limit]);
+    done.status.success() || not_run(&format!("descriptors: {}", String::from_utf8_lossy(&done.stderr)))
 }
 
 /// nginx as the backend: `/` and `/big`, of 4 MiB.
@@ -109,11 +109,10 @@ fn idle(to: SocketAddr, pid: u32) -> u64 {
 
 #[test]
 fn ten_thousand_idle_connections_take_no_more_memory_than_haproxys() {
-    if !tools(&["haproxy", "nginx", "prlimit"]) {
+    if !tools(&["haproxy", "nginx", "prlimit"]) || !room() {
         return;
     }
     let _turn = turn();
-    raise_limit();
     let folder = tempfile::tempdir().unwrap();
     let ip = address();
     let at = |port| SocketAddr::new(ip, port);
