@@ -2,7 +2,7 @@
 
 use crate::records;
 use std::{net::IpAddr, sync::Arc};
-use zonekeeper_core::{answer::DnsTable, name::Name};
+use zonekeeper_core::{answer::DnsTable, name::Name, zone::rtype};
 use zonekeeper_dns::{Condition, Counters, Geo, Responder, Transport, View};
 
 /// Bytes of a DNS header (RFC 1035 §4.1.1).
@@ -72,11 +72,21 @@ fn section(message: &[u8], at: &mut usize, count: u16) -> Option<Vec<String>> {
         let rtype = u16::from_be_bytes([fixed[0], fixed[1]]);
         let ttl = u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
         let len = usize::from(u16::from_be_bytes([fixed[8], fixed[9]]));
-        let rdata = message.get(after + 10..after + 10 + len)?;
         *at = after + 10 + len;
-        out.push(format!("{owner} {ttl} {} {}", records::type_name(rtype), records::rdata(rtype, rdata)));
+        let rdata = match rtype {
+            rtype::SOA => soa(message, after + 10, *at)?,
+            _ => message.get(after + 10..*at)?.to_vec(),
+        };
+        out.push(format!("{owner} {ttl} {} {}", records::type_name(rtype), records::rdata(rtype, &rdata)));
     }
     Some(out)
+}
+
+/// An SOA's RDATA with its names in full: those of a denial are compressed.
+fn soa(message: &[u8], start: usize, end: usize) -> Option<Vec<u8>> {
+    let (primary, at) = decode_name(message, start)?;
+    let (mailbox, at) = decode_name(message, at)?;
+    Some([primary.wire(), mailbox.wire(), message.get(at..end)?].concat())
 }
 
 /// A name that may be compressed (RFC 1035 §4.1.4), and where it ends.

@@ -40,7 +40,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 pub(crate) fn open(dir: &Path, node: NodeId, cluster: Option<u128>) -> Result<(Store, Machine), OpenError> {
     let Read { db, view, entries, witness, snapshots, newest } = read(dir, node, cluster)?;
     let io = |source| OpenError::Io { dir: dir.to_path_buf(), source };
-    if newest.is_some() && view.identity.is_none() {
+    if newest.is_some() && view.identity.is_none() && view.vote.is_none() && view.last.is_none() {
         let what =
             "there is a snapshot and no log, as a restore leaves it that was cut short; restore again".into();
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), node, what });
