@@ -44,7 +44,7 @@ fn nginx(folder: &Path, listen: &[SocketAddr]) -> Process {
         .concat();
     let listens: String = listen.iter().map(|a| format!("listen {a}; ")).collect();
     let text = format!(
-        "worker_processes 1; daemon off; user root; pid {dir}/pid; error_log {dir}/error;\n\
+        "worker_processes 1; daemon off; master_process off; user root; pid {dir}/pid; error_log {dir}/error;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; keepalive_requests 1000000; {paths}\nserver {{ {listens}root {dir}/www; }} }}\n"
     );
