@@ -100,7 +100,8 @@ impl World {
                     format!("{id} {family:?} {:?} -> {:?} {:?}: {why}", old.sites, new.sites, new.basis);
                 self.note(|| format!("n{node} move at {index}: {text}"));
                 self.checks().moves += 1;
-                let moved = |s: &SiteId| old.sites.contains(s) != new.sites.contains(s);
+                let same = old.sites == new.sites; // and another basis
+                let moved = |s: &SiteId| old.sites.contains(s) != (new.sites.contains(s) && !same);
                 let announced = self.outside().announced.clone();
                 let announced = announced.iter().any(|(n, until)| self.now() < *until && moved(&site(*n)));
                 if still && !announced {

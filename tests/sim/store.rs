@@ -88,7 +88,12 @@ impl Content {
                 self.purged = Some(*id);
             }
             Op::Committed(id) => self.committed = *id,
-            Op::Image(image) => self.image = Some(image.clone()),
+            // as in the directory of snapshots, where the newest by name counts, whatever was written last
+            Op::Image(image) => {
+                if self.image.as_ref().is_none_or(|held| held.index() <= image.index()) {
+                    self.image = Some(image.clone());
+                }
+            }
             Op::Published(index) => self.published = *index,
         }
     }
@@ -251,7 +256,10 @@ impl Store {
             }
             Op::Truncate(first) => checks.raft.truncated(node, *first),
             Op::Purge(id) => checks.raft.purged(node, id.index),
-            Op::Image(image) => checks.raft.snapshotted(node, image.index()),
+            Op::Image(_) => {
+                let newest = self.disk.read(|d| d.image.as_ref().and_then(|i| i.index()));
+                checks.raft.snapshotted(node, newest)
+            }
             Op::Committed(_) | Op::Published(_) => Ok(()),
         };
         drop(checks);
