@@ -199,7 +199,7 @@ impl World {
             if until <= now {
                 return;
             }
-            self.sleep(until - now).await;
+            self.sleep((until - now).min(50)).await; // a pause may be ended early, by healing
         }
     }
 
