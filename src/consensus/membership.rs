@@ -11,7 +11,7 @@ use crate::{
 use openraft::{
     BasicNode, ChangeMembers, Instant as _, RaftMetrics,
     async_runtime::watch::WatchReceiver,
-    errors::{InitializeError, RaftError},
+    errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +25,8 @@ use zonekeeper_core::{
 
 /// Log entries that a learner may lack when it is given a vote: it catches up with them in the time of a few commits.
 const CLOSE: u64 = 100;
+/// Between two tries of a change that waits for the one before.
+const AGAIN: Duration = Duration::from_millis(20);
 
 impl Consensus {
     /// Makes this empty node the first voter of a new cluster and waits until it leads. The caller then proposes
@@ -128,18 +130,18 @@ impl Consensus {
             Change::AddLearner(node, addr) => self.add_here(&raft, node, addr, within).await,
             Change::Promote(node) => {
                 ready(&metrics, node, self.state().timing)?;
-                self.voters(&raft, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await
+                self.voters(&raft, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, within).await
             }
             Change::Demote(node) => {
                 not_last(&metrics, node)?;
-                self.voters(&raft, ChangeMembers::RemoveVoters(BTreeSet::from([node])), true).await
+                self.voters(&raft, ChangeMembers::RemoveVoters(BTreeSet::from([node])), true, within).await
             }
             Change::Remove(node) if is_voter(&metrics, node) => {
                 not_last(&metrics, node)?;
-                self.voters(&raft, ChangeMembers::RemoveVoters(BTreeSet::from([node])), false).await
+                self.voters(&raft, ChangeMembers::RemoveVoters(BTreeSet::from([node])), false, within).await
             }
             Change::Remove(node) => {
-                self.voters(&raft, ChangeMembers::RemoveNodes(BTreeSet::from([node])), false).await
+                self.voters(&raft, ChangeMembers::RemoveNodes(BTreeSet::from([node])), false, within).await
             }
         }
     }
@@ -149,8 +151,23 @@ impl Consensus {
         raft: &Raft,
         change: ChangeMembers<NodeId, BasicNode>,
         retain: bool,
+        within: Duration,
     ) -> Result<u64, ProposeError> {
-        raft.change_membership(change, retain).await.map(|done| done.log_id.index).map_err(write_error)
+        let until = Instant::now() + within.mul_f32(0.9);
+        loop {
+            let done = raft.change_membership(change.clone(), retain).await;
+            // A new leader does not know yet that the change before was committed.
+            let busy = matches!(
+                &done,
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_)
+                )))
+            );
+            if !busy || Instant::now() > until {
+                return done.map(|done| done.log_id.index).map_err(write_error);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     async fn add_here(
