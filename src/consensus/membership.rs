@@ -154,20 +154,11 @@ impl Consensus {
         within: Duration,
     ) -> Result<u64, ProposeError> {
         let until = Instant::now() + within.mul_f32(0.9);
-        loop {
-            let done = raft.change_membership(change.clone(), retain).await;
-            // A new leader does not know yet that the change before was committed.
-            let busy = matches!(
-                &done,
-                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_)
-                )))
-            );
-            if !busy || Instant::now() > until {
-                return done.map(|done| done.log_id.index).map_err(write_error);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
+        let ask = || {
+            let change = change.clone();
+            async { raft.change_membership(change, retain).await.map(|done| done.log_id.index) }
+        };
+        changed(until, ask).await
     }
 
     async fn add_here(
@@ -178,8 +169,10 @@ impl Consensus {
         within: Duration,
     ) -> Result<u64, ProposeError> {
         let until = Instant::now() + within.mul_f32(0.9);
-        let added = raft.add_learner(node, BasicNode::new(addr), false).await.map_err(write_error)?;
-        let index = added.log_id.index;
+        let ask = || async move {
+            raft.add_learner(node, BasicNode::new(addr), false).await.map(|done| done.log_id.index)
+        };
+        let index = changed(until, ask).await?;
         let left = until.saturating_duration_since(Instant::now());
         match wait(raft, left, |m| node == m.id || matched(m, node) >= Some(index)).await {
             true => Ok(index),
@@ -209,6 +202,27 @@ impl Consensus {
             true => Ok(Done::Index(0)),
             false => Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}"))),
         }
+    }
+}
+
+/// The index of a change. It is asked for again while the one before is under way: a new leader does not know yet that that
+/// was committed.
+async fn changed<F>(until: Instant, ask: impl Fn() -> F) -> Result<u64, ProposeError>
+where
+    F: Future<Output = Result<u64, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
+{
+    loop {
+        let done = ask().await;
+        let busy = matches!(
+            &done,
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_)
+            )))
+        );
+        if !busy || Instant::now() > until {
+            return done.map_err(write_error);
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -97,16 +97,21 @@ impl Flushes {
     }
 
     fn end(&self) {
-        let began = self.since.swap(0, Relaxed);
-        self.worst.fetch_max((self.now() + 1).saturating_sub(began), Relaxed);
+        self.worst.fetch_max(self.running(), Relaxed);
+        self.since.store(0, Relaxed);
+    }
+
+    /// How long the one under way has taken, in milliseconds.
+    fn running(&self) -> u64 {
+        match self.since.load(Relaxed) {
+            0 => 0,
+            began => (self.now() + 1).saturating_sub(began),
+        }
     }
 
     /// The longest since this was asked last.
     pub(super) fn slowest(&self) -> Duration {
-        let running = match self.since.load(Relaxed) {
-            0 => 0,
-            began => (self.now() + 1).saturating_sub(began),
-        };
+        let running = self.running();
         Duration::from_millis(self.worst.swap(0, Relaxed).max(running))
     }
 }

@@ -137,22 +137,13 @@ impl Stream {
 
     /// Reads what is there; 0 at the end.
     pub(crate) fn poll_read(&self, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        let flags = self.reactor.flags(self.slot);
-        if flags & READABLE == 0 {
+        if self.reactor.flags(self.slot) & READABLE == 0 {
             return self.wait();
         }
-        match retry(|| net::recv(&self.fd, &mut *room, RecvFlags::empty())) {
-            Ok((_, n)) => {
-                if n < room.len() && n > 0 && flags & ENDING == 0 {
-                    self.reactor.clear(self.slot, READABLE); // all was read
-                }
-                Poll::Ready(Ok(n))
-            }
-            Err(Errno::AGAIN) => {
-                self.reactor.clear(self.slot, READABLE);
-                self.wait()
-            }
-            Err(e) => Poll::Ready(Err(e.into())),
+        match self.read_now(room) {
+            Ok(Some(n)) => Poll::Ready(Ok(n)),
+            Ok(None) => self.wait(),
+            Err(e) => Poll::Ready(Err(e)),
         }
     }
 
