@@ -129,7 +129,7 @@ impl Consensus {
         match change {
             Change::AddLearner(node, addr) => self.add_here(&raft, node, addr, within).await,
             Change::Promote(node) => {
-                ready(&metrics, node, self.state().timing)?;
+                self.ready(&raft, node, within).await?;
                 self.voters(&raft, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, within).await
             }
             Change::Demote(node) => {
@@ -196,13 +196,27 @@ impl Consensus {
             return Err(ProposeError::Refused(format!("node {to} is not a voter: only a voter can lead")));
         }
         // A failed transfer leaves the cluster without a leader for an election (openraft #2088).
-        ready(&metrics, to, self.state().timing)?;
+        self.ready(&raft, to, within).await?;
         raft.trigger().transfer_leader(to).await.map_err(|e| ProposeError::Unknown(e.to_string()))?;
         match wait(&raft, within, |m| m.current_leader.is_some_and(|l| l != m.id)).await {
             true => Ok(Done::Index(0)),
             false => Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}"))),
         }
     }
+
+    /// Waits until a node is [`ready`], as long as it takes to hear from one that lives: a leader that is new has heard from
+    /// nobody yet.
+    async fn ready(&self, raft: &Raft, node: NodeId, within: Duration) -> Result<(), ProposeError> {
+        let timing = self.state().timing;
+        wait(raft, patience(timing).min(within.mul_f32(0.5)), |m| ready(m, node, timing).is_ok()).await;
+        let metrics = raft.metrics().borrow_watched().clone();
+        ready(&metrics, node, timing)
+    }
+}
+
+/// A node that lives is heard from within this time.
+fn patience(timing: Timing) -> Duration {
+    Duration::from_millis(2 * timing::election_max_ms(timing))
 }
 
 /// The index of a change. It is asked for again while the one before is under way: a new leader does not know yet that that
@@ -265,9 +279,8 @@ fn ready(m: &RaftMetrics<TypeConfig>, node: NodeId, timing: Timing) -> Result<()
     if node == m.id {
         return Ok(());
     }
-    let patience = Duration::from_millis(2 * timing::election_max_ms(timing));
     let acked = m.heartbeat.as_ref().and_then(|h| h.get(&node).cloned().flatten());
-    let answers = acked.is_some_and(|at| at.elapsed() <= patience);
+    let answers = acked.is_some_and(|at| at.elapsed() <= patience(timing));
     let last = m.last_log_index.unwrap_or(0);
     match answers && matched(m, node).is_some_and(|index| index + CLOSE >= last) {
         true => Ok(()),

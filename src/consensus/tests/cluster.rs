@@ -316,6 +316,18 @@ fn a_whole_cluster_restarts_from_disk() {
     });
 }
 
+/// A leader that is new has heard from nobody yet, which says nothing of whom it is to hand over to.
+#[test]
+fn leadership_that_has_just_moved_moves_on() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        for turn in 1..=12 {
+            let to = 1 + turn % 3;
+            cluster.node(1).transfer_leader(to, PATIENCE).await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn leadership_moves_on_request_and_members_leave_the_leader_included() {
     run(async {
