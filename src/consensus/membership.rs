@@ -187,10 +187,12 @@ impl Consensus {
     pub(crate) async fn hand_over(&self, to: NodeId, within: Duration) -> ControlReply {
         let raft = self.inner.raft();
         let metrics = raft.metrics().borrow_watched().clone();
-        match metrics.current_leader {
-            Some(leader) if leader == to => return Ok(Done::Index(0)),
-            Some(leader) if leader == self.node() => {}
-            leader => return Err(ProposeError::NotLeader { leader }),
+        if metrics.current_leader != Some(self.node()) {
+            return Err(ProposeError::NotLeader { leader: metrics.current_leader });
+        }
+        if to == self.node() {
+            // a leader that was cut off has not heard yet that another one leads
+            return self.confirm(within).await.map(|_| Done::Index(0));
         }
         if !is_voter(&metrics, to) {
             return Err(ProposeError::Refused(format!("node {to} is not a voter: only a voter can lead")));

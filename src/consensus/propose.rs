@@ -162,7 +162,7 @@ impl Consensus {
         }
     }
 
-    async fn confirm(&self, within: Duration) -> ControlReply {
+    pub(crate) async fn confirm(&self, within: Duration) -> ControlReply {
         if mutant::on(Mutant::UnconfirmedReads) {
             return Ok(Done::Index(self.inner.machine.index()));
         }

@@ -329,6 +329,23 @@ fn leadership_that_has_just_moved_moves_on() {
 }
 
 #[test]
+fn a_leader_that_was_cut_off_is_not_taken_at_its_word() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        let old = cluster.leader().await;
+        cluster.traffic.0.lock().unwrap().cut = [old].into();
+        let mut status = cluster.node(1 + old % 3).watch_status();
+        let next = status.wait_for(|s| s.leader.is_some_and(|leader| leader != old));
+        assert!(tokio::time::timeout(PATIENCE, next).await.is_ok(), "the others elect a leader");
+        let asked = cluster.node(old).transfer_leader(old, Duration::from_millis(300)).await;
+        assert!(asked.is_err(), "it still takes itself for the leader: {asked:?}");
+        cluster.traffic.0.lock().unwrap().cut.clear();
+        cluster.node(old).transfer_leader(old, PATIENCE).await.unwrap();
+        assert_eq!(cluster.leader().await, old);
+    });
+}
+
+#[test]
 fn leadership_moves_on_request_and_members_leave_the_leader_included() {
     run(async {
         let cluster = Cluster::of(3).await;
