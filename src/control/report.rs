@@ -117,7 +117,9 @@ impl Reporter {
         let published = self.published.load();
         let mut nodes = self.board.nodes();
         nodes.retain(|(node, _)| published.state.members.contains_key(node)); // a stream that ended had a last word
-        let fitness = fitness(&published.state.voters, self.node, &nodes, &self.vitals);
+        let no_room = self.board.no_room();
+        let fitness =
+            Fitness { no_room, ..fitness(&published.state.voters, self.node, &nodes, &self.vitals) };
         let votes = published.state.voters.contains(&self.node);
         Report {
             node: self.node,
@@ -154,6 +156,7 @@ fn fitness(voters: &BTreeSet<NodeId>, own: NodeId, nodes: &[(NodeId, Verdict)], 
         peers: peers().count(),
         timer_lag_ms: vitals.timer_lag.ms(),
         fsync_ms: vitals.fsync.ms(),
+        no_room: false,
     }
 }
 

@@ -251,6 +251,8 @@ pub struct Fitness {
     pub timer_lag_ms: u64,
     /// Its slowest recent fsync, in milliseconds.
     pub fsync_ms: u64,
+    /// It had no descriptor, memory or port for a probe lately.
+    pub no_room: bool,
 }
 
 impl Fitness {
@@ -267,6 +269,9 @@ impl Fitness {
         }
         if self.timer_lag_ms > Self::TIMER_LAG_MS {
             return Some(format!("its timers are {} ms late", self.timer_lag_ms));
+        }
+        if self.no_room {
+            return Some("it has no descriptor, memory or port left for a probe".into());
         }
         (self.fsync_ms > Self::FSYNC_MS).then(|| format!("its fsync took {} ms", self.fsync_ms))
     }
@@ -418,5 +423,6 @@ mod tests {
         assert!(Fitness { peers_missing: 2, peers: 2, ..Fitness::default() }.abstains().is_some());
         assert!(Fitness { timer_lag_ms: 251, ..Fitness::default() }.abstains().is_some());
         assert!(Fitness { fsync_ms: 501, ..Fitness::default() }.abstains().is_some());
+        assert!(Fitness { no_room: true, ..Fitness::default() }.abstains().is_some());
     }
 }

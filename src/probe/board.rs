@@ -4,7 +4,10 @@ use super::plan::Subject;
 use crate::clock;
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 use tokio::sync::Notify;
 use zonekeeper_core::{
@@ -18,8 +21,13 @@ use zonekeeper_core::{
 pub(crate) struct Board {
     endpoints: Mutex<BTreeMap<Target, (Verdict, Mono)>>,
     nodes: Mutex<BTreeMap<NodeId, (Verdict, Mono)>>,
+    /// When this machine last had no room for a probe, in milliseconds of [`clock::mono`]; 0: never.
+    no_room: AtomicU64,
     changed: Notify,
 }
+
+/// How long it counts that there was no room for a probe.
+const NO_ROOM_MS: u64 = 3_000;
 
 fn aged<K: Clone>(map: &Mutex<BTreeMap<K, (Verdict, Mono)>>) -> Vec<(K, Verdict)> {
     let now = clock::mono();
@@ -70,6 +78,18 @@ impl Board {
     /// Node path, as a report wants it.
     pub(crate) fn nodes(&self) -> Vec<(NodeId, Verdict)> {
         aged(&self.nodes)
+    }
+
+    /// There was no descriptor, memory or port for a probe.
+    pub(crate) fn had_no_room(&self) {
+        self.no_room.store(clock::mono().0.max(1), Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Whether that was so lately.
+    pub(crate) fn no_room(&self) -> bool {
+        let at = self.no_room.load(Relaxed);
+        at > 0 && clock::mono().since(Mono(at)) < NO_ROOM_MS
     }
 
     /// Waits for the next change.

@@ -20,17 +20,30 @@ use zonekeeper_core::{
     detector::{Observation, Pace},
     model::{CheckKind, HttpCheck, ProxyHeader},
 };
-use zonekeeper_proxy::preamble::{self, Ends};
+use zonekeeper_proxy::{
+    out_of_room,
+    preamble::{self, Ends},
+};
 
 /// What probes call themselves.
 pub(super) const USER_AGENT: &str = concat!("zonekeeper/", env!("CARGO_PKG_VERSION"));
 /// Bytes of a body that are searched for the expected text.
 const BODY_LIMIT: usize = 64 << 10;
 
+/// How one try ended.
+enum Try {
+    /// With this.
+    Saw(Observation),
+    /// It was given up.
+    GivenUp,
+    /// This machine had no descriptor, memory or port for it: nothing was seen.
+    NoRoom,
+}
+
 /// The tries of one stream that are under way.
 #[derive(Debug)]
 pub(crate) struct Tries {
-    under_way: JoinSet<Option<Observation>>,
+    under_way: JoinSet<Try>,
     spare: Arc<Semaphore>,
     trust: Trust,
 }
@@ -42,17 +55,19 @@ impl Tries {
     }
 
     /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
-    /// one before, is what the probe saw.
-    pub(crate) async fn probe(&mut self, key: &Arc<Key>, pace: Pace) -> Observation {
+    /// one before, is what the probe saw. None: this machine had no room for it, so that its silence says nothing.
+    pub(crate) async fn probe(&mut self, key: &Arc<Key>, pace: Pace) -> Option<Observation> {
         self.begin(key, pace, None);
         let again = Duration::from_millis(pace.again_ms);
         let mut tick = interval_at(Instant::now() + again, again);
+        let mut no_room = false;
         let seen = async {
             loop {
                 tokio::select! {
                     Some(ended) = self.under_way.join_next() => match ended {
-                        Ok(Some(seen)) if seen != Observation::Silence => return seen,
-                        _ => {} // given up; another one may do better
+                        Ok(Try::Saw(seen)) if seen != Observation::Silence => return seen,
+                        Ok(Try::NoRoom) => no_room = true,
+                        _ => {} // silent; another one may do better
                     },
                     _ = tick.tick() => if let Ok(room) = self.spare.clone().try_acquire_owned() {
                         self.begin(key, pace, Some(room));
@@ -64,9 +79,9 @@ impl Tries {
             Ok(seen) => {
                 self.under_way.abort_all();
                 self.under_way.detach_all();
-                seen
+                Some(seen)
             }
-            Err(_) => Observation::Silence,
+            Err(_) => (!no_room).then_some(Observation::Silence),
         }
     }
 
@@ -75,16 +90,21 @@ impl Tries {
         let handshake = self.trust.handshake(&key);
         self.under_way.spawn(async move {
             let _room = room;
-            timeout(life, attempt(&key, handshake)).await.ok()
+            timeout(life, attempt(&key, handshake)).await.unwrap_or(Try::GivenUp)
         });
     }
 }
 
-async fn attempt(key: &Key, handshake: Handshake) -> Observation {
-    let mut stream = match TcpStream::connect(key.addr).await {
-        Ok(stream) => stream,
-        Err(e) => return of_error(&e),
-    };
+async fn attempt(key: &Key, handshake: Handshake) -> Try {
+    match TcpStream::connect(key.addr).await {
+        Ok(stream) => Try::Saw(converse(stream, key, handshake).await),
+        Err(e) if out_of_room(&e) => Try::NoRoom,
+        Err(e) => Try::Saw(of_error(&e)),
+    }
+}
+
+/// What a connection that stands comes to.
+async fn converse(mut stream: TcpStream, key: &Key, handshake: Handshake) -> Observation {
     if let Some(version) = key.send_proxy
         && let Err(e) = introduce(&mut stream, version).await
     {
@@ -244,7 +264,7 @@ mod tests {
 
     async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
         let key = Arc::new(key(addr, check.clone(), host));
-        Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300)).await
+        Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300)).await.unwrap()
     }
 
     fn get(path: &str, body: &str) -> CheckKind {
@@ -320,12 +340,12 @@ mod tests {
         let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
-        assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Observation::Answer);
+        assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Some(Observation::Answer));
         assert!(seen.load(Relaxed) >= 3, "two tries hang");
         let (addr, seen) = deaf(usize::MAX).await;
         let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
         let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(crowded.probe(&key(addr), short).await, Observation::Silence);
+        assert_eq!(crowded.probe(&key(addr), short).await, Some(Observation::Silence));
         assert!(seen.load(Relaxed) <= 1, "no room for another try");
     }
 
@@ -336,10 +356,10 @@ mod tests {
         let key = Arc::new(key(addr, check(get("/", "")), "h"));
         let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
         let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(tries.probe(&key, pace).await, Observation::Silence);
+        assert_eq!(tries.probe(&key, pace).await, Some(Observation::Silence));
         let (mut first, _) = listener.accept().await.unwrap();
         first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         let patient = Pace { within_ms: 30_000, ..pace };
-        assert_eq!(tries.probe(&key, patient).await, Observation::Answer, "the second try hangs");
+        assert_eq!(tries.probe(&key, patient).await, Some(Observation::Answer), "the second try hangs");
     }
 }

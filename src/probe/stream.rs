@@ -158,11 +158,17 @@ impl Run {
             let Ok(_permit) = self.in_flight.clone().acquire_owned().await else { return };
             let (sent, began) = (clock::mono(), Instant::now());
             let seen = self.tries.probe(&key, self.pace()).await;
-            if seen == Observation::Answer {
+            if seen == Some(Observation::Answer) {
                 let took = began.elapsed();
                 self.answers = Some(self.answers.map_or(took, |old| (old * 7 + took) / 8));
             }
-            let changed = detector.observe(seen, sent, clock::mono());
+            let changed = match seen {
+                Some(seen) => detector.observe(seen, sent, clock::mono()),
+                None => {
+                    self.board.had_no_room();
+                    false
+                }
+            };
             round += 1;
             if changed || round == 1 {
                 self.tell(&detector);

@@ -153,6 +153,7 @@ impl Node {
             peers: nodes.len(),
             timer_lag_ms: fresh(brain.lag_ms),
             fsync_ms: fresh(brain.fsync_ms),
+            no_room: false,
         };
         let endpoints = brain.endpoints.iter().map(|(t, d)| (t.clone(), d.verdict(mono))).collect();
         Report { node: self.id, seq: brain.seq, abstains: fitness.abstains(), endpoints, nodes, own }

@@ -136,6 +136,7 @@ impl Observer {
             peers: nodes.len(),
             timer_lag_ms: fresh(self.lag),
             fsync_ms: fresh(self.fsync),
+            no_room: false,
         };
         let target =
             |to: usize| Target { service: service("web"), site: site(to as u64 + 1), family: Family::V4 };
