@@ -2,6 +2,7 @@
 //!
 //! Has its own clock, sockets and codec, so that it does not share a mistake with what it judges.
 
+use crate::process;
 use std::{
     collections::BTreeSet,
     io::{self, Read as _, Write as _},
@@ -249,14 +250,14 @@ impl Asker {
         changes.iter().find(hit).map(|s| s.at)
     }
 
-    /// Waits for [`Asker::first`].
+    /// Waits for [`Asker::first`], in vain once a signal has come that ends the program.
     pub fn wait(&self, addrs: &BTreeSet<IpAddr>, from: Instant, within: Duration) -> Option<Instant> {
         let end = Instant::now() + within;
         loop {
             if let Some(at) = self.first(addrs, from) {
                 return Some(at);
             }
-            if Instant::now() > end {
+            if Instant::now() > end || process::interrupted() {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(1));

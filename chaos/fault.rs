@@ -81,6 +81,11 @@ pub enum Fault {
         /// Which directions.
         way: Way,
     },
+    /// Clients from outside do not reach a site's services; all nodes do.
+    Hide {
+        /// The site.
+        who: Who,
+    },
     /// Two sites do not reach each other.
     Cut {
         /// One of them.
@@ -133,6 +138,11 @@ pub enum Fault {
     /// A node's fsyncs fail (EIO); at the end they work again and the node is restarted.
     FailingFsync {
         /// Whose disk.
+        who: Who,
+    },
+    /// A node gets no new descriptor: no connection is accepted or made, no file opened.
+    Starve {
+        /// Whose descriptors.
         who: Who,
     },
     /// A node loses its power: what its disk does not hold yet is gone. Started again at the end.
@@ -190,6 +200,7 @@ impl fmt::Display for Fault {
             Fault::Drain { who } => write!(f, "announced restart (SIGTERM) of {who}"),
             Fault::Pause { who } => write!(f, "SIGSTOP of {who}"),
             Fault::Isolate { who, path, way } => write!(f, "{who} is cut off{}", words(*path, *way)),
+            Fault::Hide { who } => write!(f, "clients from outside do not reach {who}"),
             Fault::Cut { a, b, path, way } => {
                 write!(f, "{a} and {b} are cut off from each other{}", words(*path, *way))
             }
@@ -218,6 +229,7 @@ impl fmt::Display for Fault {
             Fault::FullDisk { who } => write!(f, "the disk of {who} is full"),
             Fault::SlowDisk { who, ms } => write!(f, "each fsync of {who} takes {ms} ms longer"),
             Fault::FailingFsync { who } => write!(f, "the fsyncs of {who} fail"),
+            Fault::Starve { who } => write!(f, "{who} gets no new descriptor"),
             Fault::PowerCut { who } => write!(f, "{who} loses its power"),
             Fault::Drift { who, ppm } => write!(f, "the clocks of {who} drift by {ppm} ppm"),
             Fault::Flood { writes } => write!(f, "{writes} records are written at once"),
@@ -264,6 +276,7 @@ impl Fault {
     pub fn needs(&self) -> Needs {
         match self {
             Fault::Isolate { .. }
+            | Fault::Hide { .. }
             | Fault::Cut { .. }
             | Fault::Bridge
             | Fault::Flap { .. }
@@ -301,6 +314,9 @@ pub struct Happened {
     pub blinded: Vec<(usize, usize)>,
     /// Whether each node that it met may be left: it does not serve, or not for longer than is tolerated.
     pub excuses: bool,
+    /// Whether clients from outside do not reach the services of the nodes that it met.
+    #[serde(default)]
+    pub hidden: bool,
     /// From then on, until they answer again, the nodes that it met do not have to answer.
     pub silent_from_us: Option<u64>,
     /// Microseconds since the run began.

@@ -17,7 +17,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -65,8 +65,6 @@ pub struct Options {
     pub keys: Vec<String>,
     /// Where the sites stand; none: on loopback.
     pub net: Option<Arc<Net>>,
-    /// Set from elsewhere, it ends every wait with an error, so that whoever holds the laboratory drops it.
-    pub stop: Arc<AtomicBool>,
     /// Environment of the nodes' processes; `{ID}` stands for the node's id and `{FOLDER}` for the laboratory's folder.
     pub env: Vec<(String, String)>,
 }
@@ -88,7 +86,6 @@ impl Options {
             learners: Vec::new(),
             keys: Vec::new(),
             net: None,
-            stop: Arc::default(),
             env: Vec::new(),
         }
     }
@@ -103,6 +100,11 @@ impl From<io::Error> for LabError {
     fn from(e: io::Error) -> LabError {
         LabError(e.to_string())
     }
+}
+
+/// An error once a signal has come that ends the program.
+pub(crate) fn not_interrupted() -> Result<(), LabError> {
+    if process::interrupted() { Err(LabError("interrupted".into())) } else { Ok(()) }
 }
 
 /// One node of the laboratory.
@@ -445,6 +447,11 @@ impl Lab {
         if let Some(child) = &self.nodes[i].child {
             process::send(child, if pause { process::Signal::Stop } else { process::Signal::Continue });
         }
+    }
+
+    /// Takes from a node the right to new descriptors, or gives it back.
+    pub fn starve(&self, i: usize, starve: bool) -> Result<(), LabError> {
+        self.nodes[i].child.as_ref().map_or(Ok(()), |child| Ok(process::starve(child, starve)?))
     }
 
     /// Starts a node that ran before.

@@ -30,7 +30,7 @@ pub mod load;
 pub mod net;
 pub mod peers;
 pub mod plan;
-mod process;
+pub mod process;
 pub mod record;
 pub mod report;
 pub mod rng;

@@ -11,6 +11,7 @@ use zonekeeper_chaos::{
     bench::{Bench, Kind, Line},
     net, peers,
     plan::Plan,
+    process,
     record::Record,
     report, run, scenario, users,
 };
@@ -155,7 +156,8 @@ struct Common {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command.run() {
+    let done = process::mind_signals().map_err(|e| e.to_string()).and_then(|()| Cli::parse().command.run());
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(why) => {
@@ -308,6 +310,7 @@ impl Common {
             say(&format!("== {}: {}", plan.name, plan.about));
             let good = match run::run(plan, &exe, &mut say) {
                 Ok(record) => self.keep(&record)?,
+                Err(why) if process::interrupted() => return Err(why.to_string()),
                 Err(why) => {
                     say(&format!("   the run could not be made: {why}"));
                     false

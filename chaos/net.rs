@@ -52,6 +52,7 @@ pub fn possible() -> Result<(), String> {
 impl Net {
     /// Builds a hub and `count` sites (at most 100).
     pub fn new(count: usize) -> io::Result<Net> {
+        sweep()?;
         let hub = format!("zk{}x{}", std::process::id(), NETS.fetch_add(1, Relaxed));
         let mut net = Net { hub: hub.clone(), sites: Vec::new() };
         ip(&["netns", "add", &hub])?;
@@ -171,6 +172,20 @@ impl Net {
         self.nft(&rules)
     }
 
+    /// Keeps clients in the hub away from these sites, while sites reach each other; none heals.
+    pub fn hide(&self, sites: &[usize]) -> io::Result<()> {
+        let mut rules = String::from("table inet hidden\ndelete table inet hidden\n");
+        if !sites.is_empty() {
+            let ports: Vec<String> = sites.iter().map(|i| format!("\"s{}\"", i + 1)).collect();
+            rules += &format!(
+                "table inet hidden {{\nchain c {{\ntype filter hook output priority 0; policy accept;\n\
+                 oifname {{ {} }} tcp dport {{ {HTTP}, {TCP} }} drop\n}}\n}}\n",
+                ports.join(", ")
+            );
+        }
+        self.nft(&rules)
+    }
+
     /// Makes the line to and from site `i` as thin as so many megabits a second (token bucket, 200 ms of queue).
     pub fn slow(&self, i: usize, mbit: u32) -> io::Result<()> {
         let rate = format!("{mbit}mbit");
@@ -258,6 +273,29 @@ impl Drop for Net {
             let _ = ip(&["netns", "del", name]);
         }
     }
+}
+
+/// Removes what programs left behind that were killed before they could: their namespaces, and what runs in them.
+fn sweep() -> io::Result<()> {
+    let listed = Command::new("ip").args(["netns", "list"]).output()?;
+    for name in String::from_utf8_lossy(&listed.stdout).lines().filter_map(|l| l.split(' ').next()) {
+        let Some(maker) = maker(name) else { continue };
+        if std::path::Path::new(&format!("/proc/{maker}")).exists() {
+            continue;
+        }
+        let inside = Command::new("ip").args(["netns", "pids", name]).output()?;
+        let pids = String::from_utf8_lossy(&inside.stdout).into_owned();
+        pids.lines().filter_map(|p| p.parse().ok()).for_each(process::kill);
+        let _ = ip(&["netns", "del", name]); // another program may sweep too
+    }
+    Ok(())
+}
+
+/// The process that made a namespace of this name, if it is one of ours: `zk<pid>x<n>`, with `s<site>`.
+fn maker(name: &str) -> Option<u32> {
+    let (pid, rest) = name.strip_prefix("zk")?.split_once('x')?;
+    let numbers = rest.split('s').all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    pid.parse().ok().filter(|_| numbers)
 }
 
 fn ip(args: &[&str]) -> io::Result<()> {

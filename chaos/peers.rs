@@ -8,7 +8,7 @@ use crate::{
     asker::{A, Asker},
     backend::Backend,
     bench::{Kind, Line},
-    lab::{DNS, HTTP, LabError, NAME},
+    lab::{DNS, HTTP, LabError, NAME, not_interrupted},
     net::{Net, Path, Rule},
     rng::Rng,
 };
@@ -176,6 +176,7 @@ fn measure(
     let mut line = Line { kind, times_ms: vec![], slowest_ms: vec![], failed: 0 };
     let mut rng = Rng::new(7);
     for run in 1..=runs {
+        not_interrupted()?;
         let phase = Duration::from_millis(rng.below(peer.period_ms()));
         let times = once(net, peer, kind, phase)?;
         let known: Vec<f64> = times.iter().flatten().copied().collect();

@@ -21,6 +21,9 @@ pub struct Plan {
     pub pairs: Vec<(usize, usize, u32)>,
     /// Raft timing as the API takes it: `lan`, `wan` or `global`.
     pub timing: String,
+    /// How many must agree before the service leaves a site: `majority` or `unanimous`.
+    #[serde(default = "majority")]
+    pub quorum: String,
     /// The timeline, in order of time.
     pub steps: Vec<Step>,
     /// When the load ends, in milliseconds; what still lasts ends too, and everything must heal.
@@ -29,6 +32,10 @@ pub struct Plan {
     pub heal_within_ms: u64,
     /// What must come of it.
     pub expect: Expect,
+}
+
+fn majority() -> String {
+    "majority".into()
 }
 
 /// What must come of a run, beside the invariants.
@@ -41,6 +48,8 @@ pub enum Expect {
     Stays,
     /// Automation moves nothing, and a site is shown as degraded.
     Degraded,
+    /// Automation moves nothing, and alarms that too few can judge a site.
+    Disarmed,
     /// Every node that hears a majority has left the site that was answered, so many milliseconds after the first fault
     /// that hit it.
     Moves {

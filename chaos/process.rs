@@ -1,10 +1,17 @@
 //! System calls that std does not wrap: signals to single processes that we started ourselves, namespaces, a clock.
 #![allow(
     unsafe_code,
-    reason = "kill(2), setns(2), clock_gettime(2) and geteuid(2) have no safe wrapper in std"
+    reason = "kill(2), sigaction(2), prlimit(2), setns(2), clock_gettime(2) and geteuid(2) have no safe wrapper in std"
 )]
 
-use std::{fs::File, io, os::fd::AsRawFd as _, process::Child};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd as _,
+    process::Child,
+    ptr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 /// A signal to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +33,59 @@ pub(crate) fn send(child: &Child, signal: Signal) {
     };
     // SAFETY: no pointers; the id is that of our own child, which is not reaped while we hold `child`.
     unsafe { libc::kill(child.id() as libc::pid_t, number) };
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_: libc::c_int) {
+    INTERRUPTED.store(true, Relaxed);
+}
+
+/// From now on Ctrl-C and SIGTERM end every wait of a laboratory with an error, so that whoever holds it drops it and
+/// nothing is left behind. A second one ends the program at once.
+pub fn mind_signals() -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: all zero is a valid sigaction: no flags, an empty mask, the default action.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+        // SAFETY: the action outlives the call; its handler does nothing but store an atomic, which is
+        // async-signal-safe.
+        if unsafe { libc::sigaction(signal, &action, ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Whether such a signal has come.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Relaxed)
+}
+
+/// Lets a child open nothing beyond what is open, or as much as it may.
+pub(crate) fn starve(child: &Child, starve: bool) -> io::Result<()> {
+    let (id, which) = (child.id() as libc::pid_t, libc::RLIMIT_NOFILE);
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointers are null or to a value of ours that outlives the call; the id is that of our own child.
+    if unsafe { libc::prlimit(id, which, ptr::null(), &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // a limit below what is open closes nothing, but nothing more is opened
+    limit.rlim_cur = if starve { 3 } else { limit.rlim_max };
+    // SAFETY: as above.
+    match unsafe { libc::prlimit(id, which, &limit, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// SIGKILL to a process that a dead laboratory left in a namespace of its own.
+pub(crate) fn kill(pid: i32) {
+    if pid > 1 {
+        // SAFETY: no pointers. Such an id names one process.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
 }
 
 /// Moves the calling thread into a network namespace; what it starts from now on is there too.

@@ -113,6 +113,7 @@ fn options(plan: &Plan, exe: &Path, net: Option<Arc<Net>>) -> Options {
         order.join(", "),
         endpoints.join(", ")
     );
+    options.service += &format!("quorum = {:?}\n", plan.quorum);
     options.net = net;
     options
 }
@@ -259,6 +260,7 @@ impl<'a> Drive<'a> {
             nodes: Vec::new(),
             blinded: Vec::new(),
             excuses: false,
+            hidden: false,
             silent_from_us: None,
             from_us,
             to_us,

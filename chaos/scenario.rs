@@ -26,6 +26,7 @@ fn plan(name: &str, about: &str, steps: Vec<Step>, expect: Expect) -> Plan {
         link: None,
         pairs: Vec::new(),
         timing: "lan".into(),
+        quorum: "majority".into(),
         steps,
         lasts_ms: end + 1_000,
         heal_within_ms: HEAL_MS,
@@ -180,8 +181,21 @@ fn silences() -> Vec<Plan> {
 
 /// Rows of the truth table of evidence, with their expected verdict.
 fn evidence() -> Vec<Plan> {
-    use Fault::{Backends, Cut};
+    use Fault::{Backends, Cut, Hide, SlowDisk, Starve};
     use Who::{Node, Primary, Standby};
+    // three of four observers do not reach the endpoint of the first of five sites
+    let unseen = |name: &str, about: &str, quorum: &str, expect| Plan {
+        sites: 5,
+        quorum: quorum.into(),
+        ..plan(
+            name,
+            about,
+            (2..5)
+                .map(|b| step(0, 9_000, Cut { a: Node(1), b: Node(b), path: Path::Client, way: Way::In }))
+                .collect(),
+            expect,
+        )
+    };
     vec![
         plan(
             "backends-die",
@@ -212,7 +226,7 @@ fn evidence() -> Vec<Plan> {
             "No observer reaches the answered site's endpoint, but one of the two abstains, since its disk is slow: too few \
              can judge, so nothing moves.",
             vec![
-                step(0, 14_000, Fault::SlowDisk { who: Node(3), ms: 800 }),
+                step(0, 14_000, SlowDisk { who: Node(3), ms: 800 }),
                 step(5_000, 8_000, isolate(Node(1), Path::Client, Way::In)),
             ],
             Expect::Stays,
@@ -222,6 +236,46 @@ fn evidence() -> Vec<Plan> {
             "One of two observers does not reach the answered site's endpoint: degraded, shown, not moved.",
             vec![step(0, 9_000, Cut { a: Node(1), b: Node(2), path: Path::Client, way: Way::In })],
             Expect::Degraded,
+        ),
+        unseen(
+            "three-of-four",
+            "Three of four observers do not reach the answered site's endpoint, three of five sites are a majority: it moves.",
+            "majority",
+            SILENT,
+        ),
+        unseen(
+            "unanimous",
+            "The same where the service asks for unanimity: one observer reaches the site, so it is degraded, not moved.",
+            "unanimous",
+            Expect::Degraded,
+        ),
+        plan(
+            "disarmed",
+            "No observer reaches the answered site's endpoint, but both abstain, since their disks are slow: nobody can judge, \
+             which is an alarm, and nothing moves.",
+            vec![
+                step(0, 14_000, SlowDisk { who: Node(2), ms: 800 }),
+                step(0, 14_000, SlowDisk { who: Node(3), ms: 800 }),
+                step(5_000, 8_000, isolate(Node(1), Path::Client, Way::In)),
+            ],
+            Expect::Disarmed,
+        ),
+        plan(
+            "starved-observer",
+            "No observer reaches the answered site's endpoint, but one of the two has no descriptor left for a probe, so it \
+             abstains: too few can judge, and nothing moves.",
+            vec![
+                step(0, 14_000, Starve { who: Node(3) }),
+                step(5_000, 8_000, Cut { a: Node(1), b: Node(2), path: Path::Client, way: Way::In }),
+            ],
+            Expect::Stays,
+        ),
+        plan(
+            "hidden",
+            "Clients outside do not reach the answered site, but every observer does: probes are the evidence, so nothing \
+             moves. Observers stand where the clients are, or this is not seen.",
+            vec![step(0, 9_000, Hide { who: Primary })],
+            Expect::Stays,
         ),
     ]
 }
@@ -403,6 +457,7 @@ pub fn soak(seed: u64, sites: usize, minutes: f64) -> Plan {
         link: None,
         pairs: Vec::new(),
         timing: "lan".into(),
+        quorum: "majority".into(),
         steps,
         lasts_ms: at + 2_000,
         heal_within_ms: 60_000,
@@ -435,7 +490,8 @@ fn draw(rng: &mut Rng, sites: usize) -> (Fault, u64) {
             );
         }
         43..51 => isolate(who, path, way),
-        51..59 => Fault::Cut { a, b, path, way },
+        51..58 => Fault::Cut { a, b, path, way },
+        58..59 => Fault::Hide { who },
         59..62 => Fault::Bridge,
         62..66 => Fault::Flap { a, b, every_ms: rng.range(100, 1_500) },
         66..71 => Fault::Loss { per_mille: rng.range(5, 50) as u32 },
@@ -455,8 +511,9 @@ fn draw(rng: &mut Rng, sites: usize) -> (Fault, u64) {
         86..88 => Fault::PowerCut { who },
         88..89 => Fault::SlowDisk { who, ms: rng.range(20, 1_000) as u32 },
         89..90 => Fault::FailingFsync { who },
-        90..91 => Fault::Drift { who, ppm: rng.range(0, 40_000) as i32 - 20_000 },
-        91..93 => Fault::Clock { who, seconds: if rng.chance(500) { 3_600 } else { -3_600 } },
+        90..91 => Fault::Starve { who },
+        91..92 => Fault::Drift { who, ppm: rng.range(0, 40_000) as i32 - 20_000 },
+        92..93 => Fault::Clock { who, seconds: if rng.chance(500) { 3_600 } else { -3_600 } },
         93..95 => Fault::Lead { to: who },
         95..97 => Fault::Demote { who },
         97..98 => return (Fault::Flood { writes: 1_500 }, 15_000), // more than the log keeps
@@ -498,6 +555,6 @@ mod tests {
     fn all_kinds_of_faults_are_drawn() {
         let word = |f: &Fault| serde_json::to_value(f).unwrap()["kind"].as_str().unwrap().to_owned();
         let drawn: BTreeSet<String> = soak(1, 5, 240.0).steps.iter().map(|s| word(&s.fault)).collect();
-        assert_eq!(drawn.len(), 23, "{drawn:?}");
+        assert_eq!(drawn.len(), 25, "{drawn:?}");
     }
 }

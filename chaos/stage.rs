@@ -6,7 +6,7 @@ mod wants;
 
 use crate::{
     fault::{Fault, Happened, Needs, Step, Who},
-    lab::{Lab, LabError},
+    lab::{Lab, LabError, not_interrupted},
     net::Net,
     shim::Told,
     wan::{Link, Wan},
@@ -121,6 +121,7 @@ impl<'a> Stage<'a> {
             text: fault.to_string(),
             excuses: excuses(&fault, step.lasts_ms),
             silent_from_us: silences(&fault).then_some(from_us),
+            hidden: matches!(fault, Fault::Hide { .. }),
             blinded: Vec::new(),
             nodes: nodes.clone(),
             from_us,
@@ -154,10 +155,11 @@ impl<'a> Stage<'a> {
         let who: Vec<Who> = match fault {
             Fault::Kill { who } => who.clone(),
             Fault::Storm { who, .. } | Fault::Drain { who } | Fault::Pause { who } => vec![*who],
-            Fault::Isolate { who, .. } | Fault::Backends { who } | Fault::FullDisk { who } => vec![*who],
+            Fault::Isolate { who, .. } | Fault::Hide { who } | Fault::Backends { who } => vec![*who],
+            Fault::FullDisk { who } => vec![*who],
             Fault::Clock { who, .. } | Fault::Demote { who } | Fault::Lead { to: who } => vec![*who],
             Fault::SlowDisk { who, .. } | Fault::Drift { who, .. } => vec![*who],
-            Fault::FailingFsync { who } | Fault::PowerCut { who } => vec![*who],
+            Fault::FailingFsync { who } | Fault::PowerCut { who } | Fault::Starve { who } => vec![*who],
             Fault::Cut { a, b, .. } | Fault::Flap { a, b, .. } => vec![*a, *b],
             Fault::Bridge => vec![Who::Leader, Who::Follower],
             Fault::KillAll => return ((0..self.lab.nodes.len()).collect(), None),
@@ -180,6 +182,7 @@ impl<'a> Stage<'a> {
 
     /// What changes by itself as time passes: ends, storms, flaps.
     pub fn tick(&mut self) -> Result<(), LabError> {
+        not_interrupted()?;
         let now = self.us();
         self.end(|a| a.ends_us <= now)?;
         self.settle()
@@ -257,6 +260,11 @@ impl<'a> Stage<'a> {
             let link = self.now.weather.unwrap_or(self.link);
             (0..n).for_each(|a| (0..a).for_each(|b| wan.set(a, b, link)));
         }
+        if was.hidden != self.now.hidden
+            && let Some(net) = &self.net
+        {
+            net.hide(&self.now.hidden.iter().copied().collect::<Vec<_>>())?;
+        }
         self.backends(&was)?;
         for i in 0..self.lab.nodes.len() {
             self.told[i].tell(self.lab, i, self.now.wrong(i))?;
@@ -296,6 +304,10 @@ impl<'a> Stage<'a> {
             if !down && !self.now.drained.contains(&i) && !self.lab.nodes[i].runs() {
                 self.lab.restart(i)?;
             }
+            let starved = self.now.starved.contains(&i);
+            if starved != was.starved.contains(&i) {
+                self.lab.starve(i, starved)?;
+            }
             let paused = self.now.paused.contains(&i);
             if paused != was.paused.contains(&i) {
                 self.lab.pause(i, paused);
@@ -329,7 +341,7 @@ const TOLERATED_MS: u64 = 1_800;
 fn excuses(fault: &Fault, lasts_ms: u64) -> bool {
     match fault {
         Fault::Kill { .. } | Fault::KillAll | Fault::Storm { .. } | Fault::PowerCut { .. } => true,
-        Fault::Drain { .. } | Fault::Backends { .. } => true,
+        Fault::Drain { .. } | Fault::Backends { .. } | Fault::Starve { .. } => true,
         Fault::Pause { .. } => lasts_ms >= TOLERATED_MS,
         _ => false,
     }
@@ -344,6 +356,7 @@ fn silences(fault: &Fault) -> bool {
             | Fault::Storm { .. }
             | Fault::Drain { .. }
             | Fault::Pause { .. }
+            | Fault::Starve { .. } // over TCP it does not
             | Fault::PowerCut { .. }
     )
 }

@@ -3,16 +3,13 @@
 use clap::{Args, ValueEnum};
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     time::Duration,
 };
 use zonekeeper_chaos::{
     asker,
     failover::{self, Run, Victim},
     lab::{ADMIN, DNS, HTTP, Lab, NAME, Options},
+    process,
 };
 
 /// Flags of `demo`.
@@ -56,12 +53,11 @@ impl Demo {
     pub(crate) fn run(self) -> Result<(), String> {
         let exe = std::env::current_exe().map_err(|e| format!("this program does not find itself: {e}"))?;
         let options = Options::new(exe);
-        let stop = options.stop.clone();
-        watch_signals(stop.clone())?;
+        process::mind_signals().map_err(|e| e.to_string())?;
         let mut progress = |step: &str| say(&format!("starting three sites: {step}"));
         let mut lab = Lab::start(options, &mut progress).map_err(|e| e.to_string())?;
         match self.script {
-            None => try_it(&lab, &stop),
+            None => try_it(&lab),
             Some(Script::Failover) => self.failover(&mut lab),
         }
     }
@@ -94,30 +90,13 @@ impl Demo {
     }
 }
 
-/// Ctrl-C and SIGTERM end the demo in order, in the middle of a run too; a second one ends it at once.
-fn watch_signals(stop: Arc<AtomicBool>) -> Result<(), String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            for _ in 0..2 {
-                crate::command::any_signal().await;
-                if stop.swap(true, Relaxed) {
-                    std::process::exit(130);
-                }
-            }
-        });
-    });
-    Ok(())
-}
-
 /// Progress, apart from the output.
 #[allow(clippy::print_stderr, reason = "progress of a long command, apart from its output")]
 fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn try_it(lab: &Lab, stop: &AtomicBool) -> Result<(), String> {
+fn try_it(lab: &Lab) -> Result<(), String> {
     let (first, last) = (&lab.nodes[0], &lab.nodes[lab.nodes.len() - 1]);
     let mut out = io::stdout();
     let text = format!(
@@ -139,10 +118,10 @@ fn try_it(lab: &Lab, stop: &AtomicBool) -> Result<(), String> {
     );
     writeln!(out, "{text}").map_err(|e| e.to_string())?;
     let terminal = out.is_terminal();
-    while !stop.load(Relaxed) {
+    while !process::interrupted() {
         live_view(lab, terminal).map_err(|e| e.to_string())?;
         for _ in 0..10 {
-            if !stop.load(Relaxed) {
+            if !process::interrupted() {
                 std::thread::sleep(Duration::from_millis(100));
             }
         }

@@ -15,7 +15,7 @@ use zonekeeper_chaos::{
 const MINUTE: [&str; 3] = ["kill-leader", "cut-primary", "backends-die"];
 
 /// What CI runs beside them.
-const MORE: [&str; 14] = [
+const MORE: [&str; 18] = [
     "kill-minority",
     "kill-all",
     "restart-storm",
@@ -28,6 +28,10 @@ const MORE: [&str; 14] = [
     "full-disk",
     "failing-fsync",
     "sick-observer",
+    "unanimous",
+    "disarmed",
+    "starved-observer",
+    "hidden",
     "power-cut",
     "import",
 ];

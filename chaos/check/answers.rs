@@ -92,7 +92,8 @@ pub fn healed(record: &Record) -> Finding {
 pub fn users(record: &Record) -> Finding {
     let hit = |user: User, us: u64| {
         let own = |h: &crate::fault::Happened| user != User::Frozen || h.nodes.contains(&0);
-        let touches = |h: &&crate::fault::Happened| (h.excuses || h.silent_from_us.is_some()) && own(h);
+        let touches =
+            |h: &&crate::fault::Happened| (h.excuses || h.hidden || h.silent_from_us.is_some()) && own(h);
         let near =
             |h: &crate::fault::Happened| h.from_us <= us + 1_000_000 && us <= h.to_us.saturating_add(ECHO_US);
         record.happened.iter().filter(touches).any(near)
@@ -165,5 +166,10 @@ mod tests {
         assert!(!users(&record).good, "another site was hit than the one that it goes to");
         record.served[1].user = User::Http;
         assert!(users(&record).good, "one alone");
+        record.served.iter_mut().for_each(|r| r.user = User::Http);
+        record.happened = vec![samples::blind(&[(1, 0)], 11 * SECOND, 13 * SECOND)];
+        assert!(!users(&record).good, "other nodes were blinded, not the users");
+        record.happened[0].hidden = true;
+        assert!(users(&record).good);
     }
 }

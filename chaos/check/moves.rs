@@ -159,6 +159,14 @@ pub fn expected(record: &Record) -> Option<Finding> {
             }
             Some(Finding::of("a site is degraded, and nothing moves", None, "no move".into(), wrong))
         }
+        Expect::Disarmed => {
+            let disarmed = |s: &Shown| s.alarms.iter().any(|a| a.contains("disarmed"));
+            let mut wrong = moved(&record.moves);
+            if !record.shown.iter().flatten().any(disarmed) {
+                wrong.push("no node alarmed that too few can judge".into());
+            }
+            Some(Finding::of("failover is disarmed, and nothing moves", None, "no move".into(), wrong))
+        }
         Expect::Moves { within_ms } | Expect::MovesOnce { within_ms } => {
             let mut wrong: Vec<String> = Vec::new();
             let times = changed(record, first.from_us, &away(first, record.sites.len()));
@@ -302,6 +310,10 @@ mod tests {
         (record.plan.expect, record.moves) = (Expect::Degraded, Vec::new());
         assert!(wrong(&record), "no node showed it");
         record.shown[2][0].standing = vec![("fra".into(), "degraded".into())];
+        assert!(!wrong(&record));
+        record.plan.expect = Expect::Disarmed;
+        assert!(wrong(&record), "no node alarmed");
+        record.shown[2][0].alarms = vec!["www fra v4: disarmed: 0 of 3".into()];
         assert!(!wrong(&record));
     }
 

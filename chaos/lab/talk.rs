@@ -1,12 +1,11 @@
 //! What a laboratory asks its nodes, and what it waits for: the admin API, the command line, levels.
 
-use super::{ADMIN, Lab, LabError, Node, checked, files::first_of_each_site};
+use super::{ADMIN, Lab, LabError, Node, checked, files::first_of_each_site, not_interrupted};
 use crate::http;
 use serde_json::{Value, json};
 use std::{
     fs, io,
     process::{Command, Stdio},
-    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -139,7 +138,7 @@ impl Lab {
         done.ok_or_else(|| LabError(format!("waited {within:?} in vain: {what}{}", self.tails())))
     }
 
-    /// Looks every so often, at most for so long; an error when the laboratory is to stop.
+    /// Looks every so often, at most for so long.
     pub fn poll<T>(
         &self,
         within: Duration,
@@ -148,9 +147,7 @@ impl Lab {
     ) -> Result<Option<T>, LabError> {
         let end = Instant::now() + within;
         loop {
-            if self.options.stop.load(Relaxed) {
-                return Err(LabError("interrupted".into()));
-            }
+            not_interrupted()?;
             let seen = look();
             if seen.is_some() || Instant::now() > end {
                 return Ok(seen);

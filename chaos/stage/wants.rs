@@ -18,9 +18,13 @@ pub(super) struct Wants {
     pub(super) drained: BTreeSet<usize>,
     pub(super) paused: BTreeSet<usize>,
     pub(super) full: BTreeSet<usize>,
+    /// Without a new descriptor.
+    pub(super) starved: BTreeSet<usize>,
     /// Without power.
     pub(super) dark: BTreeSet<usize>,
     pub(super) emptied: BTreeSet<usize>,
+    /// Where clients from outside do not come.
+    pub(super) hidden: BTreeSet<usize>,
     pub(super) rules: Vec<Rule>,
     pub(super) weather: Option<Link>,
     wrong: Vec<(usize, Wrong)>,
@@ -33,8 +37,10 @@ impl Wants {
         self.drained.extend(more.drained);
         self.paused.extend(more.paused);
         self.full.extend(more.full);
+        self.starved.extend(more.starved);
         self.dark.extend(more.dark);
         self.emptied.extend(more.emptied);
+        self.hidden.extend(more.hidden);
         self.rules.extend(more.rules);
         self.weather = more.weather.or(self.weather);
         self.wrong.extend(more.wrong);
@@ -63,6 +69,7 @@ pub(super) fn of(fault: &Fault, nodes: &[usize], elapsed_ms: u64, count: usize) 
         Fault::Drain { .. } => w.drained.extend(all),
         Fault::Pause { .. } => w.paused.extend(all),
         Fault::FullDisk { .. } => w.full.extend(all),
+        Fault::Starve { .. } => w.starved.extend(all),
         Fault::Backends { .. } => w.emptied.extend(all),
         Fault::Isolate { path, way, .. } => {
             for site in all {
@@ -70,6 +77,7 @@ pub(super) fn of(fault: &Fault, nodes: &[usize], elapsed_ms: u64, count: usize) 
                 w.rules.extend(others.flat_map(|o| cut(site, o, *path, *way)));
             }
         }
+        Fault::Hide { .. } => w.hidden.extend(all),
         Fault::Cut { path, way, .. } => w.rules.extend(pair(nodes, *path, *way)),
         Fault::Flap { every_ms, .. } if (elapsed_ms / (*every_ms).max(1)).is_multiple_of(2) => {
             w.rules.extend(pair(nodes, Path::All, Way::Both));

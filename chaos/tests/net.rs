@@ -5,6 +5,7 @@
 use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +32,13 @@ fn connect(net: &Net, from: usize, to: SocketAddr) -> (Duration, Result<(), Erro
         (at.elapsed(), done.map(drop).map_err(|e| e.kind()))
     })
     .unwrap()
+}
+
+/// The same from where clients are.
+fn connect_from_outside(net: &Net, to: SocketAddr) -> Result<(), ErrorKind> {
+    let connect =
+        || TcpStream::connect_timeout(&to, Duration::from_millis(700)).map(drop).map_err(|e| e.kind());
+    net.inside(connect).unwrap()
 }
 
 fn listen(net: &Net, site: usize, port: u16) -> TcpListener {
@@ -79,4 +87,39 @@ fn rules_cut_one_way_and_one_path_and_are_taken_back() {
 
     net.rules(&[]).unwrap();
     assert_eq!(connect(&net, 0, web).1, Ok(()));
+}
+
+#[test]
+fn a_hidden_site_is_reached_by_sites_and_not_by_clients() {
+    let Some(net) = net(2) else { return };
+    let (web, peer) = (listen(&net, 1, HTTP), listen(&net, 1, PEER));
+    let (web, peer) = (web.local_addr().unwrap(), peer.local_addr().unwrap());
+    assert_eq!(connect_from_outside(&net, web), Ok(()));
+    net.hide(&[1]).unwrap();
+    assert_eq!(connect_from_outside(&net, web), Err(ErrorKind::TimedOut));
+    assert_eq!(connect_from_outside(&net, peer), Ok(()), "the judge still looks on");
+    assert_eq!(connect(&net, 0, web).1, Ok(()));
+    net.hide(&[]).unwrap();
+    assert_eq!(connect_from_outside(&net, web), Ok(()));
+}
+
+#[test]
+fn what_a_killed_program_left_is_removed_by_the_next_one() {
+    if net(1).is_none() {
+        return;
+    }
+    // no process has such an id: it is beyond the greatest
+    let left = "zk4194305x0s1";
+    let ip = |args: &[&str]| Command::new("ip").args(args).output().unwrap();
+    assert!(ip(&["netns", "add", left]).status.success());
+    let mut inside = Command::new("ip").args(["netns", "exec", left, "sleep", "60"]).spawn().unwrap();
+    let pids = || String::from_utf8_lossy(&ip(&["netns", "pids", left]).stdout).into_owned();
+    while pids().is_empty() {
+        std::thread::sleep(Duration::from_millis(5)); // until `ip` has become `sleep` there
+    }
+    let next = net(1);
+    let all = String::from_utf8_lossy(&ip(&["netns", "list"]).stdout).into_owned();
+    assert!(!all.contains(left), "{all}");
+    assert!(!inside.wait().unwrap().success(), "killed");
+    drop(next);
 }
