@@ -1,6 +1,6 @@
 //! Faults, drawn from the seed. Each one ends by itself; [`heal`] ends them all.
 
-use crate::{cluster::SERVICES, network::Loss, rng::Rng, world::World};
+use crate::{cluster::SERVICES, members, network::Loss, rng::Rng, world::World};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ enum Fault {
     Stall(NodeId),
     /// A disk is slow.
     SlowDisk(NodeId, u64),
+    /// A disk takes no more writes; at the end it does, and the program is started anew.
+    FullDisk(NodeId),
     /// A wall clock jumps, in milliseconds.
     Jump(NodeId, i64),
     /// An endpoint does not answer as it should.
@@ -46,6 +48,10 @@ enum Fault {
     Blind(NodeId, NodeId),
     /// A program is stopped in order: it drains, goes away, and is started anew.
     Announced(NodeId),
+    /// Leadership is handed over.
+    Lead(NodeId),
+    /// A voter is demoted, and promoted again.
+    Demote(NodeId),
     /// Connections to a node are reset, and new ones refused, for these nodes, though it lives.
     Lie(NodeId, Vec<NodeId>),
 }
@@ -98,10 +104,13 @@ fn any(world: &World) -> (Fault, u64) {
             30..36 => Fault::Cut(nodes.iter().filter(|n| **n != a).map(|n| (*n, a)).collect()), // does not hear
             36..44 => Fault::Cut(vec![(a, b), (b, a)]),
             44..48 => Fault::Cut(bridge(&nodes, a)),
-            48..58 => Fault::Lossy(Loss::bursty(r)),
-            58..68 => Fault::Stall(a),
-            68..73 => Fault::SlowDisk(a, r.range(50, 900)),
-            73..80 => Fault::Jump(a, if r.chance(500) { 3_600_000 } else { -3_600_000 }),
+            48..56 => Fault::Lossy(Loss::bursty(r)),
+            56..64 => Fault::Stall(a),
+            64..68 => Fault::SlowDisk(a, r.range(50, 900)),
+            68..70 => Fault::FullDisk(a),
+            70..72 => Fault::Lead(a),
+            72..75 => Fault::Demote(a),
+            75..80 => Fault::Jump(a, if r.chance(500) { 3_600_000 } else { -3_600_000 }),
             80..90 => {
                 let seen = *r.pick(&[Observation::Refused, Observation::Silence, Observation::Wrong]);
                 Fault::Broken(which, a, seen)
@@ -149,6 +158,7 @@ fn begin(world: &Arc<World>, fault: &Fault, lasts: u64) {
             }
         }),
         Fault::SlowDisk(node, ms) => host(world, *node, |h| h.fsync_ms = *ms),
+        Fault::FullDisk(node) => host(world, *node, |h| h.full = true),
         Fault::Jump(node, ms) => host(world, *node, |h| h.wall_offset += ms),
         Fault::Broken(service, node, seen) => {
             world.outside().broken.insert((service.clone(), *node), *seen);
@@ -160,6 +170,14 @@ fn begin(world: &Arc<World>, fault: &Fault, lasts: u64) {
             world.outside().blind.insert((*observer, *node));
         }
         Fault::Lie(about, to) => world.lie(*about, to),
+        Fault::Lead(node) => {
+            let (world, node) = (world.clone(), *node);
+            drop(SimRuntime::spawn(async move { members::lead(&world, node).await }));
+        }
+        Fault::Demote(node) => {
+            let (world, node) = (world.clone(), *node);
+            drop(SimRuntime::spawn(async move { members::demote(&world, node).await }));
+        }
         Fault::Announced(node) => {
             let outside = &mut *world.outside();
             outside.draining.insert(*node);
@@ -187,7 +205,10 @@ async fn end(world: &Arc<World>, fault: &Fault) {
         }
         Fault::Cut(pairs) => pairs.iter().for_each(|(a, b)| world.outside().links.mend(*a, *b)),
         Fault::Lossy(_) => world.outside().links.loss = None,
-        Fault::Stall(_) | Fault::Lie(..) => {}
+        Fault::Stall(_) | Fault::Lie(..) | Fault::Lead(_) => {}
+        // who cannot be promoted now is promoted when everything heals
+        Fault::Demote(_) => _ = members::promote_all(world).await,
+        Fault::FullDisk(node) => empty(world, *node).await,
         Fault::SlowDisk(node, _) => host(world, *node, |h| h.fsync_ms = 4),
         Fault::Jump(node, ms) => host(world, *node, |h| h.wall_offset -= ms),
         Fault::Broken(service, node, _) => {
@@ -200,6 +221,13 @@ async fn end(world: &Arc<World>, fault: &Fault) {
             world.outside().blind.remove(&(*observer, *node));
         }
     }
+}
+
+/// There is room on a node's disk again, and its program, which gave up writing, is started anew.
+async fn empty(world: &Arc<World>, node: NodeId) {
+    host(world, node, |h| h.full = false);
+    world.kill(node, false);
+    world.start(node).await;
 }
 
 fn host(world: &World, node: NodeId, f: impl FnOnce(&mut crate::world::Host)) {
@@ -222,7 +250,11 @@ pub async fn heal(world: &Arc<World>) {
         }
     }
     for node in world.nodes() {
-        world.start(node).await;
+        let full = world.outside().hosts[&node].full;
+        match full {
+            true => empty(world, node).await,
+            false => world.start(node).await,
+        }
     }
     world.note(|| "healed".into());
 }

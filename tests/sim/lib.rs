@@ -30,7 +30,8 @@
 //! | part | model |
 //! |---|---|
 //! | network ([`network`]) | one-way delay with jitter, Gilbert–Elliott loss per link, cuts per direction; calls between nodes retransmit as TCP does, a client's probe does not |
-//! | disk ([`store`]) | writes are readable at once and durable after an fsync; a crash keeps a random prefix of the rest |
+//! | disk ([`store`]) | writes are readable at once and durable after an fsync; a crash keeps a random prefix of the rest; slow; full, until its program is started anew |
+//! | members ([`members`]) | leadership is handed over, a voter demoted and promoted again |
 //! | process ([`node`]) | killed (its host refuses connections, and tells whoever was connected: [`takeover`]) or without power (silence); stalled: takes nothing in and sends nothing out |
 //! | clock | monotonic per boot, wall clock with jumps |
 //! | site | backends dead (it says so itself), endpoint refusing, silent or wrong, client path cut for one observer |
@@ -42,6 +43,7 @@ pub mod client;
 pub mod cluster;
 pub mod faults;
 pub mod machine;
+pub mod members;
 pub mod network;
 pub mod node;
 pub mod rng;

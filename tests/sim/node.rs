@@ -267,6 +267,7 @@ impl Node {
         let metrics = self.raft.metrics().borrow_watched().clone();
         if let Err(fatal) = &metrics.running_state
             && self.alive()
+            && !self.world.outside().hosts[&self.id].full
         {
             let text = format!("raft of node {} stopped: {fatal}", self.id);
             self.world.found(Err(zonekeeper_core::invariant::Violation::of(9, text)));

@@ -3,7 +3,7 @@
 use crate::{
     client,
     cluster::{BACK_MS, SERVICES, service, site},
-    faults,
+    faults, members,
     world::{Setup, World},
 };
 use openraft::AsyncRuntime;
@@ -107,8 +107,9 @@ async fn recover(world: &Arc<World>, heartbeat: u64) {
     let patience = BACK_MS + 10_000 + 30 * heartbeat;
     let until = world.now() + patience;
     loop {
+        let whole = members::promote_all(world).await;
         let missing = converged(world).err().or_else(|| at_home(world).err());
-        let Some(missing) = missing else { break };
+        let Some(missing) = missing.or((!whole).then(|| "not everybody has a vote".into())) else { break };
         if world.now() > until {
             return world.found(Err(Violation::of(9, format!("{patience} ms after healing: {missing}"))));
         }

@@ -231,7 +231,13 @@ impl Store {
             return Ok(());
         }
         let began = self.world.now();
-        let longest = self.world.outside().hosts[&node].fsync_ms;
+        let (longest, full) = {
+            let host = &self.world.outside().hosts[&node];
+            (host.fsync_ms, host.full)
+        };
+        if full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let takes = self.world.draw(|r| r.range(longest / 4, longest));
         self.world.sleep(takes).await;
         self.world.gate(node).await;
@@ -247,6 +253,10 @@ impl Store {
 
     fn acknowledged(&self, op: &Op) {
         let node = self.disk.node;
+        let truncated = |e: &LogEntry| self.disk.read(|d| !d.log.contains_key(&e.index()));
+        if matches!(op, Op::Append(e) if truncated(e)) {
+            return; // nobody counts on it any more
+        }
         let mut checks = self.world.checks();
         let seen: Result<(), Violation> = match op {
             Op::Vote(v) => checks.raft.voted(node, (leader(&v.leader_id), v.committed)),
@@ -324,7 +334,12 @@ impl RaftLogStorage<C> for Store {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.durable(Op::Truncate(last.map_or(0, |l| l.index + 1))).await
+        self.alive()?;
+        let first = last.map_or(0, |l| l.index + 1);
+        // from now on a crash may find these entries or not: whatever the disk made of it by then
+        let seen = self.world.checks().raft.truncated(self.disk.node, first);
+        self.world.found(seen);
+        self.durable(Op::Truncate(first)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

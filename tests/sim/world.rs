@@ -52,6 +52,8 @@ pub struct Host {
     pub wall_offset: i64,
     /// An fsync takes up to so long, in milliseconds.
     pub fsync_ms: u64,
+    /// Its disk takes no writes.
+    pub full: bool,
 }
 
 /// What changes from outside.
