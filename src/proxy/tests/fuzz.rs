@@ -6,6 +6,8 @@
 
 #[path = "proxy/framing/corpus.rs"]
 mod corpus;
+#[path = "fuzz/oracle.rs"]
+mod oracle;
 
 use std::{
     mem::MaybeUninit,
