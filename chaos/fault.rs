@@ -1,6 +1,6 @@
 //! Faults: what they are, in data and in words, and whom they excuse for being left.
 
-use crate::{net::Path, wan::Link};
+use crate::{history::Asked, net::Path, wan::Link};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -317,6 +317,9 @@ pub struct Happened {
     /// Whether clients from outside do not reach the services of the nodes that it met.
     #[serde(default)]
     pub hidden: bool,
+    /// Whether only what comes over a stream may stay without an answer: datagrams need no descriptor.
+    #[serde(default)]
+    pub streams_only: bool,
     /// From then on, until they answer again, the nodes that it met do not have to answer.
     pub silent_from_us: Option<u64>,
     /// Microseconds since the run began.
@@ -325,4 +328,11 @@ pub struct Happened {
     pub to_us: u64,
     /// What could not be done, if something could not.
     pub trouble: Option<String>,
+}
+
+impl Happened {
+    /// Whether it met what this asker asks, in a way that may silence it.
+    pub(crate) fn silences(&self, asked: &Asked) -> bool {
+        self.nodes.contains(&asked.node) && (asked.over != "udp" || !self.streams_only)
+    }
 }

@@ -38,7 +38,10 @@ pub(crate) fn send(child: &Child, signal: Signal) {
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn note(_: libc::c_int) {
-    INTERRUPTED.store(true, Relaxed);
+    if INTERRUPTED.swap(true, Relaxed) {
+        // SAFETY: _exit(2) is async-signal-safe, and nothing of this process is used after it.
+        unsafe { libc::_exit(130) };
+    }
 }
 
 /// From now on Ctrl-C and SIGTERM end every wait of a laboratory with an error, so that whoever holds it drops it and
@@ -48,9 +51,9 @@ pub fn mind_signals() -> io::Result<()> {
         // SAFETY: all zero is a valid sigaction: no flags, an empty mask, the default action.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
-        // SAFETY: the action outlives the call; its handler does nothing but store an atomic, which is
-        // async-signal-safe.
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: the action outlives the call; its handler does nothing but swap an atomic and exit,
+        // which is async-signal-safe.
         if unsafe { libc::sigaction(signal, &action, ptr::null_mut()) } != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -4,7 +4,7 @@ use crate::{
     check,
     fault::{Fault, Happened, Needs, Who},
     history::Move,
-    lab::{HTTP, Lab, LabError, Options},
+    lab::{HTTP, Lab, LabError, Options, not_interrupted},
     load::{Load, SPARE},
     net::{self, Net},
     plan::Plan,
@@ -261,6 +261,7 @@ impl<'a> Drive<'a> {
             blinded: Vec::new(),
             excuses: false,
             hidden: false,
+            streams_only: false,
             silent_from_us: None,
             from_us,
             to_us,
@@ -333,6 +334,7 @@ impl<'a> Drive<'a> {
     }
 
     fn judge(self, lab: &Lab, setting: Setting) -> Result<Record, LabError> {
+        not_interrupted()?; // it proves nothing
         let seen = self.watch.finish();
         let done = self.load.finish();
         let mut moves: Vec<Move> = seen.moves.into_values().collect();

@@ -229,7 +229,7 @@ fn evidence() -> Vec<Plan> {
                 step(0, 14_000, SlowDisk { who: Node(3), ms: 800 }),
                 step(5_000, 8_000, isolate(Node(1), Path::Client, Way::In)),
             ],
-            Expect::Stays,
+            Expect::Disarmed,
         ),
         plan(
             "half-seen",
@@ -268,7 +268,7 @@ fn evidence() -> Vec<Plan> {
                 step(0, 14_000, Starve { who: Node(3) }),
                 step(5_000, 8_000, Cut { a: Node(1), b: Node(2), path: Path::Client, way: Way::In }),
             ],
-            Expect::Stays,
+            Expect::Disarmed,
         ),
         plan(
             "hidden",

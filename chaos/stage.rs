@@ -122,6 +122,7 @@ impl<'a> Stage<'a> {
             excuses: excuses(&fault, step.lasts_ms),
             silent_from_us: silences(&fault).then_some(from_us),
             hidden: matches!(fault, Fault::Hide { .. }),
+            streams_only: matches!(fault, Fault::Starve { .. }),
             blinded: Vec::new(),
             nodes: nodes.clone(),
             from_us,
@@ -301,11 +302,12 @@ impl<'a> Stage<'a> {
                     false => self.lab.stop(i)?,
                 }
             }
-            if !down && !self.now.drained.contains(&i) && !self.lab.nodes[i].runs() {
+            let again = !down && !self.now.drained.contains(&i) && !self.lab.nodes[i].runs();
+            if again {
                 self.lab.restart(i)?;
             }
             let starved = self.now.starved.contains(&i);
-            if starved != was.starved.contains(&i) {
+            if starved != (was.starved.contains(&i) && !again) {
                 self.lab.starve(i, starved)?;
             }
             let paused = self.now.paused.contains(&i);
@@ -356,7 +358,7 @@ fn silences(fault: &Fault) -> bool {
             | Fault::Storm { .. }
             | Fault::Drain { .. }
             | Fault::Pause { .. }
-            | Fault::Starve { .. } // over TCP it does not
+            | Fault::Starve { .. }
             | Fault::PowerCut { .. }
     )
 }

@@ -52,12 +52,10 @@ pub fn live_nodes_answer(record: &Record) -> Finding {
                 ));
             }
         }
-        for h in
-            record.happened.iter().filter(|h| h.silent_from_us.is_some() && h.nodes.contains(&asked.node))
-        {
+        for h in record.happened.iter().filter(|h| h.silent_from_us.is_some() && h.silences(asked)) {
             let until = h.to_us + BACK_US;
             let again = record.happened.iter().any(|o| {
-                o.nodes.contains(&asked.node)
+                o.silences(asked)
                     && o.silent_from_us.is_some_and(|s| {
                         h.to_us <= s && s < until || o.from_us < h.to_us && o.to_us > h.to_us
                     })

@@ -87,6 +87,7 @@ pub(crate) fn kill(node: usize, from_us: u64, to_us: u64) -> Happened {
         blinded: Vec::new(),
         excuses: true,
         hidden: false,
+        streams_only: false,
         silent_from_us: Some(from_us),
         from_us,
         to_us,

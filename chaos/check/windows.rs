@@ -12,7 +12,7 @@ pub fn must_answer(record: &Record, asked: &Asked) -> Vec<(u64, u64)> {
     let mut silences: Vec<(u64, u64)> = record
         .happened
         .iter()
-        .filter(|h| h.trouble.is_none() && h.nodes.contains(&asked.node))
+        .filter(|h| h.trouble.is_none() && h.silences(asked))
         .filter_map(|h| Some((h.silent_from_us?, h.to_us)))
         .collect();
     silences.sort_unstable();
@@ -71,6 +71,11 @@ mod tests {
         assert_eq!(must_answer(&record, &short), whole, "a silence too short to be seen");
         let other = samples::asked(1, &[(0, true)]);
         assert_eq!(must_answer(&record, &other), [(0, record.phases.end_us)]);
+        record.happened[0].streams_only = true;
+        let datagrams = samples::asked(0, &[(0, true)]);
+        assert_eq!(must_answer(&record, &datagrams), [(0, record.phases.end_us)], "datagrams need nothing");
+        let streams = Asked { over: "tcp".into(), ..datagrams };
+        assert_eq!(must_answer(&record, &streams).len(), 2);
     }
 
     #[test]

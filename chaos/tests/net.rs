@@ -114,8 +114,9 @@ fn what_a_killed_program_left_is_removed_by_the_next_one() {
     assert!(ip(&["netns", "add", left]).status.success());
     let mut inside = Command::new("ip").args(["netns", "exec", left, "sleep", "60"]).spawn().unwrap();
     let pids = || String::from_utf8_lossy(&ip(&["netns", "pids", left]).stdout).into_owned();
-    while pids().is_empty() {
-        std::thread::sleep(Duration::from_millis(5)); // until `ip` has become `sleep` there
+    // until `ip` has become `sleep` there; another program that begins meanwhile may sweep it as well
+    while pids().is_empty() && inside.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
     }
     let next = net(1);
     let all = String::from_utf8_lossy(&ip(&["netns", "list"]).stdout).into_owned();

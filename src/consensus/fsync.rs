@@ -1,7 +1,12 @@
 //! Makes sled durable on Linux, and makes directory entries durable.
 #![allow(unsafe_code)] // Two system interfaces: the symbol that sled calls, and errno.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// Takes the place of the C library's function in this binary and says "not implemented".
 ///
@@ -28,6 +33,25 @@ pub(crate) unsafe extern "C" fn sync_file_range(
     // SAFETY: errno's address is valid for the calling thread.
     unsafe { *libc::__errno_location() = libc::ENOSYS };
     -1
+}
+
+/// For so long a write to disk waits for a free descriptor.
+const DESCRIPTOR_WAIT: Duration = Duration::from_secs(60);
+
+/// Runs what opens files again while this machine or process has no free descriptor (a flood of connections is enough):
+/// a failed write stops Raft until the node is restarted, and here nothing was written yet. Blocking.
+pub(crate) fn with_descriptor<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + DESCRIPTOR_WAIT;
+    loop {
+        match run() {
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && Instant::now() < end =>
+            {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The symbol that sled was linked to is ours. The kernel's would answer EBADF to this descriptor.

@@ -81,8 +81,7 @@ impl Consensus {
     pub async fn transfer_leader(&self, to: NodeId, within: Duration) -> Result<(), ProposeError> {
         let until = Instant::now() + within;
         self.through_leader(Ask::Transfer(to), within).await?;
-        let left = until.saturating_duration_since(Instant::now());
-        match wait(&self.inner.raft(), left, |m| m.current_leader == Some(to)).await {
+        match wait(&self.inner.raft(), left(until), |m| m.current_leader == Some(to)).await {
             true => Ok(()),
             false => Err(ProposeError::NotLeader { leader: self.status().leader }),
         }
@@ -113,24 +112,26 @@ impl Consensus {
     }
 
     async fn change_here(&self, change: Change, within: Duration) -> Result<u64, ProposeError> {
-        let raft = self.inner.raft();
+        let (raft, until) = (self.inner.raft(), Instant::now() + within);
         let metrics = raft.metrics().borrow_watched().clone();
         if metrics.current_leader != Some(self.node()) {
             return Err(ProposeError::NotLeader { leader: metrics.current_leader });
         }
         if let Change::Demote(node) | Change::Remove(node) = change
             && node == self.node()
-            && let Some(next) = successor(&metrics, self.state().timing)
+            && let Some(next) = self.successor(&raft, until).await
         {
             // A leader that leaves would take writes for a moment more, and their proposers would hear no answer.
-            self.hand_over(next, within).await?;
+            self.hand_over(next, left(until)).await?;
             return Err(ProposeError::NotLeader { leader: Some(next) });
         }
+        let within = left(until);
         match change {
             Change::AddLearner(node, addr) => self.add_here(&raft, node, addr, within).await,
             Change::Promote(node) => {
-                self.ready(&raft, node, within).await?;
-                self.voters(&raft, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, within).await
+                self.ready(&raft, node, until).await?;
+                self.voters(&raft, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, left(until))
+                    .await
             }
             Change::Demote(node) => {
                 not_last(&metrics, node)?;
@@ -173,8 +174,7 @@ impl Consensus {
             raft.add_learner(node, BasicNode::new(addr), false).await.map(|done| done.log_id.index)
         };
         let index = changed(until, ask).await?;
-        let left = until.saturating_duration_since(Instant::now());
-        match wait(raft, left, |m| node == m.id || matched(m, node) >= Some(index)).await {
+        match wait(raft, left(until), |m| node == m.id || matched(m, node) >= Some(index)).await {
             true => Ok(index),
             false => {
                 let metrics = raft.metrics().borrow_watched().clone();
@@ -185,7 +185,7 @@ impl Consensus {
 
     /// Hands leadership over, if this node has it.
     pub(crate) async fn hand_over(&self, to: NodeId, within: Duration) -> ControlReply {
-        let raft = self.inner.raft();
+        let (raft, until) = (self.inner.raft(), Instant::now() + within);
         let metrics = raft.metrics().borrow_watched().clone();
         if metrics.current_leader != Some(self.node()) {
             return Err(ProposeError::NotLeader { leader: metrics.current_leader });
@@ -198,9 +198,9 @@ impl Consensus {
             return Err(ProposeError::Refused(format!("node {to} is not a voter: only a voter can lead")));
         }
         // A failed transfer leaves the cluster without a leader for an election (openraft #2088).
-        self.ready(&raft, to, within).await?;
+        self.ready(&raft, to, until).await?;
         raft.trigger().transfer_leader(to).await.map_err(|e| ProposeError::Unknown(e.to_string()))?;
-        match wait(&raft, within, |m| m.current_leader.is_some_and(|l| l != m.id)).await {
+        match wait(&raft, left(until), |m| m.current_leader.is_some_and(|l| l != m.id)).await {
             true => Ok(Done::Index(0)),
             false => Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}"))),
         }
@@ -208,12 +208,35 @@ impl Consensus {
 
     /// Waits until a node is [`ready`], as long as it takes to hear from one that lives: a leader that is new has heard from
     /// nobody yet.
-    async fn ready(&self, raft: &Raft, node: NodeId, within: Duration) -> Result<(), ProposeError> {
+    async fn ready(&self, raft: &Raft, node: NodeId, until: Instant) -> Result<(), ProposeError> {
         let timing = self.state().timing;
-        wait(raft, patience(timing).min(within.mul_f32(0.5)), |m| ready(m, node, timing).is_ok()).await;
+        let behind = |m: &RaftMetrics<TypeConfig>| {
+            m.current_leader == Some(m.id)
+                && matches!(ready(m, node, timing), Err(ProposeError::Behind { .. }))
+        };
+        wait(raft, patience(timing).min(left(until) / 2), |m| !behind(m)).await;
         let metrics = raft.metrics().borrow_watched().clone();
-        ready(&metrics, node, timing)
+        match metrics.current_leader == Some(self.node()) {
+            true => ready(&metrics, node, timing),
+            false => Err(ProposeError::NotLeader { leader: metrics.current_leader }),
+        }
     }
+
+    /// The voter that leads best after this node, waited for in the same way; none when no other one answers.
+    async fn successor(&self, raft: &Raft, until: Instant) -> Option<NodeId> {
+        let timing = self.state().timing;
+        let settled = |m: &RaftMetrics<TypeConfig>| {
+            let alone = m.membership_config.membership().voter_ids().all(|id| id == m.id);
+            alone || m.current_leader != Some(m.id) || successor(m, timing).is_some()
+        };
+        wait(raft, patience(timing).min(left(until) / 2), settled).await;
+        successor(&raft.metrics().borrow_watched(), timing)
+    }
+}
+
+/// What is left of the time for a change.
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// A node that lives is heard from within this time.

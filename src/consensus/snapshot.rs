@@ -105,7 +105,7 @@ impl SnapshotDir {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.file(meta);
         let tmp = path.with_extension("tmp");
-        let mut out = BufWriter::new(File::create(&tmp)?);
+        let mut out = BufWriter::new(fsync::with_descriptor(|| File::create(&tmp))?);
         write(&mut out, meta, state)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         self.publish(&tmp, &path)?;
@@ -115,21 +115,21 @@ impl SnapshotDir {
     /// Deletes all snapshots, durably. Blocking.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.files()?.iter().try_for_each(std::fs::remove_file)?;
-        fsync::sync_dir(&self.path)
+        fsync::with_descriptor(|| self.files())?.iter().try_for_each(std::fs::remove_file)?;
+        fsync::with_descriptor(|| fsync::sync_dir(&self.path))
     }
 
     /// Gives a received and checked file its name, durably. Blocking.
     pub(crate) fn adopt(&self, received: &Path, name: &Path) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        File::open(received)?.sync_all()?;
+        fsync::with_descriptor(|| File::open(received))?.sync_all()?;
         self.publish(received, name)
     }
 
     fn publish(&self, tmp: &Path, path: &Path) -> io::Result<()> {
         std::fs::rename(tmp, path)?;
-        fsync::sync_dir(&self.path)?;
-        let files = self.files()?;
+        fsync::with_descriptor(|| fsync::sync_dir(&self.path))?;
+        let files = fsync::with_descriptor(|| self.files())?;
         for old in files.iter().rev().skip(KEEP) {
             std::fs::remove_file(old)?;
         }

@@ -179,6 +179,17 @@ impl Detector {
         self.changed(before, now)
     }
 
+    /// A probe could not be made: what failed in a row before it does not count on, since nobody knows what was between.
+    /// True when the verdict changed.
+    pub fn blind(&mut self, now: Mono) -> bool {
+        let before = (self.colour, self.kind);
+        (self.answers, self.failures) = (0, 0);
+        if self.colour == Colour::Yellow && self.last_answer.is_some() {
+            self.kind = None;
+        }
+        self.changed(before, now)
+    }
+
     fn changed(&mut self, before: (Colour, Option<Kind>), now: Mono) -> bool {
         if before.0 != self.colour {
             self.since = now;
@@ -251,7 +262,7 @@ pub struct Fitness {
     pub timer_lag_ms: u64,
     /// Its slowest recent fsync, in milliseconds.
     pub fsync_ms: u64,
-    /// It had no descriptor, memory or port for a probe lately.
+    /// It had no descriptor or memory for a probe lately.
     pub no_room: bool,
 }
 
@@ -271,7 +282,7 @@ impl Fitness {
             return Some(format!("its timers are {} ms late", self.timer_lag_ms));
         }
         if self.no_room {
-            return Some("it has no descriptor, memory or port left for a probe".into());
+            return Some("it has no descriptor or memory left for a probe".into());
         }
         (self.fsync_ms > Self::FSYNC_MS).then(|| format!("its fsync took {} ms", self.fsync_ms))
     }
@@ -415,6 +426,23 @@ mod tests {
         assert_eq!(d.verdict(Mono(10_500)).colour, Colour::Yellow);
         d.observe(Observation::Answer, Mono(11_000), Mono(11_000));
         assert_eq!(d.verdict(Mono(11_000)).colour, Colour::Green);
+    }
+
+    #[test]
+    fn what_failed_before_a_blind_probe_does_not_count_on() {
+        for blind in [false, true] {
+            let mut d = steady();
+            d.observe(Observation::Silence, Mono(10_500), Mono(11_000));
+            if blind {
+                assert!(d.blind(Mono(11_500)), "it is not silent any more, but unknown");
+            }
+            d.observe(Observation::Silence, Mono(12_500), Mono(13_000));
+            d.observe(Observation::Silence, Mono(13_000), Mono(13_500));
+            let colour = if blind { Colour::Yellow } else { Colour::Red };
+            assert_eq!(d.verdict(Mono(13_500)).colour, colour, "blind: {blind}");
+        }
+        let mut green = steady();
+        assert!(!green.blind(Mono(11_000)) && green.verdict(Mono(11_000)).colour == Colour::Green);
     }
 
     #[test]

@@ -21,12 +21,12 @@ use zonekeeper_core::{
 pub(crate) struct Board {
     endpoints: Mutex<BTreeMap<Target, (Verdict, Mono)>>,
     nodes: Mutex<BTreeMap<NodeId, (Verdict, Mono)>>,
-    /// When this machine last had no room for a probe, in milliseconds of [`clock::mono`]; 0: never.
-    no_room: AtomicU64,
+    /// Until when it counts that this machine had no room for a probe, in milliseconds of [`clock::mono`].
+    no_room_until: AtomicU64,
     changed: Notify,
 }
 
-/// How long it counts that there was no room for a probe.
+/// How long it counts at least that there was no room for a probe, in milliseconds.
 const NO_ROOM_MS: u64 = 3_000;
 
 fn aged<K: Clone>(map: &Mutex<BTreeMap<K, (Verdict, Mono)>>) -> Vec<(K, Verdict)> {
@@ -80,16 +80,18 @@ impl Board {
         aged(&self.nodes)
     }
 
-    /// There was no descriptor, memory or port for a probe.
-    pub(crate) fn had_no_room(&self) {
-        self.no_room.store(clock::mono().0.max(1), Relaxed);
-        self.changed.notify_one();
+    /// There was no descriptor or memory for a probe; its stream looks again within so many milliseconds.
+    pub(crate) fn had_no_room(&self, again_ms: u64) {
+        let before = self.no_room();
+        self.no_room_until.fetch_max(clock::mono().0 + again_ms.max(NO_ROOM_MS), Relaxed);
+        if !before {
+            self.changed.notify_one();
+        }
     }
 
-    /// Whether that was so lately.
+    /// Whether that was so lately: a stream may still show what it saw before.
     pub(crate) fn no_room(&self) -> bool {
-        let at = self.no_room.load(Relaxed);
-        at > 0 && clock::mono().since(Mono(at)) < NO_ROOM_MS
+        clock::mono().0 < self.no_room_until.load(Relaxed)
     }
 
     /// Waits for the next change.

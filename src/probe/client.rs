@@ -20,10 +20,7 @@ use zonekeeper_core::{
     detector::{Observation, Pace},
     model::{CheckKind, HttpCheck, ProxyHeader},
 };
-use zonekeeper_proxy::{
-    out_of_room,
-    preamble::{self, Ends},
-};
+use zonekeeper_proxy::preamble::{self, Ends};
 
 /// What probes call themselves.
 pub(super) const USER_AGENT: &str = concat!("zonekeeper/", env!("CARGO_PKG_VERSION"));
@@ -36,7 +33,7 @@ enum Try {
     Saw(Observation),
     /// It was given up.
     GivenUp,
-    /// This machine had no descriptor, memory or port for it: nothing was seen.
+    /// This machine had no descriptor or memory for it: nothing was seen.
     NoRoom,
 }
 
@@ -98,9 +95,17 @@ impl Tries {
 async fn attempt(key: &Key, handshake: Handshake) -> Try {
     match TcpStream::connect(key.addr).await {
         Ok(stream) => Try::Saw(converse(stream, key, handshake).await),
-        Err(e) if out_of_room(&e) => Try::NoRoom,
+        Err(e) if no_room(&e) => Try::NoRoom,
         Err(e) => Try::Saw(of_error(&e)),
     }
+}
+
+/// Whether this machine lacked what any connection needs. That it has no address or port for this one (EADDRNOTAVAIL,
+/// as for IPv6 where there is none) says something of the way there.
+fn no_room(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(e).is_some_and(|e| lacking.contains(&e))
 }
 
 /// What a connection that stands comes to.

@@ -164,10 +164,7 @@ impl Run {
             }
             let changed = match seen {
                 Some(seen) => detector.observe(seen, sent, clock::mono()),
-                None => {
-                    self.board.had_no_room();
-                    false
-                }
+                None => detector.blind(clock::mono()),
             };
             round += 1;
             if changed || round == 1 {
@@ -179,6 +176,9 @@ impl Run {
                 false if round == 1 => place(check, self.phase),
                 false => jittered(check, round, self.phase),
             };
+            if seen.is_none() {
+                self.board.had_no_room(wait.as_millis() as u64 + 2 * self.pace().within_ms);
+            }
             next = started + wait;
         }
     }

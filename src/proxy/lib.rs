@@ -60,7 +60,6 @@ use zonekeeper_core::{
 pub use counters::{BackendCounters, Counters, ListenerCounters, PoolCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
 pub use histogram::{BOUNDS_US, Times};
-pub use socket::out_of_room;
 pub use tls::CheckTls;
 
 /// How long idle connections have to end at the end of a hand-over.

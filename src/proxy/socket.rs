@@ -61,7 +61,7 @@ pub(crate) fn receive(addr: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Whether this machine had no descriptor, memory or port left for a connection.
-pub fn out_of_room(e: &io::Error) -> bool {
+pub(crate) fn out_of_room(e: &io::Error) -> bool {
     use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
     let ours = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAGAIN];
     e.raw_os_error().is_some_and(|code| ours.contains(&code))

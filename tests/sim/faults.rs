@@ -225,9 +225,11 @@ async fn end(world: &Arc<World>, fault: &Fault) {
 
 /// There is room on a node's disk again, and its program, which gave up writing, is started anew.
 async fn empty(world: &Arc<World>, node: NodeId) {
-    host(world, node, |h| h.full = false);
-    world.kill(node, false);
-    world.start(node).await;
+    let full = world.outside().hosts.get_mut(&node).is_some_and(|h| std::mem::take(&mut h.full));
+    if full && world.running(node).is_some() {
+        world.kill(node, false);
+        world.start(node).await;
+    }
 }
 
 fn host(world: &World, node: NodeId, f: impl FnOnce(&mut crate::world::Host)) {
@@ -250,11 +252,8 @@ pub async fn heal(world: &Arc<World>) {
         }
     }
     for node in world.nodes() {
-        let full = world.outside().hosts[&node].full;
-        match full {
-            true => empty(world, node).await,
-            false => world.start(node).await,
-        }
+        empty(world, node).await;
+        world.start(node).await;
     }
     world.note(|| "healed".into());
 }

@@ -1,5 +1,5 @@
-//! What operators do with members in the middle of faults, as production does it (`zonekeeper-consensus`,
-//! `membership.rs`): through the leader, and only to a node that has nearly all of the log.
+//! What operators do with members in the middle of faults, through the leader (production: `zonekeeper-consensus`,
+//! `membership.rs`). Leadership goes only to a node that has nearly all of the log; a vote goes to any, which is harder.
 
 use crate::{node::Node, world::World};
 use openraft::{AsyncRuntime, ChangeMembers, async_runtime::WatchReceiver};

@@ -329,6 +329,18 @@ fn leadership_that_has_just_moved_moves_on() {
 }
 
 #[test]
+fn a_leader_that_is_new_hands_over_before_it_leaves() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        cluster.node(1).transfer_leader(2, PATIENCE).await.unwrap();
+        cluster.node(2).demote(2, PATIENCE).await.unwrap();
+        let status = cluster.node(2).status();
+        assert!(status.role == Role::Learner && status.learners.contains_key(&2), "{status:?}");
+        cluster.node(2).propose(write("through another one")).await.unwrap();
+    });
+}
+
+#[test]
 fn a_leader_that_was_cut_off_is_not_taken_at_its_word() {
     run(async {
         let cluster = Cluster::of(3).await;

@@ -16,6 +16,7 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName},
 };
 use zonekeeper_core::model::{Bind, Http2, Protocol, TlsFiles};
@@ -108,16 +109,23 @@ pub fn write_certificate(folder: &Path) -> (TlsFiles, RootCertStore) {
     (files, roots)
 }
 
-pub async fn tls(
+/// A client of TLS that speaks both versions.
+pub async fn tls(world: &World, listener: &str, roots: RootCertStore) -> TlsStream<TcpStream> {
+    tls_for(world, listener, roots, &["h2", "http/1.1"]).await
+}
+
+/// One that offers these protocols.
+pub async fn tls_for(
     world: &World,
     listener: &str,
     roots: RootCertStore,
-) -> tokio_rustls::client::TlsStream<TcpStream> {
+    protocols: &[&str],
+) -> TlsStream<TcpStream> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(world.addr(listener)).await.unwrap();
     let name = ServerName::try_from("w.example").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()

@@ -7,7 +7,7 @@ use crate::{
     http2::Client2,
     support::*,
 };
-use std::{any::Any, collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -24,10 +24,26 @@ enum Kind {
     WebSocket,
     Http2Get,
     Http2Post,
+    /// As large as the others.
+    Http2Large,
 }
 
-const KINDS: [Kind; 7] =
-    [Kind::Get, Kind::Post, Kind::Large, Kind::Chunked, Kind::WebSocket, Kind::Http2Get, Kind::Http2Post];
+const KINDS: [Kind; 8] = [
+    Kind::Get,
+    Kind::Post,
+    Kind::Large,
+    Kind::Chunked,
+    Kind::WebSocket,
+    Kind::Http2Get,
+    Kind::Http2Post,
+    Kind::Http2Large,
+];
+
+impl Kind {
+    fn http2(self) -> bool {
+        matches!(self, Kind::Http2Get | Kind::Http2Post | Kind::Http2Large)
+    }
+}
 /// Requests of each kind, so that the dying one has its turn.
 const TURNS: usize = 6;
 /// Longest wait for a connection, in milliseconds.
@@ -50,7 +66,7 @@ fn allowed(death: Death, kind: Kind, outcome: &str) -> bool {
     match (outcome, death) {
         ("ok", _) => true,
         ("cut", Death::DiesInBody) => true,
-        ("closed", Death::DiesInBody) => matches!(kind, Kind::Http2Get | Kind::Http2Post), // before its head was sent
+        ("closed", Death::DiesInBody) => kind.http2(), // before its head was sent
         (_, Death::Refuses | Death::Blackholes | Death::DiesInBody | Death::ClosesAsReused) => false,
         ("503", Death::Answers503) => !idempotent,
         ("502" | "504", _) => !idempotent,
@@ -66,7 +82,7 @@ async fn ask(addr: SocketAddr, kind: Kind, path: &str) -> String {
 }
 
 async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
-    if matches!(kind, Kind::Http2Get | Kind::Http2Post) {
+    if kind.http2() {
         return ask_http2(addr, kind, path).await;
     }
     let mut client = Client::connect(addr).await;
@@ -79,7 +95,7 @@ async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
             "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         ),
-        Kind::Http2Get | Kind::Http2Post => return String::new(),
+        Kind::Http2Get | Kind::Http2Post | Kind::Http2Large => return String::new(),
     };
     client.send(head).await;
     if matches!(kind, Kind::Large | Kind::Chunked) {
@@ -97,8 +113,13 @@ async fn ask_one(addr: SocketAddr, kind: Kind, path: &str) -> String {
 async fn ask_http2(addr: SocketAddr, kind: Kind, path: &str) -> String {
     let method = if kind == Kind::Http2Get { "GET" } else { "POST" };
     let request = http::Request::builder().method(method).uri(format!("http://a{path}")).body(()).unwrap();
-    let body: &[&[u8]] = if kind == Kind::Http2Get { &[] } else { &[b"hello"] };
-    let got = Client2::connect(addr).await.ask(request, body).await;
+    let large = [b'z'; 16384];
+    let body: Vec<&[u8]> = match kind {
+        Kind::Http2Get => vec![],
+        Kind::Http2Large => vec![&large; LARGE / large.len()],
+        _ => vec![b"hello"],
+    };
+    let got = Client2::connect(addr).await.ask(request, &body).await;
     let complete = got.reset.is_none();
     in_a_word(&Answer { status: got.status, head: String::new(), body: got.body, complete })
 }
@@ -152,17 +173,28 @@ fn in_a_word(answer: &Answer) -> String {
 /// The proxies of the matrix.
 const PROXIES: [&str; 4] = ["ours", "haproxy", "haproxy-retry", "nginx"];
 
-/// Starts a proxy; it runs until what is returned beside its address is dropped.
-async fn start(
-    name: &'static str,
-    death: Death,
-    backends: &[SocketAddr],
-) -> Option<(SocketAddr, Box<dyn Any + Send>)> {
+/// A proxy, until it is dropped.
+enum Running {
+    Ours(Box<World>),
+    Theirs { _peer: peers::Peer },
+}
+
+impl Running {
+    /// How often ours has turned to a backend.
+    fn turns(&self, backend: SocketAddr) -> Option<u64> {
+        let Running::Ours(world) = self else { return None };
+        let of = |b: &&(_, SocketAddr, zonekeeper_proxy::BackendCounters)| b.1 == backend;
+        Some(world.proxy.counters().backends.iter().find(of).map_or(0, |b| b.2.requests))
+    }
+}
+
+/// Starts a proxy.
+async fn start(name: &'static str, death: Death, backends: &[SocketAddr]) -> Option<(SocketAddr, Running)> {
     if name != "ours" {
         let peer =
             peers::start(name, backends, Limits { max_body: 1 << 30, response_ms: response_ms(death) })
                 .await?;
-        return Some((peer.addr, Box::new(peer)));
+        return Some((peer.addr, Running::Theirs { _peer: peer }));
     }
     let mut state = state(Protocol::Http, backends);
     edit_listener(&mut state, |l| (l.max_body, l.http2) = (0, Http2::PriorKnowledge));
@@ -170,7 +202,7 @@ async fn start(
         (p.connect_timeout_ms, p.response_timeout_ms, p.eject_ms) = (CONNECT_MS, response_ms(death), 0);
     });
     let world = World::try_start(state, 1).unwrap();
-    Some((world.addr("web"), Box::new(world)))
+    Some((world.addr("web"), Running::Ours(Box::new(world))))
 }
 
 /// All cells of one proxy under one death.
@@ -180,10 +212,11 @@ async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
     let (addr, running) = start(name, death, &[bad.addr, b.addr, c.addr]).await?;
     let mut cells = Cells::new();
     for kind in KINDS {
-        if name == "nginx" && matches!(kind, Kind::Http2Get | Kind::Http2Post) {
+        if name == "nginx" && kind.http2() {
             continue; // this version has no listener for both
         }
         let cell = cells.entry((death, kind)).or_default();
+        let before = running.turns(bad.addr);
         let turns = if death == Death::ClosesAsReused { 5 * TURNS } else { TURNS };
         for turn in 0..turns {
             if death == Death::ClosesAsReused {
@@ -193,13 +226,20 @@ async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
             }
             let path = format!("/{kind:?}-{turn}");
             *cell.entry(ask(addr, kind, &path).await).or_insert(0) += 1;
-            let times = executed.lock().unwrap().get(&path).copied().unwrap_or_default();
-            if times > 1 && matches!(kind, Kind::Post | Kind::Large | Kind::Chunked | Kind::Http2Post) {
-                *cell.entry("TWICE".into()).or_insert(0) += 1;
-            }
         }
+        let had = running.turns(bad.addr).zip(before).is_none_or(|(now, before)| now > before);
+        assert!(had, "{death:?} {kind:?}: the dying one never had its turn");
     }
     drop(running);
+    // now that nothing more comes
+    for kind in [Kind::Post, Kind::Large, Kind::Chunked, Kind::Http2Post, Kind::Http2Large] {
+        let prefix = format!("/{kind:?}-");
+        let executed = executed.lock().unwrap();
+        let twice = executed.iter().filter(|(path, times)| path.starts_with(&prefix) && **times > 1).count();
+        if let Some(cell) = cells.get_mut(&(death, kind)).filter(|_| twice > 0) {
+            cell.insert("TWICE".into(), twice as u32);
+        }
+    }
     Some(cells)
 }
 
@@ -247,9 +287,12 @@ async fn a_dying_backend_shows_only_where_nothing_else_is_safe() {
         std::fs::write(file, format!("Of {TURNS} requests each, errors that a client saw:\n\n{table}"))
             .unwrap();
     }
-    let bad = |c: &Cells| c.values().flatten().filter(|(o, _)| *o != "ok").map(|(_, n)| *n).sum::<u32>();
+    let shared =
+        |c: &Cells| c.iter().filter(|(at, _)| !at.1.http2()).map(|(_, c)| c.clone()).collect::<Vec<_>>();
+    let bad =
+        |c: &Cells| shared(c).iter().flatten().filter(|(o, _)| *o != "ok").map(|(_, n)| *n).sum::<u32>();
     let sums: Vec<String> = all.iter().map(|(name, c)| format!("{name} {}", bad(c))).collect();
-    peers::show(&format!("errors in the death matrix: {}", sums.join(", ")));
+    peers::show(&format!("errors in the death matrix, without HTTP/2: {}", sums.join(", ")));
     let ours = &all["ours"];
     let wrong: Vec<String> = ours
         .iter()
