@@ -107,7 +107,7 @@ fn install(from: &Path, to: &Path) {
 }
 
 struct World {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     program: PathBuf,
     process: Process,
     http: SocketAddr,
@@ -140,7 +140,7 @@ fn world() -> World {
         assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended without a greeting");
     }
     std::thread::spawn(move || stdout.lines().for_each(drop)); // those that come later greet, too
-    World { _folder: folder, program, process, http, tcp, dns, _backends: backends }
+    World { folder, program, process, http, tcp, dns, _backends: backends }
 }
 
 fn hammers(world: &World) -> Vec<(&'static str, Hammer)> {
@@ -170,12 +170,21 @@ fn hammers(world: &World) -> Vec<(&'static str, Hammer)> {
 
 #[test]
 fn three_restarts_into_new_binaries_lose_nothing() {
-    if !tools(&["wrk"]) {
+    if !tools(&["wrk", "dnsperf"]) {
         return;
     }
     let _turn = turn();
     let mut world = world();
     let hammers = hammers(&world);
+    // many questions on their way at any moment
+    let questions = world.folder.path().join("questions");
+    fs::write(&questions, "mail.example.com A\nexample.com SOA\nnone.example.com A\n").unwrap();
+    let (ip, port) = (world.dns.ip().to_string(), world.dns.port().to_string());
+    let flood = std::thread::spawn(move || {
+        let file = questions.display().to_string();
+        let args = ["-s", &ip, "-p", &port, "-d", &file, "-l", "14", "-c", "16", "-Q", "2000", "-t", "5"];
+        String::from_utf8_lossy(&output("dnsperf", &args).stdout).into_owned()
+    });
     let mut heir = None;
     let report = wrk(&format!("http://{}/", world.http), 15, || {
         for round in 0..3 {
@@ -198,6 +207,10 @@ fn three_restarts_into_new_binaries_lose_nothing() {
         }
     });
     nothing_failed(&report);
+    let flood = flood.join().unwrap();
+    let number = |of: &str| flood.lines().find(|l| l.contains(of))?.split_whitespace().nth(2)?.parse().ok();
+    assert_eq!(number("Queries lost:"), Some(0u64), "{flood}");
+    assert!(number("Queries completed:").is_some_and(|n| n > 5_000), "{flood}");
     hammers.into_iter().for_each(|(what, hammer)| hammer.nothing_failed(what));
     let last = heir.unwrap();
     signal("-TERM", last.0);

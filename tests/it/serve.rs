@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead as _, BufReader},
-    net::{IpAddr, SocketAddr},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{ChildStdout, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zonekeeper_chaos::{asker, backend::Backend, http};
 
@@ -22,7 +22,7 @@ $ORIGIN example.com.\n$TTL 300\n\
 
 /// A running `serve`, with its admin API.
 pub(crate) struct Serve {
-    process: Process,
+    pub(crate) process: Process,
     /// Its greeting goes on: a pipe that is closed too early would end it.
     _stdout: BufReader<ChildStdout>,
     admin: SocketAddr,
@@ -263,6 +263,54 @@ pub(crate) fn certificate(folder: &Path) -> (String, String) {
     );
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     (cert, key)
+}
+
+/// A backend that takes so long for each request.
+fn slow(addr: SocketAddr, takes: Duration) {
+    let listener = TcpListener::bind(addr).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                // a check of its health connects and says nothing
+                if stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {
+                    std::thread::sleep(takes);
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+                }
+            });
+        }
+    });
+}
+
+/// Everything that comes of one request.
+fn request(to: SocketAddr) -> Vec<u8> {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut got = Vec::new();
+    let _ = stream.read_to_end(&mut got); // a cut may be a reset
+    got
+}
+
+#[test]
+fn sigterm_takes_nothing_new_and_finishes_what_runs_within_the_drain_time() {
+    let _turn = share();
+    for (takes, whole) in [(Duration::from_millis(2500), true), (Duration::from_secs(60), false)] {
+        let ip = address();
+        let at = move |port| SocketAddr::new(ip, port);
+        slow(at(9001), takes);
+        let mut serve = Serve::start(&["--http", &format!("{}={}", at(8080), at(9001))]);
+        let asked = std::thread::spawn(move || request(at(8080)));
+        std::thread::sleep(Duration::from_millis(500)); // the backend has it
+        let began = Instant::now();
+        serve.process.terminate();
+        until("nothing new is taken", Duration::from_secs(2), || TcpStream::connect(at(8080)).is_err());
+        let answer = String::from_utf8_lossy(&asked.join().unwrap()).into_owned();
+        serve.process.ended();
+        assert_eq!(answer.ends_with("\r\n\r\nslow"), whole, "after {:?}: {answer:?}", began.elapsed());
+        // the drain time of five seconds, and the end of everything else on a busy machine
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    }
 }
 
 #[test]

@@ -103,11 +103,23 @@ impl Process {
         Process(started.unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 
-    /// SIGTERM, and waits for the end, which is an orderly one.
+    /// SIGTERM, and waits for the end.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
+        self.terminate();
+        self.ended();
+    }
+
+    /// SIGTERM.
+    #[track_caller]
+    pub(crate) fn terminate(&self) {
         let pid = self.0.id().to_string();
         assert!(output("kill", &["-TERM", &pid]).status.success());
+    }
+
+    /// Waits for the end, which is an orderly one.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) {
         let mut ended = None;
         until("the process ends", Duration::from_secs(30), || {
             ended = self.0.try_wait().unwrap();
