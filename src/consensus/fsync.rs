@@ -38,18 +38,25 @@ pub(crate) unsafe extern "C" fn sync_file_range(
 /// For so long a write to disk waits for a free descriptor.
 const DESCRIPTOR_WAIT: Duration = Duration::from_secs(60);
 
-/// Runs what opens files again while this machine or process has no free descriptor (a flood of connections is enough):
-/// a failed write stops Raft until the node is restarted, and here nothing was written yet. Blocking.
-pub(crate) fn with_descriptor<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let end = Instant::now() + DESCRIPTOR_WAIT;
-    loop {
-        match run() {
-            Err(e)
-                if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && Instant::now() < end =>
-            {
-                std::thread::sleep(Duration::from_millis(100));
+/// Opens files as soon as this process and machine have a free descriptor, until a deadline: a flood of connections takes
+/// them all, and a failed write stops Raft until the node is restarted.
+pub(crate) struct Patience(Instant);
+
+impl Patience {
+    /// Of one write.
+    pub(crate) fn new() -> Patience {
+        Patience(Instant::now() + DESCRIPTOR_WAIT)
+    }
+
+    /// Runs what does nothing but open files, and again while it fails for want of a descriptor. Blocking.
+    pub(crate) fn open<T>(&self, mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let done = run();
+            let wants = |e: &io::Error| matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+            if !done.as_ref().is_err_and(wants) || Instant::now() > self.0 {
+                return done;
             }
-            done => return done,
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }

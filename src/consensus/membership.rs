@@ -97,13 +97,13 @@ impl Consensus {
     /// Changes the membership as the leader. Runs to its end even if nobody waits for the answer any more: between the
     /// two steps of a joint change both the old and the new voters must agree to everything.
     pub(crate) async fn change(&self, change: Change, within: Duration) -> ControlReply {
-        let this = self.clone();
-        let pass = self.inner.gate.enter(Instant::now() + within).await?;
+        let (this, until) = (self.clone(), Instant::now() + within);
+        let pass = self.inner.gate.enter(until).await?;
         let task = tokio::spawn(async move {
             let _pass = pass;
-            this.change_here(change, within).await
+            this.change_here(change, left(until)).await
         });
-        match tokio::time::timeout(within, task).await {
+        match tokio::time::timeout(left(until), task).await {
             Ok(Ok(done)) => done.map(Done::Index),
             Ok(Err(_)) | Err(_) => {
                 Err(ProposeError::Unknown(format!("no quorum confirmed the change within {within:?}")))

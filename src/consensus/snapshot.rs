@@ -8,7 +8,10 @@
 //! A file is written under a temporary name, synced, renamed, and the directory synced, so a name is a whole snapshot.
 //! The two newest are kept: a transfer to a lagging node may still read the older one.
 
-use crate::{fsync, types::SnapshotMeta};
+use crate::{
+    fsync::{self, Patience},
+    types::SnapshotMeta,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
@@ -105,31 +108,34 @@ impl SnapshotDir {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.file(meta);
         let tmp = path.with_extension("tmp");
-        let mut out = BufWriter::new(fsync::with_descriptor(|| File::create(&tmp))?);
+        let patience = Patience::new();
+        let mut out = BufWriter::new(patience.open(|| File::create(&tmp))?);
         write(&mut out, meta, state)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        self.publish(&tmp, &path)?;
+        self.publish(&tmp, &path, &patience)?;
         Ok(path)
     }
 
     /// Deletes all snapshots, durably. Blocking.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        fsync::with_descriptor(|| self.files())?.iter().try_for_each(std::fs::remove_file)?;
-        fsync::with_descriptor(|| fsync::sync_dir(&self.path))
+        let patience = Patience::new();
+        patience.open(|| self.files())?.iter().try_for_each(std::fs::remove_file)?;
+        patience.open(|| fsync::sync_dir(&self.path))
     }
 
     /// Gives a received and checked file its name, durably. Blocking.
     pub(crate) fn adopt(&self, received: &Path, name: &Path) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        fsync::with_descriptor(|| File::open(received))?.sync_all()?;
-        self.publish(received, name)
+        let patience = Patience::new();
+        patience.open(|| File::open(received))?.sync_all()?;
+        self.publish(received, name, &patience)
     }
 
-    fn publish(&self, tmp: &Path, path: &Path) -> io::Result<()> {
+    fn publish(&self, tmp: &Path, path: &Path, patience: &Patience) -> io::Result<()> {
         std::fs::rename(tmp, path)?;
-        fsync::with_descriptor(|| fsync::sync_dir(&self.path))?;
-        let files = fsync::with_descriptor(|| self.files())?;
+        patience.open(|| fsync::sync_dir(&self.path))?;
+        let files = patience.open(|| self.files())?;
         for old in files.iter().rev().skip(KEEP) {
             std::fs::remove_file(old)?;
         }

@@ -143,6 +143,8 @@ pub struct Detector {
     answers: u8,
     failures: u8,
     last_answer: Option<Mono>,
+    /// A probe could not be made since the last one that was.
+    unseen: bool,
     /// When the first of the failures in a row was sent.
     failing_since: Mono,
     /// Time between answers and its mean deviation, in 1/8 milliseconds, smoothed by 1/8 (as RFC 6298 does for RTT).
@@ -161,6 +163,7 @@ impl Detector {
             answers: 0,
             failures: 0,
             last_answer: None,
+            unseen: false,
             failing_since: now,
             mean: 0,
             deviation: 0,
@@ -183,7 +186,7 @@ impl Detector {
     /// True when the verdict changed.
     pub fn blind(&mut self, now: Mono) -> bool {
         let before = (self.colour, self.kind);
-        (self.answers, self.failures) = (0, 0);
+        (self.failures, self.unseen) = (0, true);
         if self.colour == Colour::Yellow && self.last_answer.is_some() {
             self.kind = None;
         }
@@ -198,8 +201,9 @@ impl Detector {
     }
 
     fn answered(&mut self, now: Mono) {
-        // a gap of an outage is not the rhythm, and is no first idea of it either
-        if let Some(last) = self.last_answer.filter(|_| self.failures == 0) {
+        // a gap of an outage, or in which nothing was looked at, is not the rhythm, and is no first idea of it either
+        let unseen = core::mem::take(&mut self.unseen);
+        if let Some(last) = self.last_answer.filter(|_| self.failures == 0 && !unseen) {
             let gap = now.since(last) * 8;
             if self.mean == 0 {
                 (self.mean, self.deviation) = (gap, gap / 2);
@@ -443,6 +447,12 @@ mod tests {
         }
         let mut green = steady();
         assert!(!green.blind(Mono(11_000)) && green.verdict(Mono(11_000)).colour == Colour::Green);
+        // half a minute later it answers, and then no more: the gap was nobody's rhythm
+        green.observe(Observation::Answer, Mono(40_000), Mono(40_000));
+        for at in [40_500, 41_000, 41_500, 42_000, 42_500, 43_000] {
+            green.observe(Observation::Silence, Mono(at), Mono(at + 500));
+        }
+        assert_eq!(green.verdict(Mono(43_500)).colour, Colour::Red);
     }
 
     #[test]

@@ -33,8 +33,17 @@ enum Try {
     Saw(Observation),
     /// It was given up.
     GivenUp,
-    /// This machine had no descriptor or memory for it: nothing was seen.
+    /// It could not be made.
+    Blind(Blind),
+}
+
+/// Why nothing was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blind {
+    /// This machine had no descriptor or memory for it: it sees nothing at all.
     NoRoom,
+    /// It had no port or address of its own for this one (EADDRNOTAVAIL): its ports there are used up, or it has no IPv6.
+    NoWay,
 }
 
 /// The tries of one stream that are under way.
@@ -52,18 +61,18 @@ impl Tries {
     }
 
     /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
-    /// one before, is what the probe saw. None: this machine had no room for it, so that its silence says nothing.
-    pub(crate) async fn probe(&mut self, key: &Arc<Key>, pace: Pace) -> Option<Observation> {
+    /// one before, is what the probe saw. Where this machine could not make it, its silence says nothing.
+    pub(crate) async fn probe(&mut self, key: &Arc<Key>, pace: Pace) -> Result<Observation, Blind> {
         self.begin(key, pace, None);
         let again = Duration::from_millis(pace.again_ms);
         let mut tick = interval_at(Instant::now() + again, again);
-        let mut no_room = false;
+        let mut blind = None;
         let seen = async {
             loop {
                 tokio::select! {
                     Some(ended) = self.under_way.join_next() => match ended {
                         Ok(Try::Saw(seen)) if seen != Observation::Silence => return seen,
-                        Ok(Try::NoRoom) => no_room = true,
+                        Ok(Try::Blind(why)) => blind = Some(why),
                         _ => {} // silent; another one may do better
                     },
                     _ = tick.tick() => if let Ok(room) = self.spare.clone().try_acquire_owned() {
@@ -76,9 +85,9 @@ impl Tries {
             Ok(seen) => {
                 self.under_way.abort_all();
                 self.under_way.detach_all();
-                Some(seen)
+                Ok(seen)
             }
-            Err(_) => (!no_room).then_some(Observation::Silence),
+            Err(_) => blind.map_or(Ok(Observation::Silence), Err),
         }
     }
 
@@ -95,17 +104,18 @@ impl Tries {
 async fn attempt(key: &Key, handshake: Handshake) -> Try {
     match TcpStream::connect(key.addr).await {
         Ok(stream) => Try::Saw(converse(stream, key, handshake).await),
-        Err(e) if no_room(&e) => Try::NoRoom,
-        Err(e) => Try::Saw(of_error(&e)),
+        Err(e) => blind(&e).map_or_else(|| Try::Saw(of_error(&e)), Try::Blind),
     }
 }
 
-/// Whether this machine lacked what any connection needs. That it has no address or port for this one (EADDRNOTAVAIL,
-/// as for IPv6 where there is none) says something of the way there.
-fn no_room(e: &io::Error) -> bool {
+/// Whether this machine lacked what a connection needs.
+fn blind(e: &io::Error) -> Option<Blind> {
     use rustix::io::Errno;
-    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(e).is_some_and(|e| lacking.contains(&e))
+    match Errno::from_io_error(e)? {
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Some(Blind::NoRoom),
+        Errno::ADDRNOTAVAIL => Some(Blind::NoWay),
+        _ => None,
+    }
 }
 
 /// What a connection that stands comes to.
@@ -345,12 +355,12 @@ mod tests {
         let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
-        assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Some(Observation::Answer));
+        assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Ok(Observation::Answer));
         assert!(seen.load(Relaxed) >= 3, "two tries hang");
         let (addr, seen) = deaf(usize::MAX).await;
         let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
         let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(crowded.probe(&key(addr), short).await, Some(Observation::Silence));
+        assert_eq!(crowded.probe(&key(addr), short).await, Ok(Observation::Silence));
         assert!(seen.load(Relaxed) <= 1, "no room for another try");
     }
 
@@ -361,10 +371,10 @@ mod tests {
         let key = Arc::new(key(addr, check(get("/", "")), "h"));
         let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
         let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(tries.probe(&key, pace).await, Some(Observation::Silence));
+        assert_eq!(tries.probe(&key, pace).await, Ok(Observation::Silence));
         let (mut first, _) = listener.accept().await.unwrap();
         first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         let patient = Pace { within_ms: 30_000, ..pace };
-        assert_eq!(tries.probe(&key, patient).await, Some(Observation::Answer), "the second try hangs");
+        assert_eq!(tries.probe(&key, patient).await, Ok(Observation::Answer), "the second try hangs");
     }
 }

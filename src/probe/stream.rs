@@ -2,7 +2,7 @@
 
 use super::{
     board::Board,
-    client,
+    client::{self, Blind},
     plan::{Key, Plan, Subject},
 };
 use crate::clock;
@@ -158,13 +158,14 @@ impl Run {
             let Ok(_permit) = self.in_flight.clone().acquire_owned().await else { return };
             let (sent, began) = (clock::mono(), Instant::now());
             let seen = self.tries.probe(&key, self.pace()).await;
-            if seen == Some(Observation::Answer) {
+            if seen == Ok(Observation::Answer) {
                 let took = began.elapsed();
                 self.answers = Some(self.answers.map_or(took, |old| (old * 7 + took) / 8));
             }
             let changed = match seen {
-                Some(seen) => detector.observe(seen, sent, clock::mono()),
-                None => detector.blind(clock::mono()),
+                Ok(seen) => detector.observe(seen, sent, clock::mono()),
+                Err(_) if self.local => false, // nobody else looks, so that what was counted stays
+                Err(_) => detector.blind(clock::mono()),
             };
             round += 1;
             if changed || round == 1 {
@@ -176,7 +177,7 @@ impl Run {
                 false if round == 1 => place(check, self.phase),
                 false => jittered(check, round, self.phase),
             };
-            if seen.is_none() {
+            if seen == Err(Blind::NoRoom) {
                 self.board.had_no_room(wait.as_millis() as u64 + 2 * self.pace().within_ms);
             }
             next = started + wait;

@@ -69,7 +69,7 @@ fn a_learner_that_lost_its_data_is_denied_by_the_leader_that_fed_it() {
         cluster.wipe(learner);
         cluster.start(learner).await;
         let mut failed = cluster.node(learner).failed();
-        let denied = tokio::time::timeout(PATIENCE, failed.wait_for(Option::is_some)).await;
+        let denied = tokio::time::timeout(PATIENCE, failed.wait_for(Option::is_some)).await.map(drop); // its lock
         assert!(denied.is_ok(), "it was not denied");
         cluster.node(leader).propose(write("after")).await.unwrap();
     });

@@ -45,7 +45,8 @@ fn one_voter_of_three_replaces_nobody_and_two_that_are_wrong_cost_an_election() 
         cluster.node(2).process_gone(1);
         // a write before it leads would make the old leader's log the better one
         let mut status = cluster.node(2).watch_status();
-        let leads = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.role == Role::Leader)).await;
+        let leads =
+            tokio::time::timeout(PATIENCE, status.wait_for(|s| s.role == Role::Leader)).await.map(drop);
         assert!(leads.is_ok(), "{:?}", cluster.node(2).status());
         let (index, _) = cluster.node(1).propose(write("after")).await.unwrap();
         cluster.agree(index).await;
