@@ -15,7 +15,7 @@ use zonekeeper_chaos::{
 const MINUTE: [&str; 3] = ["kill-leader", "cut-primary", "backends-die"];
 
 /// What CI runs beside them.
-const MORE: [&str; 18] = [
+const MORE: [&str; 16] = [
     "kill-minority",
     "kill-all",
     "restart-storm",
@@ -28,8 +28,6 @@ const MORE: [&str; 18] = [
     "full-disk",
     "failing-fsync",
     "sick-observer",
-    "unanimous",
-    "disarmed",
     "starved-observer",
     "hidden",
     "power-cut",
