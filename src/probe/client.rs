@@ -27,16 +27,6 @@ pub(super) const USER_AGENT: &str = concat!("zonekeeper/", env!("CARGO_PKG_VERSI
 /// Bytes of a body that are searched for the expected text.
 const BODY_LIMIT: usize = 64 << 10;
 
-/// How one try ended.
-enum Try {
-    /// With this.
-    Saw(Observation),
-    /// It was given up.
-    GivenUp,
-    /// It could not be made.
-    Blind(Blind),
-}
-
 /// Why nothing was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blind {
@@ -49,7 +39,7 @@ pub(crate) enum Blind {
 /// The tries of one stream that are under way.
 #[derive(Debug)]
 pub(crate) struct Tries {
-    under_way: JoinSet<Try>,
+    under_way: JoinSet<Result<Observation, Blind>>,
     spare: Arc<Semaphore>,
     trust: Trust,
 }
@@ -71,9 +61,9 @@ impl Tries {
             loop {
                 tokio::select! {
                     Some(ended) = self.under_way.join_next() => match ended {
-                        Ok(Try::Saw(seen)) if seen != Observation::Silence => return seen,
-                        Ok(Try::Blind(why)) => blind = Some(why),
-                        _ => {} // silent; another one may do better
+                        Ok(Ok(seen)) if seen != Observation::Silence => return seen,
+                        Ok(Err(why)) => blind = Some(why),
+                        _ => {} // silent, or given up; another one may do better
                     },
                     _ = tick.tick() => if let Ok(room) = self.spare.clone().try_acquire_owned() {
                         self.begin(key, pace, Some(room));
@@ -96,15 +86,15 @@ impl Tries {
         let handshake = self.trust.handshake(&key);
         self.under_way.spawn(async move {
             let _room = room;
-            timeout(life, attempt(&key, handshake)).await.unwrap_or(Try::GivenUp)
+            timeout(life, attempt(&key, handshake)).await.unwrap_or(Ok(Observation::Silence))
         });
     }
 }
 
-async fn attempt(key: &Key, handshake: Handshake) -> Try {
+async fn attempt(key: &Key, handshake: Handshake) -> Result<Observation, Blind> {
     match TcpStream::connect(key.addr).await {
-        Ok(stream) => Try::Saw(converse(stream, key, handshake).await),
-        Err(e) => blind(&e).map_or_else(|| Try::Saw(of_error(&e)), Try::Blind),
+        Ok(stream) => Ok(converse(stream, key, handshake).await),
+        Err(e) => blind(&e).map_or_else(|| Ok(of_error(&e)), Err),
     }
 }
 

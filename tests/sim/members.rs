@@ -9,8 +9,6 @@ use zonekeeper_core::id::NodeId;
 
 /// An operator waits so long for one change.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Entries that a node may lack when it is to lead.
-const CLOSE: u64 = 100;
 
 /// The leader, as far as it knows, unless it is this node.
 fn other_leader(world: &World, node: NodeId) -> Option<Arc<Node>> {
@@ -30,8 +28,7 @@ pub async fn lead(world: &Arc<World>, node: NodeId) {
     let Some(leader) = other_leader(world, node) else { return };
     let metrics = leader.raft.metrics().borrow_watched().clone();
     let votes = metrics.membership_config.membership().voter_ids().any(|id| id == node);
-    let has = metrics.replication.as_ref().and_then(|r| r.get(&node)?.as_ref().map(|l| l.index));
-    if votes && has.is_some_and(|index| index + CLOSE >= metrics.last_log_index.unwrap_or(0)) {
+    if votes && leader.has_log(node) {
         world.note(|| format!("n{} hands over to n{node}", leader.id));
         let _ = leader.raft.trigger().transfer_leader(node).await;
     }

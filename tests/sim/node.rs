@@ -235,18 +235,23 @@ impl Node {
         }));
     }
 
+    /// Whether a node has nearly all of this leader's log: otherwise the cluster would wait for it.
+    pub fn has_log(&self, node: NodeId) -> bool {
+        use openraft::async_runtime::WatchReceiver;
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let has = metrics.replication.as_ref().and_then(|r| r.get(&node)?.as_ref().map(|l| l.index));
+        has.is_some_and(|index| index + 100 >= metrics.last_log_index.unwrap_or(0))
+    }
+
     /// Hands over to a voter that is better connected and has the log, as production does.
     fn place(self: &Arc<Self>) {
-        use openraft::async_runtime::WatchReceiver;
         let (state, mono) = (self.machine.state(), self.machine.mono());
         let next = {
             let brain = &mut *self.brain();
             brain.placement.look(self.id, &state.voters, &brain.evidence, mono)
         };
         let Some(next) = next else { return };
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let has = metrics.replication.as_ref().and_then(|r| r.get(&next)?.as_ref().map(|l| l.index));
-        if has.is_some_and(|index| index + 100 >= metrics.last_log_index.unwrap_or(0)) {
+        if self.has_log(next) {
             self.world.note(|| format!("n{} hands over to n{next}", self.id));
             let node = self.clone();
             drop(SimRuntime::spawn(async move { node.raft.trigger().transfer_leader(next).await }));
