@@ -31,6 +31,8 @@ use zonekeeper_peer::keys::{Ca, ClusterKey, save_cluster_key};
 const SERVING: std::time::Duration = std::time::Duration::from_secs(20);
 /// The stage of the flags: `serve` is alone on its state.
 const STAGE: u64 = u64::from_be_bytes(*b"zk-serve");
+/// Who makes the changes.
+const AUTHOR: &str = "serve";
 /// Listeners and pools whose name begins so belong to the flags.
 const PREFIX: &str = "serve-";
 
@@ -212,7 +214,7 @@ impl Serve {
                 self.forward(kind, i + 1, forward, &mut wanted)?;
             }
         }
-        match plan(&running, &wanted).changes {
+        match plan(&running, wanted).changes {
             changes if changes.is_empty() => Ok(state.generation.index),
             changes => configure(consensus, changes, state.revision).await,
         }
@@ -321,11 +323,8 @@ async fn configure(
         count => {
             // what a run that was killed half way has left is forgotten first
             let _ = propose(consensus, Vec::new(), Command::Abort { id: STAGE }).await;
-            for (part, changes) in parts.into_iter().enumerate() {
-                progress(part, count);
-                propose(consensus, Vec::new(), Command::Stage { id: STAGE, part: part as u32, changes })
-                    .await?;
-            }
+            let staged = consensus.stage(AUTHOR, STAGE, parts, |done| progress(done, count as u32));
+            staged.await.map_err(|e| e.to_string())?;
             Command::Commit { id: STAGE, parts: count as u32 }
         }
     };
@@ -334,13 +333,13 @@ async fn configure(
 
 /// Large imports say how far they are, ten times.
 #[allow(clippy::print_stderr, reason = "progress of a long command, apart from its output")]
-fn progress(part: usize, count: usize) {
-    if count >= 50 && part.is_multiple_of(count / 10) {
-        eprintln!("loading: {} %", part * 100 / count);
+fn progress(done: u32, count: u32) {
+    if count >= 50 && done.is_multiple_of(count / 10) {
+        eprintln!("loading: {} %", done * 100 / count);
     }
 }
 
 async fn propose(consensus: &Consensus, reads: Vec<Read>, command: Command) -> Result<u64, String> {
-    let done = node::propose(consensus, "serve", reads, command).await?;
+    let done = node::propose(consensus, AUTHOR, reads, command).await?;
     done.ok_or_else(|| "the configuration changed meanwhile; start again".into())
 }

@@ -78,7 +78,7 @@ async fn members(s: &mut Session<'_>, folder: &Path, desired: &ClusterConfig) ->
 }
 
 /// The way from what runs to what is declared, and the revision that it begins at.
-async fn difference(s: &mut Session<'_>, desired: &ClusterConfig) -> Result<(u64, Plan), CliError> {
+async fn difference(s: &mut Session<'_>, desired: ClusterConfig) -> Result<(u64, Plan), CliError> {
     let current = s.client.get::<Config>("/v1/config").await?.data;
     let revision = current.revision;
     Ok((revision, plan(&current.into_cluster(), desired)))
@@ -100,7 +100,7 @@ fn show(s: &mut Session<'_>, revision: u64, plan: &Plan) -> Result<(), CliError>
 pub(crate) async fn plan_command(s: &mut Session<'_>, args: &PlanArgs) -> Result<ExitCode, CliError> {
     let Some(desired) = declared(s, &args.folder)? else { return Ok(ExitCode::FAILURE) };
     members(s, &args.folder, &desired).await?;
-    let (revision, plan) = difference(s, &desired).await?;
+    let (revision, plan) = difference(s, desired).await?;
     show(s, revision, &plan)?;
     Ok(if plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }
@@ -109,7 +109,7 @@ pub(crate) async fn plan_command(s: &mut Session<'_>, args: &PlanArgs) -> Result
 pub(crate) async fn apply(s: &mut Session<'_>, args: &ApplyArgs) -> Result<ExitCode, CliError> {
     let Some(desired) = declared(s, &args.folder)? else { return Ok(ExitCode::FAILURE) };
     members(s, &args.folder, &desired).await?;
-    let (revision, plan) = difference(s, &desired).await?;
+    let (revision, plan) = difference(s, desired).await?;
     if !s.json || plan.is_empty() {
         show(s, revision, &plan)?;
     }

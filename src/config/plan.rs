@@ -82,11 +82,11 @@ pub struct Drift {
 ///
 /// Zones that the API owns: declared anew they are created with the records of their file; afterwards no plan touches
 /// their records, nor removes one that no file names.
-pub fn plan(current: &ClusterConfig, desired: &ClusterConfig) -> Plan {
+pub fn plan(current: &ClusterConfig, desired: ClusterConfig) -> Plan {
     let mut plan = Plan::default();
     let sites = diff(&mut plan, &current.sites, &desired.sites, &SITES);
     let pools = diff(&mut plan, &current.pools, &desired.pools, &POOLS);
-    let zones = records::diff(&mut plan, current, desired);
+    let zones = records::diff(&mut plan, &current.zones, desired.zones);
     let services = diff(&mut plan, &current.services, &desired.services, &SERVICES);
     let listeners = diff(&mut plan, &current.listeners, &desired.listeners, &LISTENERS);
     // Removals in the reverse of the order above, after everything else.

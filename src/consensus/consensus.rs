@@ -8,7 +8,7 @@ use crate::{
     machine::{Applied, Machine, Sink},
     rebuild,
     status::{self, Heard, Status},
-    store::{Identity, Store},
+    store::{FlushTimes, Identity, Store},
     takeover::Words,
     timing,
     transfer::Incoming,
@@ -212,6 +212,11 @@ impl Consensus {
     /// The longest durable write since this was asked last, the one under way included: a disk that hangs shows too.
     pub fn slowest_flush(&self) -> Duration {
         self.inner.store.slowest_flush()
+    }
+
+    /// How long durable writes have taken since the start.
+    pub fn flush_times(&self) -> FlushTimes {
+        self.inner.store.flush_times()
     }
 
     /// Makes durable that this node publishes `index`; only then may the publication be swapped. Group-committed with

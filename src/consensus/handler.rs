@@ -12,7 +12,7 @@ use crate::{
 use openraft::{raft::AppendEntriesResponse, storage::Snapshot};
 use std::{sync::Arc, time::Duration};
 use zonekeeper_core::{
-    Proposal, codec,
+    codec,
     entry::Cause,
     id::NodeId,
     mutant::{self, Mutant},
@@ -122,7 +122,13 @@ impl Consensus {
 
     async fn control_call(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, String> {
         let call = ControlCall::decode(request)?;
-        if let Ask::Propose(Proposal { cause: Cause::Automation, .. }) = call.ask
+        if let Ask::Propose(proposal) = &call.ask
+            && let Err(large) = self.check_size(proposal)
+        {
+            return Ok(codec::bytes(&ControlReply::Err(large)));
+        }
+        if let Ask::Propose(proposal) = &call.ask
+            && proposal.cause == Cause::Automation
             && !mutant::on(Mutant::AnyAutomation)
         {
             let why = format!(

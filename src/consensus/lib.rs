@@ -69,6 +69,7 @@ mod pace;
 mod propose;
 mod rebuild;
 pub mod snapshot;
+mod stage;
 mod status;
 mod store;
 mod takeover;
@@ -83,7 +84,7 @@ pub use error::{AnewError, OpenError, ProposeError};
 pub use machine::{Applied, Builder, Image, Machine, Sink};
 pub use propose::PROPOSE_WITHIN;
 pub use status::{Peer, Role, Status};
-pub use store::{Anew, Begun, Identity, recover, restore};
+pub use store::{Anew, Begun, FLUSH_BOUNDS_US, FlushTimes, Identity, recover, restore};
 pub use timing::{
     KEEP_BEHIND_SNAPSHOT, SNAPSHOT_EVERY, config, election_max_ms, election_min_ms, timing_warning,
 };

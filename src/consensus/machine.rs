@@ -12,15 +12,19 @@ use openraft::{
     storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot},
 };
 use std::{
+    collections::VecDeque,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 use zonekeeper_core::{Outcome, State, entry::Delta, id::NodeId};
 
 /// Entries that are applied, shown to the sink and answered together, at most.
 const BATCH: usize = 256;
+/// So long they may take together, but for the last one: nobody waits for what comes behind his entry.
+const SLICE: Duration = Duration::from_millis(2);
 
 /// What one batch did.
 #[derive(Debug, Clone)]
@@ -170,19 +174,24 @@ impl Machine {
         self.now().apply(entry)
     }
 
-    fn apply_batch<C: Types>(&self, batch: Vec<EntryResponder<C>>) -> io::Result<()> {
+    /// Applies entries from the front, as many as one slice of time holds.
+    fn apply_slice<C: Types>(&self, batch: &mut VecDeque<EntryResponder<C>>) -> io::Result<()> {
+        let began = Instant::now();
         let mut now = self.now();
         if now.epoch != self.epoch {
             return Err(io::Error::other("another raft runs on this state machine"));
         }
         let mut deltas = Vec::new();
         let mut answers: Vec<(ApplyResponder<C>, Outcome)> = Vec::new();
-        for (entry, responder) in batch {
+        while let Some((entry, responder)) = batch.pop_front() {
             let outcome = now.apply(&entry);
             if let Outcome::Applied(delta) = &outcome {
                 deltas.push(delta.clone());
             }
             answers.extend(responder.map(|r| (r, outcome)));
+            if began.elapsed() > SLICE {
+                break;
+            }
         }
         // The sink is called under the lock, so that batches reach it in order.
         now.tell(deltas, false);
@@ -286,16 +295,18 @@ impl<C: Types> RaftStateMachine<C> for Machine {
         S: Stream<Item = io::Result<EntryResponder<C>>> + Unpin + OptionalSend,
     {
         loop {
-            let mut batch = Vec::new();
+            let mut batch = VecDeque::new();
             while batch.len() < BATCH
                 && let Some(entry) = entries.next().await
             {
-                batch.push(entry?);
+                batch.push_back(entry?);
             }
             if batch.is_empty() {
                 return Ok(());
             }
-            self.apply_batch::<C>(batch)?;
+            while !batch.is_empty() {
+                self.apply_slice::<C>(&mut batch)?;
+            }
         }
     }
 

@@ -126,7 +126,7 @@ fn prefix(
     }
     let mut left = room;
     let fits = rpc.entries.iter().take_while(|entry| {
-        let size = codec::bytes(entry).len();
+        let size = codec::size(entry);
         let fits = size <= left;
         left = left.saturating_sub(size);
         fits

@@ -14,7 +14,10 @@ use openraft::{
     errors::{ClientWriteError, LinearizableReadError, RaftError},
     impls::ProgressResponder,
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::time::timeout_at;
 use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, codec,
@@ -42,10 +45,11 @@ impl Consensus {
     /// [`Consensus::propose`] with a deadline of its own.
     pub async fn propose_within(
         &self,
-        proposal: Proposal,
+        proposal: impl Into<Arc<Proposal>>,
         within: Duration,
     ) -> Result<(u64, Outcome), ProposeError> {
-        check_size(&self.entry(proposal.clone()))?;
+        let proposal = proposal.into();
+        self.check_size(&proposal)?;
         written(self.through_leader(Ask::Propose(proposal), within).await?)
     }
 
@@ -59,6 +63,8 @@ impl Consensus {
         if let Some(text) = self.inner.store.failed().borrow().clone() {
             return Err(ProposeError::Stopped(text));
         }
+        let proposal = proposal.into();
+        self.check_size(&proposal)?;
         written(self.write(proposal, within).await?)
     }
 
@@ -133,12 +139,20 @@ impl Consensus {
         }
     }
 
-    fn entry(&self, proposal: Proposal) -> Entry {
+    /// Each entrance asks: [`Consensus::propose`], [`Consensus::propose_as_leader`], and what other nodes forward.
+    pub(crate) fn check_size(&self, proposal: &Arc<Proposal>) -> Result<(), ProposeError> {
+        match codec::size(&self.entry(proposal.clone())) {
+            size if size > MAX_ENTRY => Err(ProposeError::TooLarge(size)),
+            _ => Ok(()),
+        }
+    }
+
+    fn entry(&self, proposal: Arc<Proposal>) -> Entry {
         Entry { time: self.inner.clock.stamp(), proposal }
     }
 
     /// Until Raft has taken the entry, every error says that nothing was written, and the caller may try again.
-    async fn write(&self, proposal: Proposal, within: Duration) -> ControlReply {
+    async fn write(&self, proposal: Arc<Proposal>, within: Duration) -> ControlReply {
         if matches!(proposal.command, Command::Recover(_)) {
             let text = "a new incarnation begins on a node that stands still: `zonekeeper recover`";
             return Err(ProposeError::Refused(text.into()));
@@ -147,7 +161,6 @@ impl Consensus {
         let _pass = self.inner.gate.enter(until).await?;
         known(proposal.command.since(), self.state().cluster_version)?;
         let entry = self.entry(proposal);
-        check_size(&entry)?;
         let raft = self.inner.raft();
         let (responder, answer) = ProgressResponder::complete_only();
         match timeout_at(until.into(), raft.client_write_ff(entry, Some(responder))).await {
@@ -224,13 +237,6 @@ fn known(since: u32, cluster_version: u32) -> Result<(), ProposeError> {
             "cluster version {cluster_version} does not know this command, which came with version {since}; upgrade \
              the program of every node, then run `zonekeeper cluster upgrade --yes`"
         ))),
-    }
-}
-
-fn check_size(entry: &Entry) -> Result<(), ProposeError> {
-    match codec::bytes(entry).len() {
-        size if size > MAX_ENTRY => Err(ProposeError::TooLarge(size)),
-        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use openraft::raft::{
     VoteResponse,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use zonekeeper_core::{Outcome, Proposal, codec, id::NodeId, takeover::Word};
 
 /// First byte of every request of this crate on the Control lane, where other services have calls of their own.
@@ -82,7 +82,7 @@ pub(crate) struct ControlCall {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Ask {
-    Propose(Proposal),
+    Propose(Arc<Proposal>),
     ReadIndex,
     Change(Change),
     Transfer(NodeId),

@@ -10,6 +10,10 @@
 
 use crate::mutant::{self, Mutant};
 use alloc::vec::Vec;
+use bincode::{
+    enc::write::{SizeWriter, Writer},
+    error::EncodeError,
+};
 use crc::{CRC_32_ISCSI, Crc, Table};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -95,10 +99,18 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<{ 64 << 20 }>()
 }
 
-/// Encodes a value without an envelope (for hashing and for measuring).
+/// Encodes a value without an envelope.
 pub fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     // Our types have no map with unknown length and no failing Serialize, so encoding cannot fail.
     bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
+}
+
+/// How many bytes [`bytes`] would write, without writing them.
+pub fn size<T: Serialize>(value: &T) -> usize {
+    let mut counted = SizeWriter::default();
+    // As above: it cannot fail.
+    let _ = bincode::serde::encode_into_writer(value, &mut counted, bincode::config::standard());
+    counted.bytes_written
 }
 
 /// Decodes what [`bytes`] wrote; trailing bytes are an error.
@@ -119,19 +131,42 @@ pub fn from_trusted<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
 
 /// Encodes a value in its envelope.
 pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Vec<u8> {
-    seal(kind, &bytes(value))
+    let mut out = Record(head(kind));
+    // As above: it cannot fail.
+    let _ = bincode::serde::encode_into_writer(value, &mut out, bincode::config::standard());
+    close(out.0)
 }
 
 /// Puts raw bytes into an envelope.
 pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(payload.len() + OVERHEAD);
-    out.extend_from_slice(&MAGIC.to_le_bytes());
-    out.push(FORMAT);
-    out.push(kind as u8);
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    let mut out = head(kind);
+    out.reserve_exact(payload.len() + OVERHEAD - HEADER);
     out.extend_from_slice(payload);
+    close(out)
+}
+
+/// A header whose length is not known yet.
+fn head(kind: Kind) -> Vec<u8> {
+    let [m0, m1] = MAGIC.to_le_bytes();
+    Vec::from([m0, m1, FORMAT, kind as u8, 0, 0, 0, 0])
+}
+
+/// Writes the length of what follows the header, and the checksum.
+fn close(mut out: Vec<u8>) -> Vec<u8> {
+    let len = (out.len() - HEADER) as u32;
+    out[4..HEADER].copy_from_slice(&len.to_le_bytes());
     out.extend_from_slice(&CRC32C.checksum(&out).to_le_bytes());
     out
+}
+
+/// What a record is written into.
+struct Record(Vec<u8>);
+
+impl Writer for Record {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// The payload length that a header of [`HEADER`] bytes promises, refused when above `limit`.

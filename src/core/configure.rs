@@ -18,7 +18,7 @@ use alloc::{
 /// Creates or replaces RRsets of a zone.
 pub(crate) fn put_records(zone: &mut Zone, sets: &[RrSet]) -> Result<(), Refusal> {
     for set in sets {
-        zone.put(set.clone()).map_err(|e| format!("zone {}: {e}", zone.origin()))?;
+        zone.put(set).map_err(|e| format!("zone {}: {e}", zone.origin()))?;
     }
     Ok(())
 }

@@ -169,7 +169,7 @@ fn judge(state: &State, mut rows: Vec<Row>) -> Option<Proposal> {
     rows.truncate(MAX_ROWS);
     let mut size = 1024;
     rows.retain(|row| {
-        size += codec::bytes(row).len() + row.target.service.as_str().len() + 16;
+        size += codec::size(row) + row.target.service.as_str().len() + 16;
         size < MAX_ENTRY
     });
     let mut reads: Vec<Read> = Vec::new();

@@ -9,7 +9,7 @@ use crate::{
     secrets::{self, KeyId, SecretId},
     time::LogTime,
 };
-use alloc::{string::String, vec::Vec};
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,8 @@ pub const MAX_ENTRY: usize = 64 << 10;
 pub struct Entry {
     /// Log time at the leader when it proposed.
     pub time: LogTime,
-    /// What is asked, and why.
-    pub proposal: Proposal,
+    /// What is asked, and why; shared, as it may be large and passes many hands on its way.
+    pub proposal: Arc<Proposal>,
 }
 
 impl core::fmt::Display for Entry {

@@ -23,6 +23,7 @@ pub use rrset::{RrSet, ZoneError, rdata_target, rtype};
 use crate::{model::ZoneOwner, name::Name};
 use alloc::{sync::Arc, vec::Vec};
 use chunk::Chunk;
+use core::borrow::Borrow;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 
 /// RFC 1982 step of [`Zone::advance_serial_by_incarnation`]: far beyond what a lost log may have served, and far below
@@ -149,21 +150,28 @@ impl Zone {
 
     /// Creates or replaces an RRset; true when that changed the zone. An SOA's serial is kept as the declared one, and
     /// counts as a change only when it differs from the last declared one.
-    pub fn put(&mut self, mut set: RrSet) -> Result<bool, ZoneError> {
-        self.check(&set)?;
-        let mut changed = false;
-        if set.rtype == rtype::SOA {
-            let declared = rrset::soa_serial(&set.rdata);
-            changed = !self.started || declared != self.declared;
-            self.declared = declared;
-            rrset::set_soa_serial(&mut set.rdata, if self.started { self.serial } else { declared });
+    pub fn put(&mut self, set: impl Borrow<RrSet>) -> Result<bool, ZoneError> {
+        let set = set.borrow();
+        let (key, place) = self.check(set)?;
+        if set.rtype != rtype::SOA {
+            return Ok(self.write(
+                key.bytes(),
+                place,
+                set.rtype,
+                Some((set.rdata.len() as u16, &set.wire())),
+            ));
         }
-        Ok(self.store(&set) || changed)
+        let declared = rrset::soa_serial(&set.rdata);
+        let changed = !self.started || declared != self.declared;
+        self.declared = declared;
+        let mut served = set.clone();
+        rrset::set_soa_serial(&mut served.rdata, if self.started { self.serial } else { declared });
+        Ok(self.store(&served) || changed)
     }
 
     /// Whether [`Zone::put`] would change the zone, or why it would be refused.
     pub fn would_change(&self, set: &RrSet) -> Result<bool, ZoneError> {
-        self.check(set)?;
+        let _ = self.check(set)?;
         let mut set = set.clone();
         if set.rtype == rtype::SOA {
             if !self.started || rrset::soa_serial(&set.rdata) != self.declared {
@@ -174,18 +182,20 @@ impl Zone {
         Ok(self.get(&set.name, set.rtype).as_ref() != Some(&set))
     }
 
-    /// The rules for one RRset in this zone.
-    fn check(&self, set: &RrSet) -> Result<(), ZoneError> {
+    /// The rules for one RRset in this zone; where it belongs.
+    fn check(&self, set: &RrSet) -> Result<(Key, Spot), ZoneError> {
         set.check()?;
-        if !set.name.is_within(&self.origin) {
+        let Some(key) = Key::within(&set.name, &self.origin) else {
             return Err(ZoneError::Outside { name: set.name.clone(), origin: self.origin.clone() });
-        }
+        };
+        let place = self.position(key.bytes());
         match set.rtype {
             rtype::SOA if set.name != self.origin => return Err(ZoneError::SoaBelowApex(set.name.clone())),
             rtype::DS if set.name == self.origin => return Err(ZoneError::DsAtApex(set.name.clone())),
             _ => {}
         }
-        let Some(node) = self.node(&set.name) else { return Ok(()) };
+        let (at, Ok(i)) = place else { return Ok((key, place)) };
+        let node = self.chunks[at].node(i);
         let lonely = |t: u16| t == rtype::CNAME;
         let tolerated = |t: u16| matches!(t, rtype::RRSIG | rtype::NSEC); // RFC 4034 §2.5: both stand beside a CNAME
         if let Some(other) = node.sets().map(|s| s.rtype()).find(|&t| {
@@ -201,13 +211,14 @@ impl Zone {
         } {
             return Err(ZoneError::AliasNotAlone { name: set.name.clone() });
         }
-        Ok(())
+        Ok((key, place))
     }
 
     /// Removes an RRset; false when there was none.
     pub fn remove(&mut self, name: &Name, rtype: u16) -> bool {
         let Some(key) = Key::within(name, &self.origin) else { return false };
-        self.write(key.bytes(), rtype, None)
+        let place = self.position(key.bytes());
+        self.write(key.bytes(), place, rtype, None)
     }
 
     /// One RRset.
@@ -275,14 +286,14 @@ impl Zone {
 
     fn store(&mut self, set: &RrSet) -> bool {
         let Some(key) = Key::within(&set.name, &self.origin) else { return false };
-        let wire = set.wire();
-        self.write(key.bytes(), set.rtype, Some((set.rdata.len() as u16, &wire)))
+        let (place, wire) = (self.position(key.bytes()), set.wire());
+        self.write(key.bytes(), place, set.rtype, Some((set.rdata.len() as u16, &wire)))
     }
 
     /// Replaces, adds or removes one RRset, with all counts; true when something changed.
-    fn write(&mut self, key: &[u8], rtype: u16, new: Option<(u16, &[u8])>) -> bool {
-        let (at, found) = self.position(key);
-        let old_node = found.map(|i| self.chunks[at].node(i));
+    fn write(&mut self, key: &[u8], place: Spot, rtype: u16, new: Option<(u16, &[u8])>) -> bool {
+        let (at, found) = place;
+        let old_node = found.ok().map(|i| self.chunks[at].node(i));
         let old = old_node.and_then(|n| n.set(rtype));
         if old.map(|s| s.wire()) == new.map(|(_, w)| w) {
             return false;
@@ -297,12 +308,12 @@ impl Zone {
         self.rrsets = self.rrsets + usize::from(new.is_some()) - usize::from(had);
         self.cuts = self.cuts + new_cut - old_cut;
         self.sum = self.sum.wrapping_sub(minus).wrapping_add(plus);
-        self.place(at, key, node.as_deref());
+        self.place(place, key, node.as_deref());
         true
     }
 
     /// Puts the bytes of a node where they belong, splits and drops chunks.
-    fn place(&mut self, at: usize, key: &[u8], node: Option<&[u8]>) {
+    fn place(&mut self, (at, found): Spot, key: &[u8], node: Option<&[u8]>) {
         if self.chunks.is_empty() {
             self.chunks.extend(node.map(|n| Arc::new(Chunk::of(n))));
             return;
@@ -316,7 +327,7 @@ impl Zone {
             return;
         }
         let chunk = Arc::make_mut(&mut self.chunks[at]);
-        chunk.replace(key, node);
+        chunk.replace(found, node);
         if chunk.is_empty() {
             self.chunks.remove(at);
         } else if let Some(right) = chunk.split() {
@@ -324,12 +335,18 @@ impl Zone {
         }
     }
 
-    /// The chunk where `key` is or belongs, and its place there when it exists.
-    fn position(&self, key: &[u8]) -> (usize, Option<usize>) {
+    fn position(&self, key: &[u8]) -> Spot {
+        let Some(last) = self.chunks.last() else { return (0, Err(0)) };
+        if last.last() < key {
+            return (self.chunks.len() - 1, Err(last.len())); // a sorted import comes here each time
+        }
         let at = self.chunks.partition_point(|c| c.first() <= key).saturating_sub(1);
-        (at, self.chunks.get(at).and_then(|c| c.search(key).ok()))
+        (at, self.chunks[at].search(key))
     }
 }
+
+/// The chunk where a key is or belongs, and where it is there or belongs.
+type Spot = (usize, Result<usize, usize>);
 
 fn rrset_hash(key: &[u8], wire: &[u8]) -> u128 {
     xxh3_128_with_seed(wire, xxh3_64(key))

@@ -89,7 +89,11 @@ pub fn parse_rrset(
         let mut entry = Entry::default();
         let line = text.as_ref().replace(['\n', '\r'], " ");
         match Lexer::new(line.as_bytes()).next(&mut entry) {
-            Ok(()) => all.push(rdata::parse(number, &entry.tokens(), origin.wire())?.into()),
+            Ok(()) => {
+                let mut rdata = Vec::new();
+                rdata::parse(number, &entry.tokens(), origin.wire(), &mut rdata)?;
+                all.push(rdata.into());
+            }
             Err(Stop::Bad(_, e)) => return Err(e),
             Err(_) => return Err("a record is empty".into()),
         }
@@ -138,7 +142,10 @@ fn export_signatures(zone: &Zone, set: &RrSet, out: &mut impl Write) -> io::Resu
 
 /// One RRset, or a part of it, as it was read.
 struct Pending {
-    key: Box<[u8]>,
+    /// The first bytes of the key, as a number that sorts as they do: most comparisons end here.
+    prefix: u64,
+    /// Where the key stands in [`Loader::keys`].
+    key: (usize, u16),
     set: RrSet,
     file: Arc<Path>,
     line: u32,
@@ -153,7 +160,11 @@ struct Loader {
     /// The last TTL that was stated (RFC 1035 §5.1).
     last_ttl: Option<u32>,
     owner: Option<Name>,
+    /// RDATA of the record that is being read.
+    rdata: Vec<u8>,
     pending: Vec<Pending>,
+    /// The keys of what is pending, one after the other.
+    keys: Vec<u8>,
     errors: Vec<ZoneFileError>,
     key: Key,
     /// The apex has signatures.
@@ -168,7 +179,9 @@ impl Loader {
             ttl: None,
             last_ttl: None,
             owner: None,
+            rdata: Vec::new(),
             pending: Vec::new(),
+            keys: Vec::new(),
             errors: Vec::new(),
             key: Key::default(),
             signed: false,
@@ -278,11 +291,15 @@ impl Loader {
             rest = more;
         }
         let number = number.ok_or("the record has no type")?;
-        let owner = self.owner.clone().ok_or("the first record has no owner name")?;
-        let rdata =
-            rdata::parse(number, rest, &self.origin).map_err(|e| format!("{}: {e}", type_name(number)))?;
-        let ttl = self.ttl_of(ttl, number, &rdata)?;
-        self.add(owner, number, ttl, rdata, entry.line, file)
+        let owner = self.owner.take().ok_or("the first record has no owner name")?;
+        let mut rdata = std::mem::take(&mut self.rdata);
+        rdata.clear();
+        let added = rdata::parse(number, rest, &self.origin, &mut rdata)
+            .map_err(|e| format!("{}: {e}", type_name(number)))
+            .and_then(|()| self.ttl_of(ttl, number, &rdata))
+            .and_then(|ttl| self.add(&owner, number, ttl, &rdata, entry.line, file));
+        (self.owner, self.rdata) = (Some(owner), rdata);
+        added
     }
 
     /// Stated, else `$TTL`, else the last one stated; for an SOA at the start its own minimum (RFC 2308 §4).
@@ -299,17 +316,17 @@ impl Loader {
 
     fn add(
         &mut self,
-        name: Name,
+        name: &Name,
         rtype: u16,
         ttl: u32,
-        rdata: Vec<u8>,
+        rdata: &[u8],
         line: u32,
         file: &Arc<Path>,
     ) -> Result<(), String> {
         let rdata: Box<[u8]> = rdata.into();
         if let Some(last) = self.pending.last_mut()
             && last.set.rtype == rtype
-            && last.set.name == name
+            && last.set.name == *name
         {
             last.set.ttl = last.set.ttl.min(ttl);
             last.set.rdata.push(rdata);
@@ -318,21 +335,32 @@ impl Loader {
         if !name.is_within(&self.zone) || !self.key.set(name.wire(), self.zone.wire().len()) {
             return Err(format!("{name} is outside the zone {}", self.zone));
         }
-        let set = RrSet { name, rtype, ttl, rdata: vec![rdata] };
-        self.pending.push(Pending { key: self.key.bytes().into(), set, file: file.clone(), line });
+        let set = RrSet { name: name.clone(), rtype, ttl, rdata: vec![rdata] };
+        let key = self.key.bytes();
+        let mut prefix = [0; 8];
+        let known = key.len().min(8);
+        prefix[..known].copy_from_slice(&key[..known]);
+        let prefix = u64::from_be_bytes(prefix);
+        let at = (self.keys.len(), key.len() as u16);
+        self.keys.extend_from_slice(key);
+        self.pending.push(Pending { prefix, key: at, set, file: file.clone(), line });
         Ok(())
     }
 
     /// Puts parts together, sorts, and applies the rules of a whole zone.
     fn finish(mut self, path: &Path) -> Result<Vec<RrSet>, ZoneFileErrors> {
         let mut pending = std::mem::take(&mut self.pending);
-        let order = |p: &Pending, q: &Pending| (&p.key, p.set.rtype).cmp(&(&q.key, q.set.rtype));
+        let keys = std::mem::take(&mut self.keys);
+        let key = |p: &Pending| &keys[p.key.0..p.key.0 + usize::from(p.key.1)];
+        let order = |p: &Pending, q: &Pending| {
+            p.prefix.cmp(&q.prefix).then_with(|| (key(p), p.set.rtype).cmp(&(key(q), q.set.rtype)))
+        };
         if !pending.is_sorted_by(|p, q| order(p, q).is_lt()) {
             pending.sort_by(order);
         }
         let mut sets: Vec<Pending> = Vec::with_capacity(pending.len());
         for p in pending {
-            match sets.last_mut().filter(|l| l.key == p.key && l.set.rtype == p.set.rtype) {
+            match sets.last_mut().filter(|l| key(l) == key(&p) && l.set.rtype == p.set.rtype) {
                 Some(last) => {
                     last.set.ttl = last.set.ttl.min(p.set.ttl);
                     last.set.rdata.extend(p.set.rdata);
@@ -340,12 +368,12 @@ impl Loader {
                 None => sets.push(p),
             }
         }
-        self.signed = sets.iter().any(|p| p.key.is_empty() && p.set.rtype == rtype::RRSIG);
-        for names in sets.chunk_by_mut(|a, b| a.key == b.key) {
+        self.signed = sets.iter().any(|p| p.key.1 == 0 && p.set.rtype == rtype::RRSIG);
+        for names in sets.chunk_by_mut(|a, b| a.prefix == b.prefix && key(a) == key(b)) {
             self.check_name(names);
         }
         for (rtype, what) in [(rtype::SOA, "SOA"), (rtype::NS, "NS")] {
-            let apex = sets.iter().take_while(|p| p.key.is_empty());
+            let apex = sets.iter().take_while(|p| p.key.1 == 0);
             if apex.filter(|p| p.set.rtype == rtype).count() == 0 && self.errors.is_empty() {
                 let message = format!("the zone {} has no {what} at its apex; add one", self.zone);
                 self.error(path, 0, message);

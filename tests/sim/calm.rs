@@ -284,7 +284,7 @@ impl Calm {
             let decision = o.decider.decide(&self.state, &o.evidence, Mono(now), time);
             let Some(proposal) = decision.proposal else { return };
             let before = self.answered();
-            let entry = Entry { time, proposal };
+            let entry = Entry { time, proposal: proposal.into() };
             let outcome = self.state.apply(self.state.generation.index + 1, &entry);
             if self.answered() != before {
                 self.moved(before, now, &entry);
@@ -356,7 +356,7 @@ fn state(preset: Preset) -> State {
     changes.push(Change::PutService(service("web"), Box::new(declaration(preset))));
     commands.push(Command::Configure(changes));
     for command in commands {
-        let entry = Entry { time: LogTime(node::EPOCH_MS), proposal: Proposal::by("setup", command) };
+        let entry = Entry { time: LogTime(node::EPOCH_MS), proposal: Proposal::by("setup", command).into() };
         let outcome = state.apply(state.generation.index + 1, &entry);
         assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
     }

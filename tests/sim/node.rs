@@ -261,7 +261,7 @@ impl Node {
     /// Proposes on this node; none when it is not known what became of it.
     pub async fn propose(&self, proposal: Proposal) -> Option<(u64, Outcome)> {
         self.world.gate(self.id).await;
-        let entry = Entry { time: self.machine.stamp(), proposal };
+        let entry = Entry { time: self.machine.stamp(), proposal: proposal.into() };
         let done = self.raft.client_write(entry).await.ok()?;
         Some((done.log_id.index, done.data))
     }

@@ -89,7 +89,7 @@ fn try_out(state: &Replicated, author: &str, body: &ConfigChanges) -> Result<Arc
     let mut next = state.clone();
     let command = Command::Configure(body.changes.clone());
     let proposal = Proposal { reads: vec![read], cause: Cause::Operator(author.into()), command };
-    match next.apply(state.generation.index + 1, &Entry { time: state.time, proposal }) {
+    match next.apply(state.generation.index + 1, &Entry { time: state.time, proposal: proposal.into() }) {
         Outcome::Applied(_) => {}
         Outcome::Stale(read) => return Err(ApiError::stale(&read)),
         Outcome::Refused(text) => return Err(ApiError::refused(&text)),
@@ -124,12 +124,10 @@ pub(super) async fn write_changes<N: Needs>(
     }
     let id = stage_id()?;
     let count = parts.len() as u32;
-    for (part, changes) in (0..).zip(parts) {
-        if let Err(error) = caller.write_quick(api, Command::Stage { id, part, changes }).await {
-            // The stage would expire by itself; this only frees its place earlier.
-            let _ = caller.write_quick(api, Command::Abort { id }).await;
-            return Err(error);
-        }
+    if let Err(error) = api.handles.consensus.stage(&caller.name, id, parts, |_| ()).await {
+        // The stage would expire by itself; this only frees its place earlier.
+        let _ = caller.write_quick(api, Command::Abort { id }).await;
+        return Err(error.into());
     }
     match caller.write_on(api, reads, Command::Commit { id, parts: count }).await {
         Err(error) if error.status != StatusCode::GATEWAY_TIMEOUT => {

@@ -1,7 +1,7 @@
 //! Zones and records of a plan.
 
 use super::{Action, Drift, FieldChange, Line, Plan};
-use crate::cluster::{ClusterConfig, zone_path};
+use crate::cluster::zone_path;
 use std::collections::BTreeMap;
 use zonekeeper_core::{
     model::{Change, ZoneOwner},
@@ -10,25 +10,13 @@ use zonekeeper_core::{
 };
 use zonekeeper_dns::zonefile::{rdata_text, type_name};
 
+/// The zones of a configuration.
+type Zones = BTreeMap<Name, (ZoneOwner, Vec<RrSet>)>;
+
 /// Creations and edits go into the plan, removals of whole zones are handed back.
-pub(super) fn diff(plan: &mut Plan, current: &ClusterConfig, desired: &ClusterConfig) -> Vec<(Change, Line)> {
-    for (origin, (owner, records)) in &desired.zones {
-        match current.zones.get(origin) {
-            None => create(plan, origin, *owner, records),
-            Some((runs, running)) => {
-                if runs != owner {
-                    plan.changes.push(Change::PutZone(origin.clone(), *owner));
-                    let fields = vec![field("owner", Some(word(*runs)), Some(word(*owner)))];
-                    plan.lines.push(Line { action: Action::Change, object: zone_path(origin), fields });
-                }
-                if *owner == ZoneOwner::File {
-                    edit(plan, origin, *runs, running, records);
-                }
-            }
-        }
-    }
+pub(super) fn diff(plan: &mut Plan, current: &Zones, desired: Zones) -> Vec<(Change, Line)> {
     let gone = |(origin, (owner, _)): &(&Name, &(ZoneOwner, Vec<RrSet>))| {
-        *owner == ZoneOwner::File && !desired.zones.contains_key(*origin)
+        *owner == ZoneOwner::File && !desired.contains_key(*origin)
     };
     let remove = |(origin, (_, records)): (&Name, &(ZoneOwner, Vec<RrSet>))| {
         let fields = vec![field("records", Some(format!("{} sets", records.len())), None)];
@@ -37,7 +25,23 @@ pub(super) fn diff(plan: &mut Plan, current: &ClusterConfig, desired: &ClusterCo
             Line { action: Action::Remove, object: zone_path(origin), fields },
         )
     };
-    current.zones.iter().filter(gone).map(remove).collect()
+    let removals = current.iter().filter(gone).map(remove).collect();
+    for (origin, (owner, records)) in desired {
+        match current.get(&origin) {
+            None => create(plan, origin, owner, records),
+            Some((runs, running)) => {
+                if *runs != owner {
+                    plan.changes.push(Change::PutZone(origin.clone(), owner));
+                    let fields = vec![field("owner", Some(word(*runs)), Some(word(owner)))];
+                    plan.lines.push(Line { action: Action::Change, object: zone_path(&origin), fields });
+                }
+                if owner == ZoneOwner::File {
+                    edit(plan, &origin, *runs, running, &records);
+                }
+            }
+        }
+    }
+    removals
 }
 
 fn word(owner: ZoneOwner) -> String {
@@ -51,14 +55,14 @@ fn field(name: &str, before: Option<String>, after: Option<String>) -> FieldChan
     FieldChange { field: name.into(), before, after }
 }
 
-fn create(plan: &mut Plan, origin: &Name, owner: ZoneOwner, records: &[RrSet]) {
-    plan.changes.push(Change::PutZone(origin.clone(), owner));
-    plan.changes.push(Change::PutRecords(origin.clone(), records.to_vec()));
+fn create(plan: &mut Plan, origin: Name, owner: ZoneOwner, records: Vec<RrSet>) {
     let fields = vec![
         field("owner", None, Some(word(owner))),
         field("records", None, Some(format!("{} sets", records.len()))),
     ];
-    plan.lines.push(Line { action: Action::Add, object: zone_path(origin), fields });
+    plan.lines.push(Line { action: Action::Add, object: zone_path(&origin), fields });
+    plan.changes.push(Change::PutZone(origin.clone(), owner));
+    plan.changes.push(Change::PutRecords(origin, records));
 }
 
 /// Removals come first: a CNAME has to go before another type can stand at its name.

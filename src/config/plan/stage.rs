@@ -1,7 +1,7 @@
 //! Splits changes so that each part fits into one log entry.
 
 use serde::Serialize;
-use zonekeeper_core::{codec, entry::MAX_ENTRY, model::Change};
+use zonekeeper_core::{codec, entry::MAX_ENTRY, model::Change, zone::RrSet};
 use zonekeeper_dns::zonefile::type_name;
 
 /// Bytes of an entry that are left to its envelope: time, author, reads, stage number.
@@ -9,6 +9,8 @@ pub const HEADROOM: usize = 4 << 10;
 
 /// The most that changes may take in one entry.
 const LIMIT: usize = MAX_ENTRY - HEADROOM;
+/// The most that the length of a list takes.
+const LENGTH: usize = 8;
 
 /// Why changes cannot be staged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,13 +32,12 @@ pub fn stages(changes: Vec<Change>) -> Result<Vec<Vec<Change>>, StageError> {
     let mut parts: Vec<Vec<Change>> = Vec::new();
     let mut room = 0;
     for change in changes {
-        for piece in split(change)? {
-            let size = codec::bytes(&piece).len();
+        for (piece, size) in split(change)? {
             match parts.last_mut().filter(|_| size <= room) {
                 Some(part) => part.push(piece),
                 None => {
                     parts.push(vec![piece]);
-                    room = LIMIT - 8; // the length of the list of changes
+                    room = LIMIT - LENGTH;
                 }
             }
             room = room.saturating_sub(size);
@@ -45,44 +46,48 @@ pub fn stages(changes: Vec<Change>) -> Result<Vec<Vec<Change>>, StageError> {
     Ok(parts)
 }
 
-/// A change in pieces that each fit.
-fn split(change: Change) -> Result<Vec<Change>, StageError> {
-    let size = codec::bytes(&change).len();
-    if size <= LIMIT - 8 {
-        return Ok(vec![change]);
-    }
+/// A change in pieces that each fit, with their sizes. Each item's size is counted once: an import has a million.
+fn split(change: Change) -> Result<Vec<(Change, usize)>, StageError> {
     match change {
         Change::PutRecords(zone, sets) => {
-            let name = |r: &zonekeeper_core::zone::RrSet| {
-                format!("the RRset {} {} of zone {zone}", r.name, type_name(r.rtype))
-            };
-            Ok(chunks(sets, name)?.into_iter().map(|c| Change::PutRecords(zone.clone(), c)).collect())
+            let head = codec::size(&Change::PutRecords(zone.clone(), Vec::new()));
+            let name = |r: &RrSet| format!("the RRset {} {} of zone {zone}", r.name, type_name(r.rtype));
+            let groups = chunks(sets, head, name)?.into_iter();
+            Ok(groups.map(|(sets, size)| (Change::PutRecords(zone.clone(), sets), size)).collect())
         }
         Change::RemoveRecords(zone, keys) => {
+            let head = codec::size(&Change::RemoveRecords(zone.clone(), Vec::new()));
             let name = |k: &(_, u16)| format!("the RRset {} {} of zone {zone}", k.0, type_name(k.1));
-            Ok(chunks(keys, name)?.into_iter().map(|c| Change::RemoveRecords(zone.clone(), c)).collect())
+            let groups = chunks(keys, head, name)?.into_iter();
+            Ok(groups.map(|(keys, size)| (Change::RemoveRecords(zone.clone(), keys), size)).collect())
         }
-        other => Err(StageError::Large { object: object(&other), size, limit: LIMIT }),
+        other => match codec::size(&other) {
+            size if size <= LIMIT - LENGTH => Ok(vec![(other, size)]),
+            size => Err(StageError::Large { object: object(&other), size, limit: LIMIT }),
+        },
     }
 }
 
-/// Groups items so that each group fits, whatever the zone's name.
-fn chunks<T: Serialize>(items: Vec<T>, name: impl Fn(&T) -> String) -> Result<Vec<Vec<T>>, StageError> {
-    let limit = LIMIT - 1200; // tag, length, and the longest name: 255 bytes, each as \DDD
-    let (mut groups, mut room): (Vec<Vec<T>>, usize) = (Vec::new(), 0);
+/// Groups items so that each group fits behind `head` bytes, with the group's size.
+fn chunks<T: Serialize>(
+    items: Vec<T>,
+    head: usize,
+    name: impl Fn(&T) -> String,
+) -> Result<Vec<(Vec<T>, usize)>, StageError> {
+    let (limit, head) = (LIMIT - LENGTH, head + LENGTH);
+    let mut groups: Vec<(Vec<T>, usize)> = Vec::new();
     for item in items {
-        let size = codec::bytes(&item).len();
-        if size > limit {
-            return Err(StageError::Large { object: name(&item), size, limit });
+        let size = codec::size(&item);
+        if head + size > limit {
+            return Err(StageError::Large { object: name(&item), size, limit: limit - head });
         }
-        match groups.last_mut().filter(|_| size <= room) {
-            Some(group) => group.push(item),
-            None => {
-                groups.push(vec![item]);
-                room = limit;
+        match groups.last_mut().filter(|(_, sum)| sum + size <= limit) {
+            Some((group, sum)) => {
+                group.push(item);
+                *sum += size;
             }
+            None => groups.push((vec![item], head + size)),
         }
-        room -= size;
     }
     Ok(groups)
 }

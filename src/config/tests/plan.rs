@@ -26,7 +26,7 @@ fn fresh() -> State {
 }
 
 fn commit(state: &mut State, command: Command) -> Result<usize, String> {
-    let entry = Entry { time: LogTime(1000), proposal: Proposal::by("tester", command) };
+    let entry = Entry { time: LogTime(1000), proposal: Proposal::by("tester", command).into() };
     match state.apply(state.generation.index + 1, &entry) {
         Outcome::Applied(_) => Ok(codec::bytes(&entry).len()),
         other => Err(format!("{other:?}")),
@@ -55,7 +55,7 @@ fn running(config: &ClusterConfig) -> State {
 }
 
 fn next(state: &State, desired: &ClusterConfig) -> Plan {
-    plan(&ClusterConfig::current(state), desired)
+    plan(&ClusterConfig::current(state), desired.clone())
 }
 
 fn put(state: &mut State, sets: Vec<RrSet>) {

@@ -182,7 +182,9 @@ fn entries_of(state: &State, anew: &Anew, leader: LeaderId, first: u64) -> Resul
         reason: anew.reason.clone(),
     };
     let time = state.time.max(LogTime(anew.wall_ms));
-    let by = |command| Payload::Normal(Entry { time, proposal: Proposal::by(anew.author.clone(), command) });
+    let by = |command| {
+        Payload::Normal(Entry { time, proposal: Proposal::by(anew.author.clone(), command).into() })
+    };
     let commands = std::iter::once(Command::Recover(recovery)).chain(anew.then.iter().cloned());
     let payloads = std::iter::once(Payload::Membership(membership)).chain(commands.map(by));
     let entry = |(i, payload)| LogEntry { log_id: LogId::new(leader, i), payload };

@@ -14,6 +14,7 @@ mod writer;
 pub use anew::{Anew, Begun, recover, restore};
 pub(crate) use open::open;
 pub use records::Identity;
+pub use writer::{FLUSH_BOUNDS_US, FlushTimes};
 #[cfg(test)]
 pub(crate) use {
     open::{LOG_DIR, open_sled},
@@ -96,6 +97,10 @@ impl Store {
         self.shared.writer.flushes().slowest()
     }
 
+    pub(crate) fn flush_times(&self) -> FlushTimes {
+        self.shared.writer.flushes().times()
+    }
+
     /// Stops writing: Raft has stopped for a reason that a restart alone may mend.
     pub(crate) fn fail(&self, why: &str) {
         self.shared.writer.fail(why);
@@ -172,7 +177,7 @@ impl Store {
 }
 
 fn meta(kind: Kind, record: Vec<u8>) -> Vec<Edit> {
-    vec![Edit::Put(records::meta_key(kind).as_slice().into(), record)]
+    vec![Edit::put(&records::meta_key(kind), &record)]
 }
 
 fn removed(range: Option<std::ops::RangeInclusive<u64>>) -> Vec<Edit> {

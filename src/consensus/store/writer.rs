@@ -29,14 +29,14 @@ pub(super) type Ack = Box<dyn FnOnce(io::Result<()>) + Send>;
 /// One change of the tree.
 pub(super) enum Edit {
     /// Sets a key.
-    Put(sled::IVec, Vec<u8>),
+    Put(sled::IVec, sled::IVec),
     /// Removes all pieces of these log entries.
     RemoveLog(RangeInclusive<u64>),
 }
 
 impl Edit {
     pub(super) fn put(key: &[u8], value: &[u8]) -> Edit {
-        Edit::Put(key.into(), value.to_vec())
+        Edit::Put(key.into(), value.into())
     }
 }
 
@@ -73,6 +73,21 @@ impl Op {
     }
 }
 
+/// Bounds of [`FlushTimes::counts`], in microseconds.
+pub const FLUSH_BOUNDS_US: [u64; 15] = [
+    500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, 2_048_000,
+    4_096_000, 8_192_000,
+];
+
+/// How long durable writes have taken since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlushTimes {
+    /// How many lie between the bounds of [`FLUSH_BOUNDS_US`]; the last one beyond them.
+    pub counts: [u64; FLUSH_BOUNDS_US.len() + 1],
+    /// All together, in microseconds.
+    pub sum_us: u64,
+}
+
 /// How long durable writes take, the one under way included.
 #[derive(Debug)]
 pub(super) struct Flushes {
@@ -81,24 +96,43 @@ pub(super) struct Flushes {
     since: AtomicU64,
     /// The longest that has ended, in milliseconds.
     worst: AtomicU64,
+    counts: [AtomicU64; FLUSH_BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
 }
 
 impl Flushes {
     fn new() -> Flushes {
-        Flushes { started: Instant::now(), since: AtomicU64::new(0), worst: AtomicU64::new(0) }
+        Flushes {
+            started: Instant::now(),
+            since: AtomicU64::new(0),
+            worst: AtomicU64::new(0),
+            counts: Default::default(),
+            sum_us: AtomicU64::new(0),
+        }
     }
 
     fn now(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn begin(&self) {
+    fn begin(&self) -> Instant {
         self.since.store(self.now() + 1, Relaxed);
+        Instant::now()
     }
 
-    fn end(&self) {
+    fn end(&self, began: Instant) {
         self.worst.fetch_max(self.running(), Relaxed);
         self.since.store(0, Relaxed);
+        let took = began.elapsed().as_micros() as u64;
+        self.counts[FLUSH_BOUNDS_US.partition_point(|bound| *bound < took)].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(took, Relaxed);
+    }
+
+    pub(super) fn times(&self) -> FlushTimes {
+        FlushTimes {
+            counts: std::array::from_fn(|i| self.counts[i].load(Relaxed)),
+            sum_us: self.sum_us.load(Relaxed),
+        }
     }
 
     /// How long the one under way has taken, in milliseconds.
@@ -244,9 +278,9 @@ fn commit(disk: &mut Disk, group: &mut [Op]) -> Result<(), String> {
         disk.witness.after(&facts)?;
         sled::Result::Ok(())
     };
-    disk.flushes.begin();
+    let began = disk.flushes.begin();
     let done = catch_unwind(AssertUnwindSafe(work));
-    disk.flushes.end();
+    disk.flushes.end(began);
     match done {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(explain(&error.to_string())),

@@ -58,7 +58,7 @@ pub(super) fn whole(parts: u32) -> usize {
 pub(super) fn log(parts: u32) -> impl Iterator<Item = LogEntry> {
     let init = Command::Init(Init { cluster: 0x5a, version: 1, timing: Timing::Lan });
     [init, zone()].into_iter().chain(staged(parts)).zip(0..).map(|(command, index)| {
-        let entry = Entry { time: LogTime(index), proposal: Proposal::by("import", command) };
+        let entry = Entry { time: LogTime(index), proposal: Proposal::by("import", command).into() };
         let size = codec::bytes(&entry).len();
         let full = (MAX_ENTRY - 2048..=MAX_ENTRY).contains(&size);
         assert!(full || size < 256, "entry {index} has {size} bytes");

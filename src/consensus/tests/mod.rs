@@ -12,6 +12,7 @@ mod kill;
 mod line;
 mod power_cut;
 mod snapshots;
+mod stage;
 mod suite;
 mod support;
 mod takeover;

@@ -30,7 +30,7 @@ pub(super) fn proposal(index: u64, size: usize) -> Proposal {
         cause: Cause::Operator(format!("{index:020}{}", "x".repeat(fill))),
         command: Command::Tick,
     };
-    let len = |fill| codec::bytes(&Entry { time: LogTime(index), proposal: with(fill) }).len();
+    let len = |fill| codec::bytes(&Entry { time: LogTime(index), proposal: with(fill).into() }).len();
     let mut fill = size.saturating_sub(len(0));
     // Lengths are encoded in one, three or five bytes, so not every size can be met.
     while fill > 0 && len(fill) > size {
@@ -41,7 +41,10 @@ pub(super) fn proposal(index: u64, size: usize) -> Proposal {
 
 pub(super) fn entry(index: u64, size: usize) -> LogEntry {
     let proposal = proposal(index, size);
-    LogEntry { log_id: log_id(index), payload: Payload::Normal(Entry { time: LogTime(index), proposal }) }
+    LogEntry {
+        log_id: log_id(index),
+        payload: Payload::Normal(Entry { time: LogTime(index), proposal: proposal.into() }),
+    }
 }
 
 /// Sizes of test entry `index`: small, large, and everything between.

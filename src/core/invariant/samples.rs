@@ -120,7 +120,7 @@ pub(super) fn row(at: &str, votes: &[(&str, Vote)], own: Option<Kind>, verdict: 
 pub(super) fn automatic(command: Command) -> Entry {
     Entry {
         time: LogTime(1_000_000),
-        proposal: Proposal { reads: Vec::new(), cause: Cause::Automation, command },
+        proposal: Proposal { reads: Vec::new(), cause: Cause::Automation, command }.into(),
     }
 }
 

@@ -40,7 +40,7 @@ fn applied(outcome: Outcome) -> Delta {
 #[test]
 fn nothing_is_applied_before_the_cluster_has_a_name() {
     let mut state = State::default();
-    let entry = |command| Entry { time: LogTime(5), proposal: Proposal::by("ops", command) };
+    let entry = |command| Entry { time: LogTime(5), proposal: Proposal::by("ops", command).into() };
     assert!(matches!(state.apply(1, &entry(Command::Tick)), Outcome::Refused(_)));
     let init = |cluster, version, timing| Command::Init(Init { cluster, version, timing });
     for bad in [init(0, 1, Timing::Lan), init(1, 0, Timing::Lan), init(1, 99, Timing::Lan)] {

@@ -99,7 +99,7 @@ fn move_a_thousand(rounds: u32) -> Duration {
                 Some(force) => over(scope, force, None),
                 None => Command::Release(scope),
             };
-            let entry = Entry { time: log.state.time, proposal: Proposal::by("ops", command) };
+            let entry = Entry { time: log.state.time, proposal: Proposal::by("ops", command).into() };
             let (held, served) = (log.state.clone(), table.clone()); // as publisher and workers hold them
             let started = Instant::now();
             let Outcome::Applied(delta) = log.state.apply(held.generation.index + 1, &entry) else {

@@ -182,7 +182,7 @@ fn sealed() -> Vec<Item> {
     let mut now = START;
     let entry = |(ms, command)| {
         now += ms;
-        Item::Entry(Box::new(Entry { time: LogTime(now), proposal: Proposal::by("ops", command) }))
+        Item::Entry(Box::new(Entry { time: LogTime(now), proposal: Proposal::by("ops", command).into() }))
     };
     let items = [Item::Voters([2].into()), Item::Blank].into_iter();
     items.chain(commands.into_iter().map(entry)).collect()
@@ -196,7 +196,7 @@ fn script() -> Vec<Item> {
         now += ms;
         let cause = cause.map_or(Cause::Automation, |who| Cause::Operator(who.into()));
         let proposal = Proposal { reads, cause, command };
-        Item::Entry(Box::new(Entry { time: LogTime(now), proposal }))
+        Item::Entry(Box::new(Entry { time: LogTime(now), proposal: proposal.into() }))
     };
     for command in members() {
         items.push(entry(3, Some("bootstrap"), vec![], command));

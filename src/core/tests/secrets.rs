@@ -33,7 +33,7 @@ impl Log {
 
     fn say(&mut self, command: Command) -> Outcome {
         self.1 += 1;
-        let entry = Entry { time: LogTime(self.2), proposal: Proposal::by("test", command) };
+        let entry = Entry { time: LogTime(self.2), proposal: Proposal::by("test", command).into() };
         self.0.apply(self.1, &entry)
     }
 

@@ -220,6 +220,10 @@ impl Chunk {
         if self.is_empty() { &[] } else { self.key(0) }
     }
 
+    pub(super) fn last(&self) -> &[u8] {
+        if self.is_empty() { &[] } else { self.key(self.len() - 1) }
+    }
+
     fn key(&self, i: usize) -> &[u8] {
         let at = self.index[i] as usize;
         &self.data[at + HEAD..at + HEAD + usize::from(u16_at(&self.data, at))]
@@ -254,7 +258,7 @@ impl Chunk {
 
     /// Whether it is full and `key` comes after all of it.
     pub(super) fn is_full_before(&self, key: &[u8]) -> bool {
-        (self.len() >= MAX_NODES || self.data.len() >= MAX_BYTES) && self.key(self.len() - 1) < key
+        (self.len() >= MAX_NODES || self.data.len() >= MAX_BYTES) && self.last() < key
     }
 
     /// Gives back what it reserved to grow.
@@ -267,9 +271,8 @@ impl Chunk {
         self.index.get(i + 1).map_or(self.data.len(), |&e| e as usize)
     }
 
-    /// Replaces, inserts or removes the node of a key.
-    pub(super) fn replace(&mut self, key: &[u8], node: Option<&[u8]>) {
-        let found = self.search(key);
+    /// Replaces, inserts or removes the node of a key, which [`Chunk::search`] has found.
+    pub(super) fn replace(&mut self, found: Result<usize, usize>, node: Option<&[u8]>) {
         let (i, range) = match found {
             Ok(i) => (i, self.index[i] as usize..self.end(i)),
             Err(i) => {
@@ -279,7 +282,10 @@ impl Chunk {
         };
         let (at, old) = (range.start, range.len());
         let bytes = node.unwrap_or_default();
-        self.data.splice(range, bytes.iter().copied());
+        match at == self.data.len() {
+            true => self.data.extend_from_slice(bytes),
+            false => drop(self.data.splice(range, bytes.iter().copied())),
+        }
         match (found.is_ok(), node.is_some()) {
             (true, false) => drop(self.index.remove(i)),
             (false, true) => self.index.insert(i, at as u32),

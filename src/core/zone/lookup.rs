@@ -25,12 +25,7 @@ pub struct Place<'a> {
 impl Zone {
     /// Finds the place of a name.
     pub fn place_of(&self, key: &Key) -> Place<'_> {
-        let (at, found) = match self.position(key.bytes()) {
-            (at, Some(i)) => (at, Ok(i)),
-            (at, None) => {
-                (at, Err(self.chunks.get(at).map_or(0, |c| c.search(key.bytes()).unwrap_or_else(|i| i))))
-            }
-        };
+        let (at, found) = self.position(key.bytes());
         let (node, encloser) = match found {
             Ok(i) => (Some(self.chunks[at].node(i)), key.labels()),
             Err(i) => (None, self.encloser(key, at, i)),
@@ -42,7 +37,7 @@ impl Zone {
     /// The records of a key.
     pub fn find(&self, key: &[u8]) -> Option<Node<'_>> {
         let (at, found) = self.position(key);
-        found.map(|i| self.chunks[at].node(i))
+        found.ok().map(|i| self.chunks[at].node(i))
     }
 
     /// Labels that the neighbours of a missing key share with it: one of them lies below the closest encloser.

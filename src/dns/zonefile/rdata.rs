@@ -137,11 +137,16 @@ pub fn type_name(number: u16) -> String {
     known.map_or_else(|| format!("TYPE{number}"), |t| t.1.to_string())
 }
 
-/// Reads RDATA; the error says what was expected.
-pub(super) fn parse(rtype: u16, tokens: &[Token<'_>], origin: &[u8]) -> Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(32);
+/// Appends RDATA to `out`, which is empty; the error says what was expected.
+pub(super) fn parse(
+    rtype: u16,
+    tokens: &[Token<'_>],
+    origin: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     if tokens.first().is_some_and(|t| t.raw == b"\\#" && !t.quoted) {
-        return generic(rtype, &tokens[1..]);
+        *out = generic(rtype, &tokens[1..])?;
+        return Ok(());
     }
     let Some((_, _, fields)) = TYPES.iter().find(|t| t.0 == rtype) else {
         return Err(format!(
@@ -151,12 +156,12 @@ pub(super) fn parse(rtype: u16, tokens: &[Token<'_>], origin: &[u8]) -> Result<V
     };
     let mut rest = tokens;
     for field in *fields {
-        rest = field.parse(rest, origin, &mut out)?;
+        rest = field.parse(rest, origin, out)?;
     }
     match rest.first() {
         Some(t) => Err(format!("{:?} is one value too many", t.text())),
         None if out.len() > usize::from(u16::MAX) => Err("RDATA is longer than 65535 bytes".into()),
-        None => Ok(out),
+        None => Ok(()),
     }
 }
 
@@ -237,13 +242,7 @@ pub(super) fn name(token: &Token<'_>, origin: &[u8]) -> Result<Name, String> {
         return Name::from_wire(origin).map_err(|e| e.to_string());
     }
     let text = std::str::from_utf8(token.raw).map_err(|_| format!("name {:?} is not ASCII", token.text()))?;
-    let name = Name::parse(text).map_err(|e| format!("name {text:?} {e}"))?;
-    if is_absolute(token.raw) {
-        return Ok(name);
-    }
-    let mut wire = name.wire()[..name.wire().len() - 1].to_vec();
-    wire.extend_from_slice(origin);
-    Name::from_wire(&wire).map_err(|e| format!("name {text:?} with its origin {e}"))
+    Name::parse_under(text, origin).map_err(|e| format!("name {text:?} {e}"))
 }
 
 /// As [`name`], in wire form with its case.

@@ -18,7 +18,7 @@ async fn read(node: &Node) -> Config {
 }
 
 fn body(config: &Config) -> Value {
-    let changes = plan(&config.clone().into_cluster(), &changed(config)).changes;
+    let changes = plan(&config.clone().into_cluster(), changed(config)).changes;
     assert_eq!(changes.len(), 1);
     json!({"revision": config.revision, "changes": changes})
 }

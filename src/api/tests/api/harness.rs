@@ -136,7 +136,7 @@ impl Node {
         let node = Node::empty().await;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster-config");
         let desired = ClusterConfig::load(&folder).unwrap_or_else(|p| panic!("{p}"));
-        let changes = plan(&ClusterConfig::current(&node.state()), &desired).changes;
+        let changes = plan(&ClusterConfig::current(&node.state()), desired).changes;
         let parts = stages(changes).unwrap();
         assert_eq!(parts.len(), 1, "the reference configuration fits into one entry");
         for changes in parts {

@@ -16,7 +16,7 @@ pub(crate) async fn node(n: u16) -> Node {
     let reference = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster-config");
     let reference = ClusterConfig::load(&reference).unwrap_or_else(|p| panic!("{p}"));
     let spec = reference.services[&"web".parse().unwrap()].clone();
-    let mut changes = plan(&ClusterConfig::current(&node.state()), &reference).changes;
+    let mut changes = plan(&ClusterConfig::current(&node.state()), reference).changes;
     let sites: [SiteId; 2] = ["a", "b"].map(|s| s.parse().unwrap());
     changes.extend(sites.clone().map(|s| Change::PutSite(s, Site::default())));
     let endpoint = |s: u8| {

@@ -125,7 +125,7 @@ impl Log {
     }
 
     pub(crate) fn apply(&mut self, proposal: Proposal) -> Outcome {
-        let entry = Entry { time: LogTime(self.now), proposal };
+        let entry = Entry { time: LogTime(self.now), proposal: proposal.into() };
         let index = self.state.generation.index + 1;
         let before = self.state.clone();
         let outcome = self.state.apply(index, &entry);
