@@ -197,12 +197,21 @@ impl Consensus {
         if !is_voter(&metrics, to) {
             return Err(ProposeError::Refused(format!("node {to} is not a voter: only a voter can lead")));
         }
-        // A failed transfer leaves the cluster without a leader for an election (openraft #2088).
-        self.ready(&raft, to, until).await?;
-        raft.trigger().transfer_leader(to).await.map_err(|e| ProposeError::Unknown(e.to_string()))?;
-        match wait(&raft, left(until), |m| m.current_leader.is_some_and(|l| l != m.id)).await {
-            true => Ok(Done::Index(0)),
-            false => Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}"))),
+        loop {
+            // A failed transfer leaves the cluster without a leader for an election (openraft #2088), which this node
+            // may win again.
+            self.ready(&raft, to, until).await?;
+            let term = raft.metrics().borrow_watched().current_term;
+            raft.trigger().transfer_leader(to).await.map_err(|e| ProposeError::Unknown(e.to_string()))?;
+            let elected = |m: &RaftMetrics<TypeConfig>| m.current_term > term && m.current_leader.is_some();
+            if !wait(&raft, left(until), elected).await {
+                return Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}")));
+            }
+            match raft.metrics().borrow_watched().current_leader {
+                Some(leader) if leader == to => return Ok(Done::Index(0)),
+                Some(leader) if leader == self.node() => {}
+                leader => return Err(ProposeError::NotLeader { leader }),
+            }
         }
     }
 

@@ -328,6 +328,29 @@ fn leadership_that_has_just_moved_moves_on() {
     });
 }
 
+/// The one that is to take over campaigns and is not elected: the old leader is again, then a third one.
+#[test]
+fn leadership_goes_where_it_was_sent_though_another_was_elected() {
+    run(async {
+        let cluster = Cluster::of(3).await;
+        for unheard in [[2, 3], [1, 2]] {
+            cluster.node(1).transfer_leader(1, PATIENCE).await.unwrap();
+            cluster.traffic.0.lock().unwrap().unheard = unheard.into();
+            let term = cluster.node(3).status().term;
+            let transfer = cluster.node(3).transfer_leader(2, PATIENCE);
+            let heard = async {
+                let mut status = cluster.node(3).watch_status();
+                let elected = status.wait_for(|s| s.term > term && s.leader.is_some());
+                assert!(tokio::time::timeout(PATIENCE, elected).await.is_ok(), "a leader in a new term");
+                cluster.traffic.0.lock().unwrap().unheard.clear();
+            };
+            let (transferred, ()) = tokio::join!(transfer, heard);
+            transferred.unwrap();
+            assert_eq!(cluster.leader().await, 2);
+        }
+    });
+}
+
 #[test]
 fn a_leader_that_is_new_hands_over_before_it_leaves() {
     run(async {

@@ -2,7 +2,7 @@
 
 use crate::{
     Transport, TransportError,
-    wire::{self, BulkCall, BulkReply},
+    wire::{self, BulkCall, BulkReply, RaftCall},
 };
 use std::{
     collections::BTreeSet,
@@ -28,6 +28,8 @@ pub(super) struct Seen {
     pub(super) unanswered: Vec<usize>,
     /// Numbers of chunks that never arrive.
     pub(super) undelivered: Vec<usize>,
+    /// Nodes that do not hear what the others say to their candidacy.
+    pub(super) unheard: BTreeSet<NodeId>,
     /// Nodes that are cut off from all others, and not from each other.
     pub(super) cut: BTreeSet<NodeId>,
     /// The line to a node carries so many bytes a second of log and snapshots, and is busy until then: what the sender
@@ -83,7 +85,13 @@ impl Transport for Line {
                 return Err(TransportError::Lost("the line is too thin for that".into()));
             }
             if lane != Lane::Bulk {
-                return Transport::call(&*self.peers, to, lane, request, deadline - slow).await;
+                let candidate = lane == Lane::Raft
+                    && matches!(wire::decode(&request), Ok(RaftCall::Vote(_) | RaftCall::PreVote(_)));
+                let reply = Transport::call(&*self.peers, to, lane, request, deadline - slow).await;
+                return match candidate && self.traffic.0.lock().unwrap().unheard.contains(&self.node) {
+                    true => Err(TransportError::Lost("the test has lost the answer".into())),
+                    false => reply,
+                };
             }
             let call: BulkCall = wire::decode(&request).unwrap();
             let cut = || Err(TransportError::Lost("the test has cut the line".into()));
