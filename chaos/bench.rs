@@ -72,11 +72,20 @@ pub struct Line {
     pub times_ms: Vec<f64>,
     /// Milliseconds to the slowest survivor of each run: kill to changed answer on every survivor.
     pub slowest_ms: Vec<f64>,
+    /// Milliseconds that the slowest durable write of any survivor took in each run, as the upper bound of a bucket of
+    /// its histogram: a decision is durable on a majority before it is answered, and one slow disk of two is waited for.
+    /// Empty for programs that do not tell.
+    pub flush_ms: Vec<f64>,
     /// Runs in which a survivor never changed its answer.
     pub failed: usize,
 }
 
 impl Line {
+    /// Nothing measured yet.
+    pub fn new(kind: Kind) -> Line {
+        Line { kind, times_ms: vec![], slowest_ms: vec![], flush_ms: vec![], failed: 0 }
+    }
+
     /// A percentile of the slowest survivors, in milliseconds (nearest rank); none without runs.
     pub fn percentile(&self, p: f64) -> Option<f64> {
         let mut sorted = self.slowest_ms.clone();
@@ -148,14 +157,25 @@ impl Bench {
             lab.put(0, "/v1/timing", &json!(timing))?;
             (0..self.sites).for_each(|a| (0..a).for_each(|b| wan.set(a, b, Link::rtt(self.rtt_ms))));
         }
+        self.measure(&mut lab, net.as_deref(), say)
+            .inspect_err(|_| say(&format!("the nodes' logs stay in {}", lab.keep().display())))
+    }
+
+    fn measure(
+        &self,
+        lab: &mut Lab,
+        net: Option<&Net>,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Line>, LabError> {
         let mut lines = Vec::new();
         for kind in self.kinds.iter().filter(|k| net.is_some() || !k.needs_net()) {
-            let mut line = Line { kind: *kind, times_ms: vec![], slowest_ms: vec![], failed: 0 };
+            let mut line = Line::new(*kind);
             for run in 1..=self.runs {
-                let times = once(&mut lab, net.as_deref(), *kind)?;
+                let (times, flush_ms) = once(lab, net, *kind)?;
                 let known: Vec<f64> = times.iter().flatten().copied().collect();
                 let slowest = known.iter().copied().fold(0.0, f64::max);
-                say(&format!("{kind} {run}/{}: {slowest:.0} ms", self.runs));
+                say(&format!("{kind} {run}/{}: {slowest:.0} ms, slowest fsync {flush_ms:.0} ms", self.runs));
+                line.flush_ms.push(flush_ms);
                 match known.len() == times.len() {
                     true => line.slowest_ms.push(slowest),
                     false => line.failed += 1,
@@ -168,15 +188,16 @@ impl Bench {
     }
 }
 
-/// One failover and the way back; milliseconds of each survivor.
-fn once(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Vec<Option<f64>>, LabError> {
+/// One failover and the way back; milliseconds of each survivor, and of the slowest durable write meanwhile.
+fn once(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<(Vec<Option<f64>>, f64), LabError> {
     lab.wait("every node answers the first site", HEAL, Lab::settled)?;
     lab.lead(usize::from(!kind.leads()))?;
     std::thread::sleep(Duration::from_millis(300));
     lab.wait("every node answers the first site", HEAL, Lab::settled)?;
     let survivors = if kind == Kind::Backends { 0..lab.nodes.len() } else { 1..lab.nodes.len() };
     let ask = |i: usize| Asker::start(lab.nodes[i].at(DNS), NAME, A, EVERY);
-    let askers: Vec<Asker> = survivors.map(ask).collect::<Result<_, _>>()?;
+    let askers: Vec<Asker> = survivors.clone().map(ask).collect::<Result<_, _>>()?;
+    let before: Vec<Flushes> = survivors.clone().map(|i| flushes(lab, i)).collect::<Result<_, _>>()?;
     std::thread::sleep(Duration::from_millis(100));
 
     let at = inflict(lab, net, kind)?;
@@ -184,9 +205,36 @@ fn once(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Vec<Option<f64>>
     let took = |a: &Asker| a.wait(&next, at, WITHIN).map(|t| (t - at).as_secs_f64() * 1e3);
     let times = askers.iter().map(took).collect();
     drop(askers);
+    let mut flush_ms = 0.0;
+    for (i, before) in survivors.zip(&before) {
+        let grown = |(now, then): &(&(f64, u64), &(f64, u64))| now.1 > then.1;
+        let after = flushes(lab, i)?;
+        let slowest = after.iter().zip(before).filter(grown).map(|(now, _)| now.0).next_back();
+        flush_ms = slowest.unwrap_or_default().max(flush_ms);
+    }
     std::thread::sleep(Duration::from_millis(200));
     relieve(lab, net, kind)?;
-    Ok(times)
+    Ok((times, flush_ms))
+}
+
+/// How many durable writes took up to so many milliseconds, bucket by bucket.
+type Flushes = Vec<(f64, u64)>;
+
+fn flushes(lab: &Lab, i: usize) -> Result<Flushes, LabError> {
+    let answer = lab.request(i, "GET", "/metrics", None)?;
+    Ok(buckets(&String::from_utf8_lossy(&answer.body)))
+}
+
+/// The histogram of durable writes, each bucket by itself.
+fn buckets(metrics: &str) -> Flushes {
+    let bucket = |line: &str| {
+        let (bound, total) =
+            line.strip_prefix("zonekeeper_flush_seconds_bucket{le=\"")?.split_once("\"} ")?;
+        Some((bound.replace('+', "").parse::<f64>().ok()? * 1e3, total.trim().parse::<u64>().ok()?))
+    };
+    let mut before = 0;
+    let own = |(bound, total): (f64, u64)| (bound, total - std::mem::replace(&mut before, total));
+    metrics.lines().filter_map(bucket).map(own).collect()
 }
 
 fn inflict(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Instant, LabError> {
@@ -226,11 +274,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_histogram_is_read_bucket_by_bucket() {
+        let text = "zonekeeper_flush_seconds_bucket{le=\"0.0005\"} 3\n\
+                    zonekeeper_flush_seconds_bucket{le=\"1.024\"} 4\n\
+                    zonekeeper_flush_seconds_bucket{le=\"+Inf\"} 9\nzonekeeper_flush_seconds_sum 7\n";
+        assert_eq!(buckets(text), [(0.5, 3), (1024.0, 1), (f64::INFINITY, 5)]);
+    }
+
+    #[test]
     fn percentiles_are_of_the_nearest_rank() {
         let slowest_ms = (1..=50).rev().map(f64::from).collect();
-        let line = Line { kind: Kind::Kill, times_ms: vec![], slowest_ms, failed: 0 };
+        let line = Line { slowest_ms, ..Line::new(Kind::Kill) };
         assert_eq!([50.0, 90.0, 99.0].map(|p| line.percentile(p)), [Some(25.0), Some(45.0), Some(50.0)]);
-        let none = Line { slowest_ms: vec![], ..line };
+        let none = Line::new(Kind::Kill);
         assert_eq!(none.percentile(50.0), None);
     }
 }

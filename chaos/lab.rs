@@ -217,6 +217,12 @@ impl Lab {
         self.folder.path()
     }
 
+    /// Leaves the folder when the laboratory goes, for someone to read the nodes' logs; its path.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder()
+    }
+
     /// The admin token.
     pub fn token(&self) -> &str {
         &self.token

@@ -271,7 +271,7 @@ fn show(bench: &Bench, lines: &[(String, Line)], json: bool) -> io::Result<()> {
         let line = |(who, l): &(String, Line)| {
             let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|p| l.percentile(p));
             serde_json::json!({"program": who, "kind": l.kind, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "failed": l.failed,
-                "slowest_ms": l.slowest_ms, "times_ms": l.times_ms})
+                "slowest_ms": l.slowest_ms, "times_ms": l.times_ms, "flush_ms": l.flush_ms})
         };
         let all = serde_json::json!({"runs": bench.runs, "sites": bench.sites, "rtt_ms": bench.rtt_ms,
             "preset": bench.preset,

@@ -173,7 +173,7 @@ fn measure(
     runs: usize,
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Line, LabError> {
-    let mut line = Line { kind, times_ms: vec![], slowest_ms: vec![], failed: 0 };
+    let mut line = Line::new(kind);
     let mut rng = Rng::new(7);
     for run in 1..=runs {
         not_interrupted()?;

@@ -9,6 +9,7 @@ use std::{
     fmt::{Display, Write},
     sync::Arc,
 };
+use zonekeeper_consensus::FLUSH_BOUNDS_US;
 use zonekeeper_core::{decide::Alarm, evidence::Standing, model::Family};
 
 /// Adds a component's metrics to the exposition. Called for each scrape.
@@ -140,6 +141,12 @@ fn raft(out: &mut Exposition, handles: &Handles) {
         .sample(&[], u8::from(s.stopped.is_some()));
     let age = |ms: Option<u64>| ms.map_or(f64::INFINITY, seconds);
     let infinite = |v: f64| if v.is_infinite() { "+Inf".to_owned() } else { v.to_string() };
+    let flushes = handles.consensus.flush_times();
+    out.histogram(
+        "zonekeeper_flush_seconds",
+        "Time to make a group of log writes durable, its fsync included.",
+    )
+    .buckets(&[], &FLUSH_BOUNDS_US, &flushes.counts, flushes.sum_us);
     out.gauge(
         "zonekeeper_quorum_age_seconds",
         "Since a quorum is known to have followed the leader; +Inf: never.",
