@@ -74,7 +74,7 @@ fn a_failover_does_not_wait_for_an_import() {
     let _turn = turn();
     let lab = lab(options());
     let before = median((0..15).map(|_| failover(&lab)).collect());
-    let count = names(60_000);
+    let count = names(150_000);
     let body = json!({ "file": zone(count) });
     let (done, mut during) = (AtomicBool::new(false), Vec::new());
     let took = std::thread::scope(|scope| {
