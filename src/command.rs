@@ -365,7 +365,7 @@ fn join(path: &Path, via: SocketAddr, token: &str, votes: bool) -> Result<(), St
 pub(crate) fn log_to_stderr(level: &str) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!("{level},openraft=error,sled=warn,hyper=warn,h2=warn,rustls=warn,hickory_server=error,hickory_net=error"))
+        EnvFilter::new(format!("{level},openraft=error,sled=warn,hyper=warn,h2=warn,rustls=error,hickory_server=error,hickory_net=error"))
     });
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     proxy::{nothing_failed, wrk},
+    serve::certificate,
     support::{Process, address, exe, lab, options, output, tools, turn, until, wait},
 };
 use serde_json::json;
@@ -30,6 +31,8 @@ use zonekeeper_chaos::{
 const ZONE: &str = "\
 $ORIGIN example.com.\n$TTL 300\n\
 @ SOA ns1 hostmaster ( 1 3600 600 604800 60 )\n@ NS ns1\nns1 A 192.0.2.53\nmail A 192.0.2.25\n";
+/// Of HTTP/2 on each connection.
+const REQUESTS: usize = 240;
 const LONG: Duration = Duration::from_secs(30);
 
 fn signal(name: &str, pid: u32) {
@@ -112,6 +115,7 @@ struct World {
     process: Process,
     http: SocketAddr,
     tcp: SocketAddr,
+    tls: SocketAddr,
     dns: SocketAddr,
     _backends: Vec<Backend>,
 }
@@ -127,11 +131,13 @@ fn world() -> World {
     let backends: Vec<Backend> =
         [9001, 9002].map(|port| Backend::start(at(port), &port.to_string()).unwrap()).into();
     let list = format!("{},{}", at(9001), at(9002));
-    let (http, tcp, dns) = (at(8080), at(8081), at(5300));
+    let (http, tcp, tls, dns) = (at(8080), at(8081), at(8443), at(5300));
+    let (cert, key) = certificate(folder.path());
     let mut command = Command::new(&program);
     command.args(["serve", "--dir", &path("state"), "--workers", "2"]);
     command.args(["--dns", &dns.to_string(), "--zone", &format!("example.com={}", path("example.com.zone"))]);
     command.args(["--http", &format!("{http}={list}"), "--tcp", &format!("{tcp}={list}")]);
+    command.args(["--tls", &format!("{tls}={list}"), "--cert", &cert, "--key", &key]);
     let mut process = Process::start(command.stdout(Stdio::piped()));
     let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
     let mut line = String::new();
@@ -140,7 +146,7 @@ fn world() -> World {
         assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended without a greeting");
     }
     std::thread::spawn(move || stdout.lines().for_each(drop)); // those that come later greet, too
-    World { folder, program, process, http, tcp, dns, _backends: backends }
+    World { folder, program, process, http, tcp, tls, dns, _backends: backends }
 }
 
 fn hammers(world: &World) -> Vec<(&'static str, Hammer)> {
@@ -168,14 +174,32 @@ fn hammers(world: &World) -> Vec<(&'static str, Hammer)> {
     ]
 }
 
+/// Requests over kept connections of HTTP/2, twenty a second on each; what curl says of each.
+fn over_http2(tls: SocketAddr) -> Vec<JoinHandle<String>> {
+    let url = format!("https://{tls}/[1-{REQUESTS}]");
+    let args =
+        ["-sk", "--http2", "--rate", "20/s", "-o", "/dev/null", "-w", "%{http_code} %{http_version}\n"];
+    let curl = move || {
+        let done = output("curl", &[&args[..], &[&url]].concat());
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    (0..4).map(|_| std::thread::spawn(curl.clone())).collect()
+}
+
 #[test]
 fn three_restarts_into_new_binaries_lose_nothing() {
-    if !tools(&["wrk", "dnsperf"]) {
+    if !tools(&["wrk", "dnsperf", "curl", "openssl"]) {
         return;
     }
     let _turn = turn();
     let mut world = world();
     let hammers = hammers(&world);
+    let http2 = over_http2(world.tls);
+    let handshakes = format!("https://{}/", world.tls);
+    let handshakes = std::thread::spawn(move || {
+        let args = ["-t1", "-c2", "-d", "14", "-H", "Connection: close", &handshakes];
+        String::from_utf8_lossy(&output("wrk", &args).stdout).into_owned()
+    });
     // many questions on their way at any moment
     let questions = world.folder.path().join("questions");
     fs::write(&questions, "mail.example.com A\nexample.com SOA\nnone.example.com A\n").unwrap();
@@ -207,6 +231,13 @@ fn three_restarts_into_new_binaries_lose_nothing() {
         }
     });
     nothing_failed(&report);
+    nothing_failed(&handshakes.join().unwrap());
+    for said in http2.into_iter().map(|curl| curl.join().unwrap()) {
+        assert!(
+            said.lines().count() == REQUESTS && said.lines().all(|line| line == "200 2"),
+            "HTTP/2: {said}"
+        );
+    }
     let flood = flood.join().unwrap();
     let number = |of: &str| flood.lines().find(|l| l.contains(of))?.split_whitespace().nth(2)?.parse().ok();
     assert_eq!(number("Queries lost:"), Some(0u64), "{flood}");
@@ -305,6 +336,9 @@ fn nodes_of_a_cluster_are_handed_over_one_by_one_and_it_stays_one() {
 
 #[test]
 fn a_binary_that_does_not_start_changes_nothing() {
+    if !tools(&["openssl"]) {
+        return;
+    }
     let _turn = turn();
     let mut world = world();
     let hammers = hammers(&world);

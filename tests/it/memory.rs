@@ -33,7 +33,7 @@ fn room() -> bool {
 }
 
 /// nginx as the backend: `/` and `/big`, of 4 MiB.
-fn nginx(folder: &Path, listen: &[SocketAddr]) -> Process {
+pub(crate) fn nginx(folder: &Path, listen: &[SocketAddr]) -> Process {
     let www = folder.join("www");
     fs::create_dir(&www).unwrap();
     fs::write(www.join("index.html"), "hello\n").unwrap();

@@ -54,6 +54,17 @@ fn slow(ms: u64, name: &'static str) -> Server {
 }
 
 #[tokio::test]
+async fn weighted_least_connections_share_by_weight_under_load() {
+    let (a, b) = (slow(20, "a"), slow(20, "b"));
+    let mut state = state(Protocol::Http, &[a.addr, b.addr]);
+    edit_pool(&mut state, |p| (p.balance, p.backends[0].weight) = (Balance::LeastConnections, 3));
+    let world = World::start(state);
+    let got = shares(&world, 16, 50).await;
+    // three of four are in flight at the first, whatever the moment; at the beginning and the end there are fewer
+    assert!(got["a"].abs_diff(600) <= 30, "{got:?}");
+}
+
+#[tokio::test]
 async fn a_backend_ten_times_slower_gets_its_small_share() {
     for balance in [Balance::LeastConnections, Balance::ResponseTime, Balance::TwoChoices] {
         let (lame, a, b) = (slow(200, "lame"), slow(20, "a"), slow(20, "b"));
@@ -63,7 +74,7 @@ async fn a_backend_ten_times_slower_gets_its_small_share() {
         let got = shares(&world, 12, 30).await;
         let of_lame = got.get("lame").copied().unwrap_or_default();
         // Its fair share of 360 is a 21st where each has as many in flight; two at random are less exact.
-        let most = if balance == Balance::TwoChoices { 80 } else { 36 };
+        let most = if balance == Balance::TwoChoices { 80 } else { 28 };
         assert!((1..=most).contains(&of_lame), "{balance:?}: {got:?}");
     }
 }
@@ -96,7 +107,9 @@ async fn a_backend_that_answers_500_at_once_gets_its_turn_and_is_left_out() {
 
 #[tokio::test]
 async fn a_backend_that_accepts_and_hangs_gets_a_handful() {
-    for balance in [Balance::LeastConnections, Balance::ResponseTime, Balance::TwoChoices] {
+    for balance in
+        [Balance::RoundRobin, Balance::LeastConnections, Balance::ResponseTime, Balance::TwoChoices]
+    {
         let hung = Server::with(any(), |mut stream, requests| async move {
             while read_request(&mut stream, &mut Vec::new()).await.is_some() {
                 requests.fetch_add(1, Relaxed);
