@@ -74,7 +74,7 @@ pub struct Line {
     pub slowest_ms: Vec<f64>,
     /// Milliseconds that the slowest durable write of any survivor took in each run, as the upper bound of a bucket of
     /// its histogram: a decision is durable on a majority before it is answered, and one slow disk of two is waited for.
-    /// Empty for programs that do not tell.
+    /// As many as `slowest_ms`; infinite (`null` in JSON) beyond the last bucket; none for programs that do not tell.
     pub flush_ms: Vec<f64>,
     /// Runs in which a survivor never changed its answer.
     pub failed: usize,
@@ -175,9 +175,11 @@ impl Bench {
                 let known: Vec<f64> = times.iter().flatten().copied().collect();
                 let slowest = known.iter().copied().fold(0.0, f64::max);
                 say(&format!("{kind} {run}/{}: {slowest:.0} ms, slowest fsync {flush_ms:.0} ms", self.runs));
-                line.flush_ms.push(flush_ms);
                 match known.len() == times.len() {
-                    true => line.slowest_ms.push(slowest),
+                    true => {
+                        line.slowest_ms.push(slowest);
+                        line.flush_ms.push(flush_ms);
+                    }
                     false => line.failed += 1,
                 }
                 line.times_ms.extend(known);

@@ -319,7 +319,7 @@ async fn configure(
     let mut parts = stages(changes).map_err(|e| e.to_string())?;
     let reads = vec![Read { object: Object::Config, version: revision }];
     let command = match parts.len() {
-        1 => Command::Configure(parts.remove(0)),
+        0 | 1 => Command::Configure(parts.pop().unwrap_or_default()),
         count => {
             // what a run that was killed half way has left is forgotten first
             let _ = propose(consensus, Vec::new(), Command::Abort { id: STAGE }).await;

@@ -27,6 +27,8 @@ use zonekeeper_core::{
 const CLOSE: u64 = 100;
 /// Between two tries of a change that waits for the one before.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How often leadership is handed over to a node that is not elected: each time costs an election.
+const TRIES: u32 = 3;
 
 impl Consensus {
     /// Makes this empty node the first voter of a new cluster and waits until it leads. The caller then proposes
@@ -197,15 +199,17 @@ impl Consensus {
         if !is_voter(&metrics, to) {
             return Err(ProposeError::Refused(format!("node {to} is not a voter: only a voter can lead")));
         }
-        loop {
+        for _ in 0..TRIES {
             // A failed transfer leaves the cluster without a leader for an election (openraft #2088), which this node
             // may win again.
             self.ready(&raft, to, until).await?;
             let term = raft.metrics().borrow_watched().current_term;
             raft.trigger().transfer_leader(to).await.map_err(|e| ProposeError::Unknown(e.to_string()))?;
-            let elected = |m: &RaftMetrics<TypeConfig>| m.current_term > term && m.current_leader.is_some();
+            let elected = |m: &RaftMetrics<TypeConfig>| {
+                m.current_leader.is_some_and(|leader| leader != m.id || m.current_term > term)
+            };
             if !wait(&raft, left(until), elected).await {
-                return Err(ProposeError::Unknown(format!("node {to} did not take over within {within:?}")));
+                break;
             }
             match raft.metrics().borrow_watched().current_leader {
                 Some(leader) if leader == to => return Ok(Done::Index(0)),
@@ -213,6 +217,7 @@ impl Consensus {
                 leader => return Err(ProposeError::NotLeader { leader }),
             }
         }
+        Err(ProposeError::Unknown(format!("node {to} did not take over")))
     }
 
     /// Waits until a node is [`ready`], as long as it takes to hear from one that lives: a leader that is new has heard from

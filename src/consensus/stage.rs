@@ -2,7 +2,7 @@
 
 use crate::{Consensus, PROPOSE_WITHIN, ProposeError, Role};
 use futures_util::{StreamExt, stream};
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use zonekeeper_core::{Command, Outcome, Proposal, model::Change};
 
 /// Parts under way at once, each of up to 64 KiB: while one is made durable, the one before it is applied. More would
@@ -12,13 +12,17 @@ const WINDOW: usize = 4;
 /// that the store keeps in memory, so that none is read back from disk to be applied.
 const WINDOW_ALONE: usize = 12;
 
+/// How long to ask what the state waits for.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
 impl Consensus {
     /// Stages all parts of a change under `id`, in order; `told` hears how many are there. Nothing is visible before
     /// [`Command::Commit`].
     ///
     /// The state takes part after part and refuses one that comes out of turn. So where leadership moves and a part is
-    /// lost, or its fate unknown, sending goes on with the part that the state waits for (go-back-N). An error means that
-    /// the same part failed twice; the author should abort the stage.
+    /// lost, or its fate unknown, sending goes on with the part that the state waits for (go-back-N). It ends with an
+    /// error when the same part fails twice, when the stage is gone, when nobody says what the state waits for, and at
+    /// once when a stage with this id is open already; the author should abort the stage.
     pub async fn stage(
         &self,
         author: &str,
@@ -29,6 +33,10 @@ impl Consensus {
         let part =
             |(part, changes)| (part, Arc::new(Proposal::by(author, Command::Stage { id, part, changes })));
         let mut left: VecDeque<(u32, Arc<Proposal>)> = (0..).zip(parts).map(part).collect();
+        if self.state().stages.contains_key(&id) {
+            // its parts would be taken for ours
+            return Err(ProposeError::Refused(format!("stage {id} is open already; abort it first")));
+        }
         let mut failed_at = None;
         loop {
             let sending = left.clone().into_iter().map(|(_, part)| self.staged(part));
@@ -41,7 +49,7 @@ impl Consensus {
                 }
             };
             drop(under_way);
-            if self.read_index(PROPOSE_WITHIN).await.is_err() {
+            if self.read_index(LOOK_WITHIN).await.is_err() {
                 return Err(error);
             }
             let waits_for = self.state().stages.get(&id).map_or(0, |stage| stage.parts);
@@ -49,7 +57,10 @@ impl Consensus {
                 return Err(error);
             }
             failed_at = Some(waits_for);
-            left.retain(|(part, _)| *part >= waits_for);
+            if left.front().is_some_and(|(part, _)| *part < waits_for) {
+                left.retain(|(part, _)| *part >= waits_for);
+                told(waits_for);
+            }
         }
     }
 

@@ -220,6 +220,13 @@ mod tests {
     }
 
     #[test]
+    fn a_size_is_that_of_the_bytes() {
+        let name = crate::name::Name::parse("a\\.b.\\000.example").unwrap();
+        let value = (7u64, u64::MAX, "text", Vec::from([Some(name), None]), [1u8; 300].to_vec());
+        assert_eq!(size(&value), bytes(&value).len());
+    }
+
+    #[test]
     fn every_flipped_bit_and_every_cut_is_seen() {
         let record = encode(Kind::LogEntry, &(1u64, "site"));
         for i in 0..record.len() * 8 {

@@ -288,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn relative_names_lie_under_their_origin() {
+        let under = |text: &str, origin: &str| Name::parse_under(text, name(origin).wire());
+        assert_eq!(under("www", "Example.com"), Ok(name("www.example.com")));
+        assert_eq!(under("www.", "example.com"), Ok(name("www")));
+        assert_eq!(under(".", "example.com"), Ok(Name::root()));
+        assert_eq!(under("a\\.", "b"), Ok(name("a\\..b")), "an escaped dot ends nothing");
+        assert_eq!(under("\\@", "b"), Ok(name("\\@.b")));
+        assert_eq!(under("", "b"), Err(NameError::Label(0)));
+        let long = format!("{0}.{0}.{0}", "x".repeat(63)); // 192 bytes before the root
+        assert_eq!(under(&"y".repeat(59), &format!("z.{long}")).map(|n| n.wire().len()), Ok(255));
+        assert_eq!(under(&"y".repeat(60), &format!("z.{long}")), Err(NameError::Long(256)));
+        assert_eq!(under(&"a.".repeat(126)[..251], "b").map(|n| n.labels().count()), Ok(127));
+        assert_eq!(under(&"a.".repeat(127)[..253], "b"), Err(NameError::Long(257)));
+    }
+
+    #[test]
     fn bad_names_are_refused_with_the_reason() {
         assert_eq!(Name::parse(""), Err(NameError::Label(0)));
         assert_eq!(Name::parse("a..b"), Err(NameError::Label(0)));

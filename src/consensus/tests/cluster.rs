@@ -199,6 +199,8 @@ fn an_entry_that_is_too_large_is_refused_with_the_way_to_send_it() {
         let cluster = Cluster::of(1).await;
         let error = cluster.node(1).propose(super::support::proposal(1, 70_000)).await.unwrap_err();
         assert!(matches!(error, ProposeError::TooLarge(_)) && error.to_string().contains("stage"), "{error}");
+        let led = cluster.node(1).propose_as_leader(super::support::proposal(1, 70_000), PATIENCE).await;
+        assert!(matches!(led, Err(ProposeError::TooLarge(_))), "{led:?}");
     });
 }
 

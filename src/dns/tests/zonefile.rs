@@ -298,6 +298,16 @@ fn all_mistakes_come_at_once_with_their_lines() {
 }
 
 #[test]
+fn an_indented_line_has_its_owner_though_the_one_before_was_wrong() {
+    let text = "$TTL 60\n@ SOA ns host 1 1 1 1 1\n@ NS ns\na A 192.0.2.300\n  CNAME x\nb A 192.0.2.1\n  A 192.0.2.1 extra\n  CNAME x\n";
+    let errors = errors(text);
+    assert_eq!(errors[0], "z:4: A: \"192.0.2.300\" is not an IPv4 address");
+    assert_eq!(errors[1], "z:7: A: \"extra\" is one value too many");
+    assert!(errors[2].starts_with("z:6: b.example. has A beside a CNAME"), "{errors:?}");
+    assert_eq!(errors.len(), 3, "a has the CNAME alone: {errors:?}");
+}
+
+#[test]
 fn mistakes_of_the_whole_zone_are_found() {
     assert_eq!(
         errors("www 60 A 192.0.2.1\n"),
