@@ -477,7 +477,8 @@ impl Drop for Lab {
             }
         }
         for dir in &self.mounts {
-            let _ = Command::new("umount").arg(dir).status();
+            // at once, though an fsync of a killed node may still hold it
+            let _ = Command::new("umount").arg("-l").arg(dir).status();
         }
     }
 }
