@@ -197,6 +197,7 @@ impl<'a> Drive<'a> {
         let steps = self.plan.steps.iter().enumerate();
         // the time of the plan stands still while a pause waits for healing
         let (mut zero, mut healings) = (Instant::now() + Duration::from_millis(500), Vec::new());
+        let mut whole = true;
         for (number, step) in steps {
             let due = zero + Duration::from_millis(step.at_ms);
             while Instant::now() < due {
@@ -210,19 +211,20 @@ impl<'a> Drive<'a> {
             }
             let began = Instant::now();
             let (healed, event) = self.heal(&mut stage)?;
-            progress(&format!(
-                "{:7.1} s  healed after {:.1} s",
-                self.start.elapsed().as_secs_f64(),
-                began.elapsed().as_secs_f64()
-            ));
+            let (at, took) = (self.start.elapsed().as_secs_f64(), began.elapsed());
+            zero += took;
+            match &event.trouble {
+                None => progress(&format!("{at:7.1} s  healed after {:.1} s", took.as_secs_f64())),
+                Some(trouble) => progress(&format!("{at:7.1} s  {trouble}")),
+            }
             healings.push(event);
-            zero += began.elapsed();
-            if healed.is_none() {
+            whole = healed.is_some();
+            if !whole {
                 break; // what comes after proves nothing
             }
         }
         let end = zero + Duration::from_millis(self.plan.lasts_ms);
-        while Instant::now() < end {
+        while whole && Instant::now() < end {
             stage.tick()?;
             std::thread::sleep(TICK);
         }
