@@ -73,8 +73,9 @@ async fn a_backend_ten_times_slower_gets_its_small_share() {
         let world = World::start(state);
         let got = shares(&world, 12, 30).await;
         let of_lame = got.get("lame").copied().unwrap_or_default();
-        // Its fair share of 360 is a 21st where each has as many in flight; two at random are less exact.
-        let most = if balance == Balance::TwoChoices { 80 } else { 28 };
+        // Its fair share of 360 is a 21st where each has as many in flight, and more where a busy machine makes the others
+        // slow; two at random are less exact.
+        let most = if balance == Balance::TwoChoices { 80 } else { 36 };
         assert!((1..=most).contains(&of_lame), "{balance:?}: {got:?}");
     }
 }
