@@ -458,15 +458,8 @@ impl Lab {
     /// Takes from a node the right to new descriptors, or gives it back. One that has just been started gets the time to
     /// be up: without descriptors it would not start at all, and nobody restarts it here as a supervisor would.
     pub fn starve(&self, i: usize, starve: bool) -> Result<(), LabError> {
-        let up = || self.lives(i);
-        if starve
-            && !(0..10).any(|_| {
-                up() || {
-                    std::thread::sleep(Duration::from_millis(100));
-                    false
-                }
-            })
-        {
+        let up = || self.lives(i).then_some(());
+        if starve && self.poll(Duration::from_secs(5), Duration::from_millis(100), up)?.is_none() {
             return Ok(());
         }
         self.nodes[i].child.as_ref().map_or(Ok(()), |child| Ok(process::starve(child, starve)?))

@@ -41,7 +41,7 @@ impl Name {
 
     /// Reads presentation form (RFC 1035 §5.1: `\.` and `\DDD`); a missing trailing dot is added.
     pub fn parse(text: &str) -> Result<Name, NameError> {
-        Name::parse_under(text, Name::root().wire())
+        Name::parse_under(text, &[0])
     }
 
     /// Reads presentation form; a name without a trailing dot is relative to `origin`, a name in wire form.
@@ -87,7 +87,7 @@ impl Name {
 
     /// Takes uncompressed wire form, in any case.
     pub fn from_wire(wire: &[u8]) -> Result<Name, NameError> {
-        if wire.len() > 255 {
+        if wire.len() > MAX_WIRE {
             return Err(NameError::Long(wire.len()));
         }
         let mut at = 0;
