@@ -50,6 +50,7 @@ fn the_families_of_a_site_are_judged_apart() {
         options.more = service(&net);
         let lab = lab(options);
         let mut sixes: Vec<Option<Backend>> = (0..3).map(|i| Some(six(&lab, &net, i))).collect();
+        wait(&lab, "every family of every site is seen green", WITHIN, green);
         answered(&lab, &net, [0, 0]);
 
         // nobody listens on IPv6 at fra: AAAA moves, A never does
@@ -94,6 +95,19 @@ fn answered(lab: &Lab, net: &Net, [four, six]: [usize; 2]) {
 
 fn asks(lab: &Lab, rtype: u16) -> Vec<Asker> {
     lab.nodes.iter().map(|n| patient(n.at(DNS), SIX, rtype)).collect()
+}
+
+/// What served IPv6 came up after the nodes: by now no site is held down for the time before, and each family of each
+/// site is green to both of the other nodes.
+fn green(lab: &Lab) -> bool {
+    let evidence = lab.get(1, "/v1/evidence").unwrap_or_default();
+    let targets = evidence["data"]["targets"].as_array().cloned().unwrap_or_default();
+    let six = targets.iter().filter(|t| t["service"] == "six");
+    let seen = six.filter(|t| {
+        let verdicts = t["verdicts"].as_array().cloned().unwrap_or_default();
+        t["held"] != "down" && verdicts.len() >= 2 && verdicts.iter().all(|v| v["colour"] == "green")
+    });
+    seen.count() == 6
 }
 
 fn the_decision_names_its_family(lab: &Lab) {
