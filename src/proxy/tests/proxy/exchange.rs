@@ -3,7 +3,7 @@
 use crate::{http2::Client2, support::*};
 use std::{
     io::{Read, Write},
-    sync::atomic::Ordering::Relaxed,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,10 +43,19 @@ pub async fn post_at_once(addr: std::net::SocketAddr, times: u32) -> u32 {
     posting.await.unwrap()
 }
 
-/// The next request has not come: closed now, the connection ends before it does.
-pub fn nothing_came(stream: &tokio::net::TcpStream) -> bool {
-    let mut room = [const { std::mem::MaybeUninit::uninit() }; 1];
-    socket2::SockRef::from(stream).peek(&mut room).is_err()
+/// Ends a connection over which the next request has not come; false where it has. What comes between the look and the
+/// end lies there unread, though TCP has acknowledged it: `late` counts it. What comes after the end is refused.
+pub fn ended(stream: &tokio::net::TcpStream, late: &AtomicU64) -> bool {
+    let socket = socket2::SockRef::from(stream);
+    let peek = || socket.peek(&mut [const { std::mem::MaybeUninit::uninit() }; 1]);
+    if peek().is_ok() {
+        return false;
+    }
+    let _ = socket.shutdown(std::net::Shutdown::Both);
+    if peek().is_ok_and(|n| n > 0) {
+        late.fetch_add(1, Relaxed);
+    }
+    true
 }
 
 /// A backend that begins to answer as soon as it has a head, and does not go on.
