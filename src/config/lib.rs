@@ -60,6 +60,7 @@ pub fn fields() -> Vec<(&'static str, &'static [&'static str])> {
         ("redirect", route::REDIRECT_FIELDS),
         ("respond", route::RESPOND_FIELDS),
         ("rewrite", route::REWRITE_FIELDS),
+        ("response", route::RESPONSE_FIELDS),
         ("node", node::FIELDS),
         ("peer", node::PEER_FIELDS),
         ("admin", node::ADMIN_FIELDS),

@@ -9,7 +9,7 @@ use crate::{
 use std::net::IpAddr;
 use zonekeeper_core::{
     id::PoolId,
-    model::{Network, PathMatch, Redirect, Respond, Rewrite, Route, RouteLimits, Target},
+    model::{Network, PathMatch, Redirect, Respond, ResponseRewrite, Rewrite, Route, RouteLimits, Target},
     route::pattern,
 };
 
@@ -27,6 +27,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "redirect",
     "respond",
     "rewrite",
+    "response",
     "response_timeout",
     "retries",
     "max_body",
@@ -38,6 +39,7 @@ pub(crate) const PAIR_FIELDS: &[&str] = &["name", "value"];
 pub(crate) const REDIRECT_FIELDS: &[&str] = &["status", "scheme", "host", "path"];
 pub(crate) const RESPOND_FIELDS: &[&str] = &["status", "content_type", "body"];
 pub(crate) const REWRITE_FIELDS: &[&str] = &["path", "host", "set", "remove"];
+pub(crate) const RESPONSE_FIELDS: &[&str] = &["set", "remove"];
 
 /// Fields that the proxy writes itself: a rule about them would break framing, routing, or the record of the client.
 const OWN: [&str; 13] = [
@@ -68,6 +70,7 @@ pub(crate) fn read(value: &Value<'_>) -> Parsed<Route> {
         cookie: pair_of("cookie", false),
         sources: table.or("source", Vec::new(), |v| one_or_more(v, network)),
         rewrite: table.or("rewrite", Rewrite::default(), rewrite),
+        response: table.or("response", ResponseRewrite::default(), response),
         limits: RouteLimits {
             response_timeout_ms: table.opt("response_timeout", |v| millis(v, 100..=3_600_000)),
             retries: table.opt("retries", |v| v.integer(0..=10, "")),
@@ -179,6 +182,18 @@ fn respond(value: &Value<'_>) -> Parsed<Respond> {
 
 fn rewrite(value: &Value<'_>) -> Parsed<Rewrite> {
     let table = value.table(REWRITE_FIELDS)?;
+    let (path, host) = (table.opt("path", target_path), table.opt("host", authority));
+    let (set, remove) = headers(&table);
+    Ok(Rewrite { path, host, set, remove })
+}
+
+fn response(value: &Value<'_>) -> Parsed<ResponseRewrite> {
+    let (set, remove) = headers(&value.table(RESPONSE_FIELDS)?);
+    Ok(ResponseRewrite { set, remove })
+}
+
+/// `set` and `remove`.
+fn headers(table: &Table<'_>) -> (Vec<(String, String)>, Vec<String>) {
     let set = |v: &Value<'_>| {
         let mut all = Vec::new();
         for (name, value) in v.entries()?.all() {
@@ -189,12 +204,8 @@ fn rewrite(value: &Value<'_>) -> Parsed<Rewrite> {
         }
         Ok(all)
     };
-    Ok(Rewrite {
-        path: table.opt("path", target_path),
-        host: table.opt("host", authority),
-        set: table.or("set", Vec::new(), set),
-        remove: table.or("remove", Vec::new(), |v| one_or_more(v, |v| header_name(v.string()?))),
-    })
+    let remove = |v: &Value<'_>| one_or_more(v, |v| header_name(v.string()?));
+    (table.or("set", Vec::new(), set), table.or("remove", Vec::new(), remove))
 }
 
 /// A header that a rule may touch, in lower case.
@@ -338,6 +349,11 @@ pub(crate) fn write(route: &Route) -> toml::Value {
     if route.rewrite != Rewrite::default() {
         put("rewrite", write_rewrite(&route.rewrite));
     }
+    if route.response != ResponseRewrite::default() {
+        let mut table = toml::Table::new();
+        write_headers(&mut table, &route.response.set, &route.response.remove);
+        put("response", table.into());
+    }
     let limits = &route.limits;
     if let Some(ms) = limits.response_timeout_ms {
         put("response_timeout", show(u64::from(ms)).into());
@@ -386,12 +402,16 @@ fn write_respond(r: &Respond) -> toml::Value {
 fn write_rewrite(r: &Rewrite) -> toml::Value {
     let mut table = toml::Table::new();
     optional(&mut table, &[("path", &r.path), ("host", &r.host)]);
-    if !r.set.is_empty() {
-        let pairs: Vec<(&str, &String)> = r.set.iter().map(|(n, v)| (n.as_str(), v)).collect();
+    write_headers(&mut table, &r.set, &r.remove);
+    table.into()
+}
+
+fn write_headers(table: &mut toml::Table, set: &[(String, String)], remove: &[String]) {
+    if !set.is_empty() {
+        let pairs: Vec<(&str, &String)> = set.iter().map(|(n, v)| (n.as_str(), v)).collect();
         table.insert("set".into(), strings(&pairs));
     }
-    if !r.remove.is_empty() {
-        table.insert("remove".into(), r.remove.clone().into());
+    if !remove.is_empty() {
+        table.insert("remove".into(), remove.to_vec().into());
     }
-    table.into()
 }

@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 
 mod nearest;
 mod proxy;
+mod route;
 pub use nearest::{Area, AreaError, Location, Nearest};
 pub use proxy::{
-    Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, NamedBackend, Network, PathMatch, Pool,
-    Protocol, ProxyHeader, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Target, Tls, TlsFiles,
-    within,
+    Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, NamedBackend, Pool, Protocol, ProxyHeader,
+    RateLimit, Tls, TlsFiles,
+};
+pub use route::{
+    Network, PathMatch, Redirect, Respond, ResponseRewrite, Rewrite, Route, RouteLimits, Target, within,
 };
 
 /// IPv4 or IPv6: the endpoints of a site are judged apart.
@@ -265,7 +268,9 @@ impl Change {
         let check = match self {
             Change::PutService(_, service) => service.check.as_ref(),
             Change::PutPool(_, pool) => pool.check.as_ref(),
-            Change::PutListener(_, l) if l.routes.iter().any(|r| r.target.idempotent()) => return 2,
+            Change::PutListener(_, listener) => {
+                return listener.routes.iter().map(Route::since).max().unwrap_or(1);
+            }
             _ => None,
         };
         match check.map(|check| &check.kind) {

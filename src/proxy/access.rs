@@ -1,7 +1,8 @@
-//! The access log. A worker hands over what it knows of a request that is sampled; the supervisor's thread writes it, off
-//! the request path. What comes faster than it can be written is counted and left out.
+//! The access log. A worker hands over what it knows of a request, or of an L4 connection, that is sampled; the
+//! supervisor's thread writes it, off the request path. What comes faster than it can be written is counted and left out.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     sync::{
         Mutex, PoisonError,
@@ -15,22 +16,44 @@ const WAITING: usize = 16_384;
 /// Longest method, path or host in an entry, in bytes.
 const TEXT: usize = 1024;
 
-/// What is known of a request when it is over.
+thread_local! {
+    /// Those of this worker, that one of so many is sampled.
+    static COUNT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether the next one is written where one of so many is; never where that is 0.
+pub(crate) fn sampled(every: u32) -> bool {
+    every > 0 && COUNT.replace(COUNT.get().wrapping_add(1)).is_multiple_of(every)
+}
+
+/// What is known of a request, or of an L4 connection, when it is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) listener: ListenerId,
     pub(crate) client: IpAddr,
-    /// The head as the backend got it, or as it came where no backend got it.
-    pub(crate) asked: Asked,
-    /// What the client was answered; 0: nothing.
-    pub(crate) status: u16,
-    /// None when it was answered here.
+    pub(crate) of: Of,
+    /// None when no backend got it.
     pub(crate) pool: Option<PoolId>,
     /// The last one that was tried.
     pub(crate) backend: Option<SocketAddr>,
-    /// Bytes from the client without the head, and bytes to it.
+    /// Bytes from the client (of a request: without the head), and bytes to it.
     pub(crate) bytes: (u64, u64),
     pub(crate) took_us: u64,
+}
+
+/// What an entry is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Of {
+    Request {
+        /// The head as the backend got it, or as it came where no backend got it.
+        asked: Asked,
+        /// What the client was answered; 0: nothing.
+        status: u16,
+    },
+    Connection {
+        /// How it ended.
+        end: &'static str,
+    },
 }
 
 /// The parts of a request's head that a log shows.
@@ -91,25 +114,39 @@ impl AccessLog {
     pub(crate) fn write(&self) {
         let entries = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         for e in entries {
-            let (backend, asked) = (e.backend.map(|b| b.to_string()).unwrap_or_default(), e.asked);
+            let backend = e.backend.map(|b| b.to_string()).unwrap_or_default();
             let pool = e.pool.map(|p| p.to_string()).unwrap_or_default();
-            tracing::info!(
-                target: "access",
-                listener = %e.listener,
-                client = %e.client,
-                method = asked.method,
-                host = asked.host,
-                path = asked.path,
-                status = e.status,
-                pool,
-                backend,
-                bytes_in = e.bytes.0,
-                bytes_out = e.bytes.1,
-                took_us = e.took_us,
-                request_id = asked.request_id,
-                traceparent = asked.traceparent,
-                "request"
-            );
+            match e.of {
+                Of::Request { asked, status } => tracing::info!(
+                    target: "access",
+                    listener = %e.listener,
+                    client = %e.client,
+                    method = asked.method,
+                    host = asked.host,
+                    path = asked.path,
+                    status,
+                    pool,
+                    backend,
+                    bytes_in = e.bytes.0,
+                    bytes_out = e.bytes.1,
+                    took_us = e.took_us,
+                    request_id = asked.request_id,
+                    traceparent = asked.traceparent,
+                    "request"
+                ),
+                Of::Connection { end } => tracing::info!(
+                    target: "access",
+                    listener = %e.listener,
+                    client = %e.client,
+                    end,
+                    pool,
+                    backend,
+                    bytes_in = e.bytes.0,
+                    bytes_out = e.bytes.1,
+                    took_us = e.took_us,
+                    "connection"
+                ),
+            }
         }
         match self.lost.swap(0, Relaxed) {
             0 => {}
@@ -126,8 +163,7 @@ mod tests {
         Entry {
             listener: "front".parse().unwrap(),
             client: IpAddr::from([192, 0, 2, 1]),
-            asked: Asked::of(b"GET /a?b HTTP/1.1\r\nHost: w:80\r\nx-request-ID: 7\r\nA: b\r\n\r\n"),
-            status: 200,
+            of: Of::Connection { end: "closed" },
             pool: "web".parse().ok(),
             backend: None,
             bytes: (0, 2),
@@ -137,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_head_is_taken_apart() {
-        let asked = entry().asked;
+        let asked = Asked::of(b"GET /a?b HTTP/1.1\r\nHost: w:80\r\nx-request-ID: 7\r\nA: b\r\n\r\n");
         let want = ("GET", "/a?b", "w:80", "7");
         assert_eq!((&*asked.method, &*asked.path, &*asked.host, &*asked.request_id), want);
         assert_eq!(Asked::of(b""), Asked::default());

@@ -1,33 +1,33 @@
 //! Answers that a route gives by itself: redirects and fixed responses.
 
-use crate::http1::Request;
+use crate::http1::{Request, ResponseEdit};
 use std::io::Write;
 use zonekeeper_core::{
-    model::{Redirect, Target},
+    model::{Redirect, Route, Target},
     route::RequestHead,
 };
 
-/// Appends the whole response; nothing for a route that leads to pools.
+/// Appends the whole response.
 pub(crate) fn write(
-    target: &Target,
+    route: &Route,
     request: &Request<'_, '_>,
     tls: bool,
     keep_alive: bool,
     out: &mut Vec<u8>,
 ) {
-    let (status, kind, body, place) = match target {
+    let (status, kind, body, place) = match &route.target {
         Target::Pools(_) | Target::Idempotent(_) => (503, "text/plain", "the route leads to no pool\n", None),
         Target::Redirect(r) => (r.status, "text/plain", "", Some(location(r, request, tls))),
         Target::Respond(r) => (r.status, r.content_type.as_str(), r.body.as_str(), None),
     };
     // RFC 9110 §8.6 and §15.4.5: neither 204 nor 304 has a body, and 204 has no length either.
     let body = if matches!(status, 204 | 304) { "" } else { body };
+    let edit = ResponseEdit { rewrite: &route.response, cookie: None };
+    let place = place.as_deref().map(|place| ("Location", place));
+    let kind = (!body.is_empty()).then_some(("Content-Type", kind));
     let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
-    if let Some(place) = place {
-        let _ = write!(out, "Location: {place}\r\n");
-    }
-    if !body.is_empty() {
-        let _ = write!(out, "Content-Type: {kind}\r\n");
+    for (name, value) in place.into_iter().chain(kind).filter(|(n, _)| !edit.drops(n)).chain(edit.added()) {
+        let _ = write!(out, "{name}: {value}\r\n");
     }
     if status != 204 {
         let _ = write!(out, "Content-Length: {}\r\n", body.len());

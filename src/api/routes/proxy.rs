@@ -144,6 +144,8 @@ fn changes(route: &Route) -> Vec<String> {
     all.extend(rewrite.host.iter().map(|h| format!("host becomes {h}")));
     all.extend(rewrite.set.iter().map(|(n, v)| format!("header {n} becomes {v:?}")));
     all.extend(rewrite.remove.iter().map(|n| format!("header {n} is left out")));
+    all.extend(route.response.set.iter().map(|(n, v)| format!("the response's header {n} becomes {v:?}")));
+    all.extend(route.response.remove.iter().map(|n| format!("the response's header {n} is left out")));
     all.extend(limits.response_timeout_ms.map(|ms| format!("response timeout {ms} ms")));
     all.extend(limits.retries.map(|n| format!("{n} retries")));
     all.extend(route.target.idempotent().then(|| "every method may be tried again".into()));

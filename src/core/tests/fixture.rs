@@ -27,8 +27,8 @@ use zonekeeper_core::{
     model::{
         Backend, BackendTls, Balance, Bind, Change, Check, CheckKind, Endpoint, Failback, Family, GrpcCheck,
         HashKey, Http2, HttpCheck, Listener, NamedBackend, Network, PathMatch, Policy, Pool, Protocol,
-        ProxyHeader, Quorum, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Service, Site,
-        Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        ProxyHeader, Quorum, RateLimit, Redirect, Respond, ResponseRewrite, Rewrite, Route, RouteLimits,
+        Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     secrets::{KeyId, SecretId},
     time::LogTime,
@@ -236,10 +236,12 @@ fn checked() -> Vec<Change> {
     vec![put("asked", CheckKind::Http2(http2)), put("calls", CheckKind::Grpc(grpc))]
 }
 
-/// A listener whose requests may be sent twice.
+/// A listener whose requests may be sent twice, and whose responses are changed.
 fn marked() -> Vec<Change> {
     let target = Target::Idempotent(vec![("asked".parse().unwrap(), 1)]);
-    let routes = vec![Route { target, ..Route::default() }];
+    let response =
+        ResponseRewrite { set: vec![("x-served".into(), "1".into())], remove: vec!["server".into()] };
+    let routes = vec![Route { target, response, ..Route::default() }];
     let binds = vec![Bind { site: None, addr: ([0, 0, 0, 0], 80).into() }];
     let listener = Listener { binds, routes, ..Listener::default() };
     vec![Change::PutListener("twice".parse().unwrap(), Box::new(listener))]
@@ -368,6 +370,7 @@ fn declared() -> Vec<Change> {
             burst: 5,
             key: HashKey::Header("x-key".into()),
         }),
+        response: ResponseRewrite::default(),
     };
     let location = Redirect { status: 308, scheme: Some("https".into()), host: None, path: None };
     let redirect = Route { target: Target::Redirect(location), ..Route::default() };

@@ -9,7 +9,9 @@ use super::{
     wire::{Trouble, Wire},
 };
 use crate::{
-    http1::{Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, Scan, Scanner, write_response},
+    http1::{
+        Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, ResponseEdit, Scan, Scanner, write_response,
+    },
     latency,
     pool_state::can_retry,
 };
@@ -73,8 +75,7 @@ pub(crate) struct Download<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) wait: Wait<'a>,
     pub(crate) request: Asked,
-    /// A field that the client gets beside the backend's.
-    pub(crate) cookie: Option<&'a str>,
+    pub(crate) edit: ResponseEdit<'a>,
     /// The final response's status, once it goes to the client.
     pub(crate) status: &'a Cell<u16>,
     pub(crate) idle_ms: u32,
@@ -166,10 +167,10 @@ impl Download<'_> {
         }
         let mut out = Out::new();
         if let Some(stream) = self.client.stream2() {
-            let interim = http2::response_head(head, &response, None);
+            let interim = http2::response_head(head, &response, ResponseEdit::NONE);
             interim.map(|head| stream.inform(head)); // a client that is gone is noticed elsewhere
         } else if self.request.minor == 1 {
-            write_response(head, &response, 1, true, None, &mut out);
+            write_response(head, &response, 1, true, ResponseEdit::NONE, &mut out);
         }
         Ok(Some(out))
     }
@@ -234,11 +235,11 @@ impl Download<'_> {
         let (mut bare, encoder, keep_alive) = match stream {
             None => {
                 let (encoder, keep) =
-                    write_response(head, &response, asked.minor, asked.keep_alive, self.cookie, out);
+                    write_response(head, &response, asked.minor, asked.keep_alive, self.edit, out);
                 (None, encoder, keep)
             }
             Some(_) => {
-                let bare = http2::response_head(head, &response, self.cookie);
+                let bare = http2::response_head(head, &response, self.edit);
                 (if tunnel { bare.map(http2::accepted) } else { bare }, Encoder::Raw, true)
             }
         };

@@ -22,10 +22,10 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    access::{self, Entry},
+    access::{self, Entry, Of},
     counters,
     health::now_us,
-    http1::Answer,
+    http1::{Answer, ResponseEdit},
     outlier,
     pool_state::may_retry,
     preamble::Ends,
@@ -143,8 +143,7 @@ impl Began {
         session.client.worker.shared.access.push(Entry {
             listener: (*session.client.listener).clone(),
             client: plan.client,
-            asked: access::Asked::of(&plan.head),
-            status: session.seen.0.get(),
+            of: Of::Request { asked: access::Asked::of(&plan.head), status: session.seen.0.get() },
             pool: Some(plan.view.pool(plan.pool).table.id.clone()),
             backend: session.seen.1,
             bytes: (session.wire.read() - self.bytes.0, session.wire.written() - self.bytes.1),
@@ -353,7 +352,7 @@ struct Exchanged {
     buffer: Buffer,
 }
 
-/// The field that makes a client come back to this backend, where it does not already.
+/// The cookie that makes a client come back to this backend, where it does not already.
 fn set_cookie(plan: &Plan, lease: &Lease, tls: bool) -> Option<String> {
     let pool = lease.pool();
     let name = pool.table.sticky.as_ref()?;
@@ -361,7 +360,7 @@ fn set_cookie(plan: &Plan, lease: &Lease, tls: bool) -> Option<String> {
         return None;
     }
     let (value, secure) = (pool.sticky.of(lease.index())?, if tls { "; Secure" } else { "" });
-    Some(format!("Set-Cookie: {name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n"))
+    Some(format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}"))
 }
 
 /// Sends the rest of the body and forwards the response, at once, as one state machine.
@@ -374,6 +373,7 @@ async fn respond(
 ) -> Exchanged {
     let cookie = set_cookie(plan, lease, session.wire.is_tls());
     let listener = &plan.view.listener(plan.listener).table;
+    let route = &listener.routes[plan.route as usize].spec;
     let (idle_ms, response_ms) = (listener.idle_timeout_ms, plan.response_ms);
     let Session { client, wire, buffer: read, seen, .. } = session;
     let mut buffer = Buffer::default();
@@ -388,7 +388,7 @@ async fn respond(
             timer: &client.timer,
             wait,
             request: plan.asked,
-            cookie: cookie.as_deref(),
+            edit: ResponseEdit { rewrite: &route.response, cookie: cookie.as_deref() },
             status: &seen.0,
             idle_ms,
             body_ms: response_ms.max(idle_ms),

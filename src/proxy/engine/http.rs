@@ -288,7 +288,7 @@ impl Session {
         let mut out = Out::new();
         let Some(pool) = pool else {
             let keep_alive = asked.keep_alive && bodiless;
-            fixed::write(&route.spec.target, &request, from.tls, keep_alive, &mut out);
+            fixed::write(&route.spec, &request, from.tls, keep_alive, &mut out);
             return Ok(Planned::Answered(out, keep_alive));
         };
         let table = &view.pool(pool).table;

@@ -12,6 +12,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
+    access::{self, Entry, Of},
     balance, counters,
     health::now_us,
     live::{LiveListener, Split},
@@ -32,32 +33,81 @@ pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usi
     serve_route(client, wire, (view, index, 0), Buffer::default()).await;
 }
 
-/// Serves an L4 connection that takes this route; `read` came already.
+/// How an L4 connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Each direction by itself, or the client before there was a backend.
+    Closed,
+    /// One end broke it, or it was quiet for too long.
+    Broken,
+    /// Its address comes too often.
+    Limited,
+    /// No backend could be reached.
+    Unserved,
+}
+
+impl Ended {
+    fn word(self) -> &'static str {
+        match self {
+            Ended::Closed => "closed",
+            Ended::Broken => "broken",
+            Ended::Limited => "limited",
+            Ended::Unserved => "no backend",
+        }
+    }
+}
+
+/// Serves an L4 connection that takes this route, and writes it to the access log when it is sampled; `read` came already.
 pub(crate) async fn serve_route(
     client: Client,
     wire: Wire,
     (view, index, route): (Rc<View>, usize, usize),
-    mut read: Buffer,
+    read: Buffer,
 ) {
+    let began_us = access::sampled(view.listener(index).table.access_log).then(now_us);
+    let (ended, lease) = forward(&client, &wire, (&view, index, route), read).await;
+    if ended != Ended::Closed {
+        wire.reset_on_close();
+    }
+    if let Some(began_us) = began_us {
+        client.worker.shared.access.push(Entry {
+            listener: (*client.listener).clone(),
+            client: client.peer.ip(),
+            of: Of::Connection { end: ended.word() },
+            pool: lease.as_ref().map(|l| l.pool().table.id.clone()),
+            backend: lease.as_ref().map(|l| l.health().addr),
+            bytes: (wire.read(), wire.written()),
+            took_us: now_us().saturating_sub(began_us),
+        });
+    }
+}
+
+/// Forwards it to its end; the lease of the backend that it had.
+async fn forward(
+    client: &Client,
+    wire: &Wire,
+    (view, index, route): (&Rc<View>, usize, usize),
+    mut read: Buffer,
+) -> (Ended, Option<Lease>) {
     let listener = view.listener(index);
     let cell = listener.cells.of(client.worker.index);
     if limited(&client.worker, listener, client.peer.ip()) {
         counters::add(&cell.limited, 1);
-        return wire.reset_on_close();
+        return (Ended::Limited, None);
     }
     if read.is_empty() && !wire.read_now(&mut read) {
-        return; // the client has gone
+        return (Ended::Closed, None); // the client has gone
     }
     let connected = match listener.routes.get(route).and_then(Split::next) {
-        Some(pool) => connect(&client, &wire, &view, pool, !read.is_empty()).await,
+        Some(pool) => connect(client, wire, view, pool, !read.is_empty()).await,
         None => None,
     };
     let Some((lease, backend)) = connected else {
         counters::add(&cell.failed, 1);
-        return wire.reset_on_close();
+        return (Ended::Unserved, None);
     };
     let idle_ms = listener.table.idle_timeout_ms;
-    let ok = relay(&client.timer, idle_ms, &wire, &backend, (read, Buffer::default())).await;
+    let ok = relay(&client.timer, idle_ms, wire, &backend, (read, Buffer::default())).await;
     counters::add(&cell.bytes_in, wire.read());
     counters::add(&cell.bytes_out, wire.written());
     let totals = &lease.health().totals;
@@ -65,9 +115,9 @@ pub(crate) async fn serve_route(
     totals.bytes_out.fetch_add(backend.read(), Relaxed);
     if !ok {
         // The other end shall see the cut that this one made (RFC 9293 §3.10.7.4), not an orderly end.
-        wire.reset_on_close();
         backend.reset_on_close();
     }
+    (if ok { Ended::Closed } else { Ended::Broken }, Some(lease))
 }
 
 /// Whether an address comes more often than the listener allows.

@@ -2,16 +2,11 @@
 
 use super::{View, http::Session};
 use crate::{
-    access::{Asked, Entry},
+    access::{self, Asked, Entry, Of},
     health::now_us,
     http1::{Forwarded, MAX_FIELDS, Request},
 };
-use std::{cell::Cell, mem::MaybeUninit, net::IpAddr};
-
-thread_local! {
-    /// Those of this worker, that one of so many is sampled.
-    static COUNT: Cell<u32> = const { Cell::new(0) };
-}
+use std::{mem::MaybeUninit, net::IpAddr};
 
 /// A sampled request that is about to be answered.
 pub(crate) struct Unsent {
@@ -30,11 +25,7 @@ impl Unsent {
         waited_ms: u64,
     ) -> Option<Box<Unsent>> {
         let table = &view.listener(listener).table;
-        if table.access_log == 0 {
-            return None;
-        }
-        let count = COUNT.replace(COUNT.get().wrapping_add(1));
-        count.is_multiple_of(table.access_log).then(|| {
+        access::sampled(table.access_log).then(|| {
             let peer = session.client.peer.ip();
             let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
             let client = Request::parse(head, &mut room)
@@ -53,8 +44,7 @@ impl Unsent {
         session.client.worker.shared.access.push(Entry {
             listener: (*session.client.listener).clone(),
             client: self.client,
-            asked: self.asked,
-            status: session.seen.0.get(),
+            of: Of::Request { asked: self.asked, status: session.seen.0.get() },
             pool: None,
             backend: None,
             bytes: (session.wire.read() - self.bytes.0, session.wire.written() - self.bytes.1),

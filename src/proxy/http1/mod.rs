@@ -18,7 +18,7 @@ pub use forwarded::Forwarded;
 pub use identity::Identity;
 pub use request::{Offer, Request};
 pub use response::Response;
-pub use rewrite::{Edit, end_to_end, write_request, write_response};
+pub use rewrite::{Edit, ResponseEdit, end_to_end, write_request, write_response};
 pub use scan::{Scan, Scanner};
 
 /// Largest head, in bytes: what browsers, HAProxy and nginx agree on, doubled.

@@ -3,7 +3,7 @@
 use super::{Encoder, Forwarded, Framing, Identity, Request, Response, list};
 use httparse::Header;
 use std::{io::Write, net::IpAddr};
-use zonekeeper_core::model::Rewrite;
+use zonekeeper_core::model::{ResponseRewrite, Rewrite};
 
 /// What a route changes in a request.
 #[derive(Debug, Clone, Copy)]
@@ -19,10 +19,46 @@ pub struct Edit<'a> {
 impl Edit<'_> {
     /// Whether a field is replaced or left out.
     fn drops(&self, field: &Header<'_>) -> bool {
-        let name = field.name;
         (self.identity.is_some() && Identity::replaces(field))
-            || self.rewrite.set.iter().any(|(n, _)| name.eq_ignore_ascii_case(n))
-            || self.rewrite.remove.iter().any(|n| name.eq_ignore_ascii_case(n))
+            || named(&self.rewrite.set, &self.rewrite.remove, field.name)
+    }
+}
+
+/// What the client gets otherwise than a backend, or a route, has said it.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseEdit<'a> {
+    /// What the route changes.
+    pub rewrite: &'a ResponseRewrite,
+    /// Value of a `Set-Cookie` of the proxy's own.
+    pub cookie: Option<&'a str>,
+}
+
+impl<'a> ResponseEdit<'a> {
+    /// Nothing is changed.
+    pub const NONE: ResponseEdit<'static> =
+        ResponseEdit { rewrite: &ResponseRewrite { set: Vec::new(), remove: Vec::new() }, cookie: None };
+
+    /// Whether a field is replaced or left out.
+    pub fn drops(&self, name: &str) -> bool {
+        named(&self.rewrite.set, &self.rewrite.remove, name)
+    }
+
+    /// The fields that the client gets beside the others.
+    pub fn added(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let set = self.rewrite.set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        set.chain(self.cookie.map(|value| ("set-cookie", value)))
+    }
+}
+
+fn named(set: &[(String, String)], remove: &[String], name: &str) -> bool {
+    set.iter().map(|(n, _)| n).chain(remove).any(|n| name.eq_ignore_ascii_case(n))
+}
+
+fn write_fields<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+    for (name, value) in fields {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
 }
 
@@ -172,11 +208,7 @@ pub fn write_request(
         9 | 15..=17 if said.takes(field, from.trusted) => true,
         _ => stripped(field, &nominated) || edit.drops(field),
     });
-    for (name, value) in &edit.rewrite.set {
-        for part in [name, ": ", value, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
+    write_fields(edit.rewrite.set.iter().map(|(name, value)| (name.as_str(), value.as_str())), out);
     if let Some(identity) = edit.identity {
         identity.write(request.fields, out);
     }
@@ -240,14 +272,13 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Appends the head that goes to the client and says how the body is to be framed. `minor` is the client's version,
-/// `more` a line that it gets beside the backend's.
+/// Appends the head that goes to the client and says how the body is to be framed. `minor` is the client's version.
 pub fn write_response(
     head: &[u8],
     response: &Response<'_, '_>,
     minor: u8,
     keep_alive: bool,
-    more: Option<&str>,
+    edit: ResponseEdit<'_>,
     out: &mut Vec<u8>,
 ) -> (Encoder, bool) {
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -256,8 +287,8 @@ pub fn write_response(
         out.extend_from_slice(part.as_bytes());
     }
     let nominated = Nominated::of(response.fields);
-    copy_fields(head, response.fields, out, |field| stripped(field, &nominated));
-    out.extend_from_slice(more.unwrap_or_default().as_bytes());
+    copy_fields(head, response.fields, out, |field| stripped(field, &nominated) || edit.drops(field.name));
+    write_fields(edit.added(), out);
     // HTTP/1.0 knows no chunks (RFC 9112 §6.1); HTTP/1.1 gets them where the backend ends by closing, so that a cut
     // stays visible.
     let (framing, encoder) = match response.framing {
@@ -335,7 +366,7 @@ mod tests {
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let response = Response::parse(head.as_bytes(), &mut room, to_head).unwrap();
         let mut out = Vec::new();
-        write_response(head.as_bytes(), &response, minor, true, None, &mut out);
+        write_response(head.as_bytes(), &response, minor, true, ResponseEdit::NONE, &mut out);
         String::from_utf8(out).unwrap()
     }
 

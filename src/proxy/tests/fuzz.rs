@@ -20,8 +20,8 @@ use zonekeeper_core::{
     state::State,
 };
 use zonekeeper_proxy::http1::{
-    BodyError, Decoder, Edit, Encoder, Forwarded, Framing, MAX_FIELDS, Request, Response, Scan, Scanner,
-    write_request, write_response,
+    BodyError, Decoder, Edit, Encoder, Forwarded, Framing, MAX_FIELDS, Request, Response, ResponseEdit, Scan,
+    Scanner, write_request, write_response,
 };
 
 use zonekeeper_core::model::ProxyHeader;
@@ -211,7 +211,8 @@ fn responses(time: Duration) {
         let Ok(response) = Response::parse(&bytes[..len], &mut room, rng.below(4) == 0) else { return };
         let minor = rng.below(2) as u8;
         let mut out = Vec::new();
-        let (encoder, keep_alive) = write_response(&bytes[..len], &response, minor, true, None, &mut out);
+        let (encoder, keep_alive) =
+            write_response(&bytes[..len], &response, minor, true, ResponseEdit::NONE, &mut out);
         assert_eq!(Scanner::default().scan(&out), Scan::Head(out.len()));
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS + 8];
         let mut raw = httparse::Response::new(&mut []);

@@ -12,8 +12,8 @@ use zonekeeper_core::{
     model::{
         Area, Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, GrpcCheck, HashKey,
         Http2, HttpCheck, Listener, Location, NamedBackend, Nearest, Network, PathMatch, Policy, Pool,
-        Protocol, ProxyHeader, Quorum, RateLimit, Redirect, Respond, Rewrite, Route, RouteLimits, Service,
-        Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        Protocol, ProxyHeader, Quorum, RateLimit, Redirect, Respond, ResponseRewrite, Rewrite, Route,
+        RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -341,14 +341,16 @@ fn rewrite() -> impl Strategy<Value = Rewrite> {
 }
 
 fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
-    let route = (conditions(), target(), rewrite()).prop_map(|(route, target, rewrite)| {
-        let mut route = Route { target, ..route };
-        if route.target.forwards() {
-            route.rewrite = rewrite;
-            (route.limits.retries, route.limits.response_timeout_ms) = (Some(3), Some(1500));
-        }
-        route
-    });
+    let response = rewrite().prop_map(|Rewrite { set, remove, .. }| ResponseRewrite { set, remove });
+    let route =
+        (conditions(), target(), rewrite(), response).prop_map(|(route, target, rewrite, response)| {
+            let mut route = Route { target, response, ..route };
+            if route.target.forwards() {
+                route.rewrite = rewrite;
+                (route.limits.retries, route.limits.response_timeout_ms) = (Some(3), Some(1500));
+            }
+            route
+        });
     let files = |tls: bool, routes: usize| {
         tls.then(|| Tls {
             certificates: (0..1 + routes % 2)

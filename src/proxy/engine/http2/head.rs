@@ -1,7 +1,7 @@
 //! Heads between HTTP/2 and the text of HTTP/1.1 (RFC 9113 §8.3).
 
 use super::websocket::Key;
-use crate::http1::{Answer, MAX_FIELDS, Response, end_to_end};
+use crate::http1::{Answer, MAX_FIELDS, Response, ResponseEdit, end_to_end};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 use std::{mem::MaybeUninit, net::SocketAddr};
@@ -55,15 +55,15 @@ fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The head that a client of HTTP/2 gets: without the fields of one connection, and with a line `more`.
+/// The head that a client of HTTP/2 gets: without the fields of one connection.
 pub(crate) fn response(
     head: &[u8],
     response: &Response<'_, '_>,
-    more: Option<&str>,
+    edit: ResponseEdit<'_>,
 ) -> Option<http::Response<()>> {
     let shared = Bytes::copy_from_slice(head); // one allocation for all values
     let mut fields = HeaderMap::with_capacity(response.fields.len());
-    for field in end_to_end(response.fields) {
+    for field in end_to_end(response.fields).filter(|f| !edit.drops(f.name)) {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let value = HeaderValue::from_maybe_shared(shared.slice_ref_of(head, field.value)).ok()?;
         fields.append(name, value);
@@ -73,7 +73,7 @@ pub(crate) fn response(
     {
         fields.append(header::CONTENT_LENGTH, HeaderValue::from(n));
     }
-    if let Some((name, value)) = more.and_then(|line| line.trim_end().split_once(": ")) {
+    for (name, value) in edit.added() {
         fields.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
     }
     let mut built = http::Response::new(());
@@ -233,7 +233,8 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nA: 1\r\nConnection: close, x\r\nX: 2\r\nContent-Length: 5\r\nA: 3\r\n\r\n";
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let parsed = Response::parse(head, &mut room, false).unwrap();
-        let got = response(head, &parsed, Some("Set-Cookie: a=b; Path=/\r\n")).unwrap();
+        let got = response(head, &parsed, ResponseEdit { cookie: Some("a=b; Path=/"), ..ResponseEdit::NONE })
+            .unwrap();
         let fields: Vec<_> = got.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         let want = [("a", "1"), ("a", "3"), ("content-length", "5"), ("set-cookie", "a=b; Path=/")];
         assert_eq!(fields, want);

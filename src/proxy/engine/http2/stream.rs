@@ -7,7 +7,7 @@ use super::{
     head,
     websocket::Accept,
 };
-use crate::http1::{MAX_FIELDS, Response};
+use crate::http1::{MAX_FIELDS, Response, ResponseEdit};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::HeaderMap;
@@ -88,7 +88,7 @@ impl Stream2 {
         let end = text.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(invalid)? + 4;
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let parsed = Response::parse(&text[..end], &mut room, false).map_err(|_| invalid())?;
-        let head = head::response(&text[..end], &parsed, None).ok_or_else(invalid)?;
+        let head = head::response(&text[..end], &parsed, ResponseEdit::NONE).ok_or_else(invalid)?;
         self.respond(head, end == text.len())?;
         self.set_last(true);
         Ok(end)

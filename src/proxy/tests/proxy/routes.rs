@@ -1,9 +1,11 @@
 //! What routes do besides leading to a pool: conditions, splits, rewrites, redirects, answers, limits.
 
-use crate::support::*;
+use crate::{http2::Client2, support::*};
 use std::sync::{Arc, atomic::Ordering::Relaxed};
+use tokio::io::AsyncWriteExt as _;
 use zonekeeper_core::model::{
-    Network, PathMatch, Protocol, Redirect, Respond, Rewrite, Route, RouteLimits, Target,
+    Http2, Network, PathMatch, Protocol, Redirect, Respond, ResponseRewrite, Rewrite, Route, RouteLimits,
+    Target,
 };
 
 fn world(backends: &[(&str, &Server)], routes: Vec<Route>) -> World {
@@ -91,6 +93,64 @@ async fn what_is_rewritten_reaches_the_backend() {
         "{text}"
     );
     assert!(text.contains("X-Forwarded-Host: w.example\r\n") && !text.contains("Secret"), "{text}");
+}
+
+/// What a backend says of itself goes, and what browsers are to know comes, whoever answers and in which protocol.
+#[tokio::test]
+async fn what_is_rewritten_of_a_response_reaches_the_client() {
+    const SAID: &str = "HTTP/1.1 200 OK\r\nServer: old/1.0\r\nX-A: 1\r\nx-frame: backend\r\nX-FRAME: twice\r\n\
+                        Content-Length: 2\r\n\r\nok";
+    let backend = Server::with(any(), |mut stream, _| async move {
+        let mut pending = Vec::new();
+        while read_request(&mut stream, &mut pending).await.is_some() {
+            stream.write_all(SAID.as_bytes()).await.unwrap();
+        }
+    });
+    let response = ResponseRewrite {
+        set: vec![("x-frame".into(), "DENY".into()), ("content-type".into(), "text/x".into())],
+        remove: vec!["server".into(), "location".into()],
+    };
+    let at = |path: &str, target| Route { path: PathMatch::Exact(path.into()), target, ..Route::default() };
+    let elsewhere = Redirect { status: 308, scheme: None, host: None, path: Some("/new".into()) };
+    let mut routes =
+        vec![at("/fixed", answer(403, "no")), at("/old", Target::Redirect(elsewhere)), route("web")];
+    routes.iter_mut().for_each(|r| r.response = response.clone());
+    routes.insert(0, Route { path: PathMatch::Exact("/plain".into()), ..route("web") });
+    let mut state = state(Protocol::Http, &[backend.addr]);
+    edit_listener(&mut state, |l| (l.routes, l.http2) = (routes, Http2::PriorKnowledge));
+    let world = World::start(state);
+
+    let (mut one, two) = (world.client().await, Client2::connect(world.addr("web")).await);
+    for (path, status, others) in [
+        ("/", 200, &["content-length: 2", "x-a: 1"][..]),
+        ("/fixed", 403, &["content-length: 2"]),
+        ("/old", 308, &["content-length: 0"]),
+    ] {
+        let want = ["x-frame: DENY", "content-type: text/x"].iter().chain(others);
+        let mut want: Vec<String> = want.map(|line| line.to_string()).collect();
+        let old = one.get(path).await;
+        let mut lines: Vec<String> = old.head.lines().skip(1).filter(|l| !l.is_empty()).map(lower).collect();
+        let new = two.get(path).await;
+        let mut fields: Vec<String> =
+            new.fields.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        assert_eq!((old.status, new.status), (status, status), "{path}");
+        for all in [&mut want, &mut lines, &mut fields] {
+            all.sort();
+        }
+        assert_eq!((&lines, &fields), (&want, &want), "{path}");
+    }
+    assert!(
+        one.get("/plain")
+            .await
+            .head
+            .contains("Server: old/1.0\r\nX-A: 1\r\nx-frame: backend\r\nX-FRAME: twice")
+    );
+}
+
+/// A line of a head with its name in lower case.
+fn lower(line: &str) -> String {
+    let (name, value) = line.split_once(": ").unwrap();
+    format!("{}: {value}", name.to_ascii_lowercase())
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use std::{
 };
 use tracing_subscriber::fmt::MakeWriter;
 use zonekeeper_core::model::{
-    HashKey, Http2, Network, PathMatch, Protocol, RateLimit, Redirect, Respond, Rewrite, Route, Target,
+    HashKey, Http2, Listener, Network, PathMatch, Protocol, RateLimit, Redirect, Respond, Rewrite, Route,
+    Target,
 };
 
 fn seeing(backend: &Server, access_log: u32) -> World {
@@ -99,6 +100,39 @@ async fn a_sampled_request_is_a_line_of_the_access_log() {
     assert!(
         fields["bytes_out"].as_u64().unwrap() > 100 && fields["request_id"].as_str().unwrap().len() == 32
     );
+}
+
+/// As HAProxy's `tcplog`: whose connection it was, where it went, how it ended.
+#[tokio::test]
+async fn a_sampled_connection_is_a_line_of_the_access_log() {
+    let lines = lines();
+    let backend = Server::start("a");
+    let mut state = state(Protocol::Tcp, &[backend.addr]);
+    for (listener, to) in [("seen-served", "web"), ("seen-unserved", "none")] {
+        let more =
+            Listener { routes: vec![route(to)], access_log: 1, ..crate::support::listener(Protocol::Tcp) };
+        state.listeners.insert(listener_id(listener), Arc::new(more));
+    }
+    state.pools.insert(pool_id("none"), Arc::new(pool(&[dead()])));
+    let world = World::start(state);
+    assert_eq!(Client::connect(world.addr("seen-served")).await.get("/").await.by(), "a");
+    assert!(Client::connect(world.addr("seen-unserved")).await.ended().await);
+    let of = |listener: &str| {
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let mut all = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        all.find(|l| l["fields"]["listener"] == listener).map(|l| l["fields"].clone())
+    };
+    eventually("both are written", async || of("seen-served").is_some() && of("seen-unserved").is_some())
+        .await;
+    let (served, unserved) = (of("seen-served").unwrap(), of("seen-unserved").unwrap());
+    for (name, want) in
+        [("message", "connection"), ("client", "127.0.0.1"), ("end", "closed"), ("pool", "web")]
+    {
+        assert_eq!(served[name], want, "{served}");
+    }
+    assert_eq!(served["backend"], backend.addr.to_string());
+    assert!(served["bytes_in"].as_u64() > Some(20) && served["bytes_out"].as_u64() > Some(20), "{served}");
+    assert_eq!((&unserved["end"], &unserved["backend"]), (&"no backend".into(), &"".into()), "{unserved}");
 }
 
 /// As nginx and HAProxy have it: who looks for a client's error finds it, whoever answered.
