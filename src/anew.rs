@@ -138,5 +138,9 @@ fn secrets(config: &NodeConfig, state: &State) -> String {
         text +=
             &format!("without it the keys of {} webhooks are lost; put these again\n", state.webhooks.len());
     }
+    match state.certificates().count() {
+        0 => {}
+        n => text += &format!("without it {n} certificates are lost; put these again\n"),
+    }
     text
 }

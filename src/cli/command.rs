@@ -9,8 +9,8 @@ pub use client::ClientArgs;
 pub use config::{ApplyArgs, CheckArgs, ExportArgs, PlanArgs};
 pub use steer::{BackendCommand, OverrideArgs, ServiceCommand, SiteCommand, duration};
 pub use things::{
-    AutomationCommand, BackupArgs, ClusterCommand, EventsArgs, ExplainArgs, MemberCommand, SecretsCommand,
-    TimingCommand, TokenCommand, WebhookCommand, ZoneCommand,
+    AutomationCommand, BackupArgs, CertificateCommand, ClusterCommand, EventsArgs, ExplainArgs,
+    MemberCommand, SecretsCommand, TimingCommand, TokenCommand, WebhookCommand, ZoneCommand,
 };
 
 use clap::{Args, Subcommand};
@@ -96,6 +96,9 @@ pub enum ClientCommand {
     /// Webhooks: show, add, remove.
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Certificates that the cluster holds for the listeners of all nodes: show, put, remove.
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// Raft timing of the cluster.
     #[command(subcommand)]
     Timing(TimingCommand),

@@ -38,6 +38,7 @@ pub async fn run(client: ClientArgs, out: &mut dyn Write) -> Result<ExitCode, Cl
         ClientCommand::Explain(c) => things::explain(s, c).await?,
         ClientCommand::Token(c) => things::token(s, c).await?,
         ClientCommand::Webhook(c) => things::webhook(s, c).await?,
+        ClientCommand::Certificate(c) => things::certificate(s, c).await?,
         ClientCommand::Timing(c) => things::timing(s, c).await?,
         ClientCommand::Cluster(c) => things::cluster(s, c).await?,
         ClientCommand::Secrets(c) => things::secrets(s, c).await?,

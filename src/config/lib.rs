@@ -33,8 +33,8 @@ mod zone;
 
 pub use cluster::ClusterConfig;
 pub use node::{
-    AdminConfig, DRAIN_MS, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig,
-    QueryLog, RateLimit,
+    AdminConfig, DRAIN_MS, DnsCertificate, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale,
+    PeerConfig, ProxyConfig, QueryLog, RateLimit,
 };
 pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
 pub use problem::{Place, Problem, Problems, Severity};

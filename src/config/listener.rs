@@ -8,7 +8,7 @@ use crate::{
     service::socket,
 };
 use std::path::Path;
-use zonekeeper_core::model::{Bind, Http2, Listener, Protocol, Route, Tls, TlsFiles};
+use zonekeeper_core::model::{Bind, Certificate, Http2, Listener, Protocol, Route, Tls, TlsFiles};
 
 pub(crate) const FIELDS: &[&str] = &[
     "bind",
@@ -33,8 +33,9 @@ pub(crate) const FIELDS: &[&str] = &[
     "tunnel_timeout",
 ];
 pub(crate) const BIND_FIELDS: &[&str] = &["site", "addr"];
-pub(crate) const TLS_FIELDS: &[&str] = &["cert", "key", "certs", "client_ca", "client", "min_version"];
-pub(crate) const CERT_FIELDS: &[&str] = &["cert", "key"];
+pub(crate) const TLS_FIELDS: &[&str] =
+    &["cert", "key", "certificate", "certs", "client_ca", "client", "min_version"];
+pub(crate) const CERT_FIELDS: &[&str] = &["cert", "key", "certificate"];
 
 const PROTOCOLS: [(&str, Protocol); 4] =
     [("http", Protocol::Http), ("tcp", Protocol::Tcp), ("tls", Protocol::Tls), ("udp", Protocol::Udp)];
@@ -83,8 +84,9 @@ fn bind(value: &Value<'_>) -> Parsed<Bind> {
 
 fn tls(value: &Value<'_>) -> Parsed<Option<Tls>> {
     let table = value.table(TLS_FIELDS)?;
-    let first = files(&table);
-    let more = table.opt("certs", |v| v.each(certificate)).unwrap_or_default();
+    let first = certificate(&table);
+    let one = |v: &Value<'_>| certificate(&v.table(CERT_FIELDS)?).ok_or(NOTED.into());
+    let more = table.opt("certs", |v| v.each(one)).unwrap_or_default();
     Ok(first.map(|first| Tls {
         certificates: std::iter::once(first).chain(more).collect(),
         client_ca: table.opt("client_ca", absolute),
@@ -93,8 +95,16 @@ fn tls(value: &Value<'_>) -> Parsed<Option<Tls>> {
     }))
 }
 
-fn certificate(value: &Value<'_>) -> Parsed<TlsFiles> {
-    files(&value.table(CERT_FIELDS)?).ok_or(NOTED.into())
+/// One that the cluster holds, or files.
+fn certificate(table: &Table<'_>) -> Option<Certificate> {
+    if !table.has("certificate") {
+        return files(table).map(Certificate::Files);
+    }
+    for field in ["cert", "key"] {
+        table
+            .opt(field, |_| Err::<(), _>("stands beside certificate; give files, or the name of one".into()));
+    }
+    table.opt("certificate", Value::parse).map(Certificate::Held)
 }
 
 /// A certificate and its key, which go together.
@@ -158,12 +168,15 @@ pub(crate) fn write(listener: &Listener) -> toml::Table {
 }
 
 fn write_tls(tls: &Tls) -> toml::Value {
-    let files = |f: &TlsFiles| strings(&[("cert", &f.cert), ("key", &f.key)]);
+    let one = |c: &Certificate| match c {
+        Certificate::Files(f) => strings(&[("cert", &f.cert), ("key", &f.key)]),
+        Certificate::Held(id) => strings(&[("certificate", &id.to_string())]),
+    };
     let Some((first, more)) = tls.certificates.split_first() else { return toml::Table::new().into() };
-    let mut value = files(first);
+    let mut value = one(first);
     if let toml::Value::Table(table) = &mut value {
         if !more.is_empty() {
-            table.insert("certs".into(), toml::Value::Array(more.iter().map(files).collect()));
+            table.insert("certs".into(), toml::Value::Array(more.iter().map(one).collect()));
         }
         if let Some(ca) = &tls.client_ca {
             table.insert("client_ca".into(), ca.as_str().into());

@@ -11,7 +11,7 @@ use std::{
 };
 use zonekeeper_core::{
     entry::Duty,
-    id::{NodeId, SiteId},
+    id::{CertificateId, NodeId, SiteId},
 };
 
 pub(crate) const FIELDS: &[&str] =
@@ -32,7 +32,7 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
     "max_stale",
     "on_stale",
 ];
-pub(crate) const ENCRYPTED_FIELDS: &[&str] = &["tls", "https", "quic", "path", "cert", "key"];
+pub(crate) const ENCRYPTED_FIELDS: &[&str] = &["tls", "https", "quic", "path", "cert", "key", "certificate"];
 pub(crate) const PROXY_FIELDS: &[&str] = &["workers", "drain"];
 /// How long open connections may go on at a stop, in milliseconds.
 pub const DRAIN_MS: u32 = 5000;
@@ -141,10 +141,22 @@ pub struct EncryptedDns {
     pub quic: Vec<SocketAddr>,
     /// Path of DNS over HTTPS.
     pub path: String,
-    /// PEM chain, read again when it changes. Relative paths count from the node file's folder.
-    pub cert: PathBuf,
-    /// PEM key.
-    pub key: PathBuf,
+    /// Certificate and key.
+    pub certificate: DnsCertificate,
+}
+
+/// Where the certificate of encrypted DNS is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DnsCertificate {
+    /// On the node's disk, read again when they change. Relative paths count from the node file's folder.
+    Files {
+        /// PEM chain.
+        cert: PathBuf,
+        /// PEM key.
+        key: PathBuf,
+    },
+    /// With the cluster.
+    Held(CertificateId),
 }
 
 /// Proxy engine of this node.

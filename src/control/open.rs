@@ -1,6 +1,11 @@
 //! Opens the common secrets on this node: the replicated state holds them sealed.
 
-use zonekeeper_core::{State, entry::Secret, secrets::SecretId};
+use zonekeeper_core::{
+    State,
+    entry::Secret,
+    id::CertificateId,
+    secrets::{Bundle, SecretId},
+};
 use zonekeeper_peer::keys::Keyring;
 
 /// What this node can read, and a secret of its own for when it cannot.
@@ -38,6 +43,13 @@ impl Opener {
             opened if opened.is_empty() => self.own.iter().cloned().collect(),
             opened => opened.into_iter().map(Secret).collect(),
         }
+    }
+
+    /// A certificate that the cluster holds; none: it does not, or this node cannot open it.
+    pub(crate) fn certificate(&self, state: &State, id: &CertificateId) -> Option<Bundle> {
+        let id = SecretId::Certificate(id.clone());
+        let open = |key, context: &[u8], sealed: &[u8]| self.keyring.open(key, context, sealed);
+        state.secrets.vault.opened(&id, open).into_iter().next().map(|pem| Bundle(pem.into()))
     }
 
     /// What DNS makes and checks cookies with, what is used first; empty: nothing that all share.

@@ -57,8 +57,12 @@ pub(crate) fn publication(state: Arc<State>, site: &SiteId, opener: &Opener) -> 
 }
 
 fn proxy(state: &State, site: &SiteId, opener: &Opener) -> Arc<ProxyTable> {
-    let secrets = opener.session(state);
-    Arc::new(ProxyTable { secrets, ..ProxyTable::build(state, site) })
+    let mut table = ProxyTable::build(state, site);
+    table.secrets = opener.session(state);
+    let used = table.listeners.values().flat_map(|l| l.certificates());
+    let opened = used.filter_map(|id| Some((id.clone(), opener.certificate(state, id)?)));
+    table.certificates = opened.collect();
+    Arc::new(table)
 }
 
 /// The publication after some entries; costs what they changed.

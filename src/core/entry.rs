@@ -3,7 +3,7 @@
 use crate::{
     cookies::CookieSecret,
     evidence::Row,
-    id::{NodeId, PoolId, ServiceId, SiteId},
+    id::{CertificateId, NodeId, PoolId, ServiceId, SiteId},
     model::{Change, Family},
     name::Name,
     secrets::{self, KeyId, SecretId},
@@ -193,6 +193,8 @@ pub enum Command {
     },
     /// Asks the leader for another cluster key. Since version 2.
     Rekey,
+    /// Removes a certificate that no listener uses. Since version 2.
+    RemoveCertificate(CertificateId),
 }
 
 impl Command {
@@ -202,7 +204,8 @@ impl Command {
             Command::SealWith { .. }
             | Command::PutSealed { .. }
             | Command::Reseal { .. }
-            | Command::Rekey => secrets::SINCE,
+            | Command::Rekey
+            | Command::RemoveCertificate(_) => secrets::SINCE,
             Command::Configure(changes) | Command::Stage { changes, .. } => {
                 changes.iter().map(Change::since).max().unwrap_or(1)
             }

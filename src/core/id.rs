@@ -96,6 +96,10 @@ label!(
     /// A proxy listener.
     ListenerId
 );
+label!(
+    /// A certificate with its key that the cluster holds.
+    CertificateId
+);
 
 #[cfg(test)]
 mod tests {

@@ -64,8 +64,9 @@ impl State {
             Command::RollCookies(new) => self.roll_cookies(*new),
             Command::SealWith { from, to } => self.seal_with(*from, *to),
             Command::PutSealed { id, after, key, bytes } => self.put_sealed(step, id, *after, *key, bytes),
-            Command::Reseal { id, generation, key, bytes } => self.reseal(id, *generation, *key, bytes),
+            Command::Reseal { id, generation, key, bytes } => self.reseal(step, id, *generation, *key, bytes),
             Command::Rekey => self.rekey(),
+            Command::RemoveCertificate(id) => self.forget_certificate(id),
             _ => Err(String::from("this command is handled elsewhere")),
         }
     }

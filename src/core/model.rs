@@ -13,8 +13,8 @@ mod proxy;
 mod route;
 pub use nearest::{Area, AreaError, Location, Nearest};
 pub use proxy::{
-    Backend, BackendTls, Balance, Bind, HashKey, Http2, Listener, NamedBackend, Pool, Protocol, ProxyHeader,
-    RateLimit, Tls, TlsFiles,
+    Backend, BackendTls, Balance, Bind, Certificate, HashKey, Http2, Listener, NamedBackend, Pool, Protocol,
+    ProxyHeader, RateLimit, Tls, TlsFiles,
 };
 pub use route::{
     Network, PathMatch, Redirect, Respond, ResponseRewrite, Rewrite, Route, RouteLimits, Target, within,
@@ -268,9 +268,7 @@ impl Change {
         let check = match self {
             Change::PutService(_, service) => service.check.as_ref(),
             Change::PutPool(_, pool) => pool.check.as_ref(),
-            Change::PutListener(_, listener) => {
-                return listener.routes.iter().map(Route::since).max().unwrap_or(1);
-            }
+            Change::PutListener(_, listener) => return listener.since(),
             _ => None,
         };
         match check.map(|check| &check.kind) {

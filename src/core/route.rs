@@ -5,8 +5,9 @@
 
 use crate::{
     entry::{Force, Override, Scope, Secret},
-    id::{ListenerId, PoolId, SiteId},
+    id::{CertificateId, ListenerId, PoolId, SiteId},
     model::{Listener, NamedBackend, PathMatch, Pool, Protocol, Route},
+    secrets::Bundle,
     state::State,
 };
 use alloc::{
@@ -34,6 +35,9 @@ pub struct ProxyTable {
     /// Secrets that common keys are derived from, what is used first; where they are sealed, whoever publishes the table
     /// opens them.
     pub secrets: Vec<Secret>,
+    /// The certificates that the listeners use and the cluster holds, as far as whoever publishes the table can open
+    /// them.
+    pub certificates: BTreeMap<CertificateId, Bundle>,
 }
 
 /// One listener as this site's proxies bind it; everything else is as declared.
@@ -129,7 +133,7 @@ impl ProxyTable {
             .filter_map(|(id, listener)| ListenerTable::build(site, id, listener, &pools))
             .map(|l| (l.id.clone(), Arc::new(l)))
             .collect();
-        ProxyTable { listeners, pools, secrets: state.secrets.session.clone() }
+        ProxyTable { listeners, pools, secrets: state.secrets.session.clone(), certificates: BTreeMap::new() }
     }
 }
 

@@ -11,7 +11,7 @@
 //! Secrets that all nodes use at once go by log time, each step on all nodes at the same index (RFC 9018 §5): a new one is
 //! accepted, [`STAGED_MS`] later it is used while the one before is accepted, and when the last cookie or ticket of that
 //! has ended, it is gone. The first one of its kind is used at once. The key of a webhook is replaced at once: its
-//! receiver was given it before.
+//! receiver was given it before. So is a certificate: whoever issued it made both good.
 //!
 //! # The cluster key
 //!
@@ -29,6 +29,7 @@ use crate::{
     apply::{Refusal, Step},
     cookies::{self, Cookies},
     entry::{Secret, Webhook},
+    id::{CertificateId, ListenerId},
     members::{MAX_TOKENS, bounded, check_url},
     state::State,
     time::LogTime,
@@ -43,6 +44,8 @@ pub const SINCE: u32 = 2;
 pub const STAGED_MS: u64 = cookies::STAGED_MS;
 /// An old session secret is accepted for so many milliseconds after its last use: tickets are opened for a day at most.
 const SESSION_MS: u64 = 25 * 3_600_000;
+/// Certificates of a cluster.
+const MAX_CERTIFICATES: usize = 1000;
 /// Largest sealed secret, in bytes.
 pub const MAX_SEALED: usize = 16 << 10;
 
@@ -65,6 +68,18 @@ pub enum SecretId {
     Session,
     /// Signs what is posted to this URL.
     Webhook(String),
+    /// A certificate: its chain and its key, as PEM text.
+    Certificate(CertificateId),
+}
+
+/// Chain and key of a certificate as PEM text, opened. Shows in no log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bundle(pub Arc<[u8]>);
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bundle(…)")
+    }
 }
 
 impl SecretId {
@@ -77,6 +92,7 @@ impl SecretId {
             SecretId::DnsCookie => (1, ""),
             SecretId::Session => (2, ""),
             SecretId::Webhook(url) => (3, url.as_str()),
+            SecretId::Certificate(id) => (4, id.as_str()),
         };
         [&[purpose], name.as_bytes()].concat()
     }
@@ -86,7 +102,7 @@ impl SecretId {
         match self {
             SecretId::DnsCookie => Some(16),
             SecretId::Session => Some(32),
-            SecretId::Webhook(_) => None,
+            SecretId::Webhook(_) | SecretId::Certificate(_) => None,
         }
     }
 
@@ -94,7 +110,7 @@ impl SecretId {
         match self {
             SecretId::DnsCookie => cookies::ACCEPTED_MS,
             SecretId::Session => SESSION_MS,
-            SecretId::Webhook(_) => 0,
+            SecretId::Webhook(_) | SecretId::Certificate(_) => 0,
         }
     }
 }
@@ -105,6 +121,7 @@ impl fmt::Display for SecretId {
             SecretId::DnsCookie => "dns-cookie",
             SecretId::Session => "session",
             SecretId::Webhook(_) => "webhook", // the URL may hold secrets of its own
+            SecretId::Certificate(_) => "certificate",
         })
     }
 }
@@ -267,6 +284,7 @@ impl State {
             SecretId::Webhook(url) => {
                 self.webhooks.get(url).map(|hook| hook.secret.as_bytes()).filter(|s| !s.is_empty())
             }
+            SecretId::Certificate(_) => None,
         }
     }
 
@@ -365,6 +383,12 @@ impl State {
                 }
                 self.webhooks.insert(url.clone(), Webhook { url: url.clone(), secret: String::new() });
             }
+            SecretId::Certificate(_) => {
+                if held.is_none() {
+                    bounded(self.certificates().count(), MAX_CERTIFICATES, "certificates")?;
+                }
+                step.delta.proxy = true;
+            }
         }
         Arc::make_mut(&mut self.secrets.vault).rings.insert(id.clone(), ring);
         Ok(())
@@ -373,6 +397,7 @@ impl State {
     /// The same secret under the present key.
     pub(crate) fn reseal(
         &mut self,
+        step: &mut Step<'_>,
         id: &SecretId,
         generation: u64,
         key: KeyId,
@@ -383,7 +408,35 @@ impl State {
         let sealed = ring.and_then(|ring| ring.of_generation(generation));
         let sealed = sealed.ok_or_else(|| format!("the secret {id} of index {generation} is gone"))?;
         (sealed.key, sealed.bytes) = (key, bytes.to_owned());
+        step.delta.proxy |= matches!(id, SecretId::Certificate(_)); // a node may be able to open it now
         Ok(())
+    }
+
+    /// The certificates that the cluster holds.
+    pub fn certificates(&self) -> impl Iterator<Item = (&CertificateId, &Ring)> {
+        self.secrets.vault.rings.iter().filter_map(|(id, ring)| match id {
+            SecretId::Certificate(id) => Some((id, ring)),
+            _ => None,
+        })
+    }
+
+    /// The listeners that use a certificate.
+    pub fn users<'a>(&'a self, id: &'a CertificateId) -> impl Iterator<Item = &'a ListenerId> {
+        self.listeners
+            .iter()
+            .filter(move |(_, l)| l.certificates().any(|c| c == id))
+            .map(|(listener, _)| listener)
+    }
+
+    pub(crate) fn forget_certificate(&mut self, id: &CertificateId) -> Result<(), Refusal> {
+        if let Some(listener) = self.users(id).next() {
+            return Err(format!(
+                "the listener {listener} uses the certificate {id}; give it another one first"
+            ));
+        }
+        let rings = &mut Arc::make_mut(&mut self.secrets.vault).rings;
+        let removed = rings.remove(&SecretId::Certificate(id.clone()));
+        removed.map(drop).ok_or_else(|| format!("there is no certificate {id}"))
     }
 
     pub(crate) fn forget_webhook(&mut self, url: &str) -> Result<(), Refusal> {

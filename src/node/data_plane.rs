@@ -4,7 +4,11 @@ use super::{
     NodeError,
     reload::{self, Certificate},
 };
-use crate::{control::Vitals, handover::Sockets, priority};
+use crate::{
+    control::{Opener, Vitals},
+    handover::Sockets,
+    priority,
+};
 use arc_swap::ArcSwap;
 use std::{
     io,
@@ -76,6 +80,7 @@ impl DataPlane {
     pub(crate) async fn start(
         config: &NodeConfig,
         published: &Arc<ArcSwap<Published>>,
+        opener: &Opener,
         data: &Handle,
         mut inherited: Sockets,
     ) -> Result<DataPlane, NodeError> {
@@ -85,7 +90,8 @@ impl DataPlane {
         if config.duty == Duty::Witness {
             return Ok(DataPlane { dns: None, proxy: None, flags, health, vitals, certificate: None });
         }
-        let certificate = config.dns.encrypted.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
+        let load = |e: &EncryptedDns| Certificate::load(&e.certificate, opener, &published.load().state);
+        let certificate = config.dns.encrypted.as_ref().map(load).transpose()?.map(Arc::new);
         if !config.dns.geo.is_empty() {
             flags.geo.store(Arc::new(Some(Geo::open(&config.dns.geo)?)));
         }
@@ -109,6 +115,11 @@ impl DataPlane {
     /// Follows the files that may change while the node runs.
     pub(crate) fn reload(&self, config: &NodeConfig) -> impl Future<Output = ()> + Send + 'static {
         reload::run(config.dns.geo.clone(), self.flags.clone(), self.certificate.clone())
+    }
+
+    /// The certificate of encrypted DNS, where there is one.
+    pub(super) fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.clone()
     }
 
     /// The proxy, where there is one.

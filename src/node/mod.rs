@@ -97,7 +97,7 @@ impl Node {
         let opener = Arc::new(Opener::new(keyring.clone()));
         let first = publication(opened.state(), &config.site, &opener);
         let published = Arc::new(ArcSwap::from_pointee(first));
-        let plane = DataPlane::start(&config, &published, data, inherited).await?;
+        let plane = DataPlane::start(&config, &published, &opener, data, inherited).await?;
 
         let listener = TcpListener::bind(config.peer.listen)
             .map_err(|e| NodeError::Bind("peer.listen", config.peer.listen, e))?;
@@ -170,7 +170,8 @@ impl Node {
             plane.flags.clone(),
         ));
         tasks.spawn(plane.reload(&config));
-        tasks.spawn(watch::cookies(published.clone(), news.subscribe(), plane.flags.clone(), opener));
+        let sealed = (plane.flags.clone(), plane.certificate());
+        tasks.spawn(watch::secrets(published.clone(), news.subscribe(), sealed, opener));
         let renewal = renew::Renewal {
             peers: peers.clone(),
             keys: config.keys_dir.clone(),

@@ -1,9 +1,11 @@
-//! Files that may change while a node runs: the certificate of encrypted DNS, and the databases of clients' whereabouts.
+//! What may change while a node runs: the certificate of encrypted DNS, in files or with the cluster, and the databases of
+//! clients' whereabouts.
 //!
 //! What cannot be read leaves what is in use as it is, and is logged once.
 
 use super::NodeError;
-use arc_swap::ArcSwap;
+use crate::control::Opener;
+use arc_swap::ArcSwapOption;
 use rustls::{
     crypto::aws_lc_rs,
     server::{ClientHello, ResolvesServerCert},
@@ -17,36 +19,73 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use zonekeeper_config::EncryptedDns;
+use zonekeeper_config::DnsCertificate;
+use zonekeeper_core::State;
 use zonekeeper_dns::{DnsFlags, Geo};
+use zonekeeper_proxy::read_bundle;
 
 /// From one look at the files to the next.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// The certificate that handshakes get.
+/// The certificate that handshakes get; while there is none, they fail.
 pub(super) struct Certificate {
-    cert: PathBuf,
-    key: PathBuf,
-    current: ArcSwap<CertifiedKey>,
+    source: DnsCertificate,
+    current: ArcSwapOption<CertifiedKey>,
 }
 
 impl Certificate {
-    /// Reads chain and key.
-    pub(super) fn load(config: &EncryptedDns) -> Result<Certificate, NodeError> {
-        let current = ArcSwap::from_pointee(read(&config.cert, &config.key)?);
-        Ok(Certificate { cert: config.cert.clone(), key: config.key.clone(), current })
+    /// Reads chain and key, or takes what the cluster holds in this state.
+    pub(super) fn load(
+        source: &DnsCertificate,
+        opener: &Opener,
+        state: &State,
+    ) -> Result<Certificate, NodeError> {
+        let current = match source {
+            DnsCertificate::Files { cert, key } => Some(Arc::new(read(cert, key)?)),
+            DnsCertificate::Held(_) => None,
+        };
+        let certificate = Certificate { source: source.clone(), current: current.into() };
+        certificate.follow(opener, state);
+        Ok(certificate)
+    }
+
+    /// Takes what the cluster holds by now.
+    pub(super) fn follow(&self, opener: &Opener, state: &State) {
+        let DnsCertificate::Held(id) = &self.source else { return };
+        let bundle = opener.certificate(state, id).ok_or_else(|| {
+            format!("the cluster holds no certificate {id} that this node can open; put it, as `zonekeeper certificate put`")
+        });
+        match bundle.and_then(|bundle| read_bundle(&bundle.0, id.as_str())) {
+            Ok(new) => {
+                let before = self.current.swap(Some(new.key.clone()));
+                if before.is_none_or(|old| old.cert != new.key.cert) {
+                    tracing::info!(%id, "encrypted DNS has a new certificate");
+                }
+            }
+            Err(why) if self.current.load().is_none() => {
+                tracing::warn!(why, "encrypted DNS has no certificate yet")
+            }
+            Err(why) => tracing::error!(why, "encrypted DNS keeps its certificate"),
+        }
+    }
+
+    fn files(&self) -> Option<(&Path, &Path)> {
+        match &self.source {
+            DnsCertificate::Files { cert, key } => Some((cert, key)),
+            DnsCertificate::Held(_) => None,
+        }
     }
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+        self.current.load_full()
     }
 }
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Certificate({})", self.cert.display())
+        write!(f, "Certificate({:?})", self.source)
     }
 }
 
@@ -90,15 +129,19 @@ impl Watched {
 
 /// Follows them for ever.
 pub(super) async fn run(geo: Vec<PathBuf>, flags: Arc<DnsFlags>, certificate: Option<Arc<Certificate>>) {
-    let pair = certificate.as_ref().map(|c| vec![c.cert.clone(), c.key.clone()]).unwrap_or_default();
+    let files = certificate.as_deref().and_then(Certificate::files);
+    let pair = files.map(|(cert, key)| vec![cert.to_owned(), key.to_owned()]).unwrap_or_default();
     let (mut pair, mut databases) = (Watched::new(pair), Watched::new(geo));
     loop {
         tokio::time::sleep(EVERY).await;
-        if let Some(certificate) = certificate.as_ref().filter(|_| pair.changed()) {
-            match read(&certificate.cert, &certificate.key) {
+        if let Some(certificate) = &certificate
+            && let Some((cert, key)) = certificate.files()
+            && pair.changed()
+        {
+            match read(cert, key) {
                 Ok(new) => {
-                    certificate.current.store(Arc::new(new));
-                    tracing::info!(cert = %certificate.cert.display(), "encrypted DNS has a new certificate");
+                    certificate.current.store(Some(Arc::new(new)));
+                    tracing::info!(cert = %cert.display(), "encrypted DNS has a new certificate");
                 }
                 Err(error) => tracing::error!(%error, "encrypted DNS keeps its certificate"),
             }

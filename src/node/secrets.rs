@@ -15,7 +15,7 @@
 //! wanting, one entry at a time, so that it does not matter where a leader before it has stopped.
 //!
 //! A key that no member has any more (all `cluster.key` lost) is replaced after half a minute. The secrets that the
-//! cluster makes by itself are then made anew; the keys of webhooks are lost and must be put again.
+//! cluster makes by itself are then made anew; the keys of webhooks and the certificates are lost and must be put again.
 
 use super::control_lane::KEY_TAG;
 use serde::{Deserialize, Serialize};
@@ -107,16 +107,24 @@ pub(super) fn problem(vault: &Vault, keyring: &Keyring) -> Option<String> {
              another node's key folder and restart this node"
         ));
     }
-    let lost = vault.rings.iter().find_map(|(id, ring)| match id {
-        SecretId::Webhook(url) if !keyring.has(ring.active.key) => Some((url, ring.active.key)),
-        _ => None,
-    });
-    let (url, key) = lost?;
-    let host: String = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
-    Some(format!(
-        "the signing key of the webhook at {host} is sealed under the cluster key {key}, which this node lacks: what is \
-         announced there waits; if no other node has that key, put the webhook again"
-    ))
+    let mut lost = vault.rings.iter().filter(|(_, ring)| !keyring.has(ring.active.key));
+    lost.find_map(|(id, ring)| {
+        let key = ring.active.key;
+        match id {
+            SecretId::Webhook(url) => {
+                let host: String = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+                Some(format!(
+                    "the signing key of the webhook at {host} is sealed under the cluster key {key}, which this node lacks: what \
+                     is announced there waits; if no other node has that key, put the webhook again"
+                ))
+            }
+            SecretId::Certificate(name) => Some(format!(
+                "the certificate {name} is sealed under the cluster key {key}, which this node lacks: listeners that use it keep \
+                 the one before, or serve nobody; if no other node has that key, put the certificate again"
+            )),
+            SecretId::DnsCookie | SecretId::Session => None,
+        }
+    })
 }
 
 /// Looks after key and secrets for ever.
@@ -289,7 +297,8 @@ fn wanting(state: &State, keyring: &Keyring) -> Result<Option<Command>, String> 
         Ok::<_, String>(Some(Command::PutSealed { id: id.clone(), after, key, bytes }))
     };
     let hooks = state.webhooks.keys().map(|url| SecretId::Webhook(url.clone()));
-    for id in SecretId::SHARED.into_iter().chain(hooks) {
+    let certificates = state.certificates().map(|(id, _)| SecretId::Certificate(id.clone()));
+    for id in SecretId::SHARED.into_iter().chain(hooks).chain(certificates) {
         let ring = vault.rings.get(&id);
         match (ring, state.unsealed(&id), id.made()) {
             (None, Some(plain), _) => return put(&id, None, plain),

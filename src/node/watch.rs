@@ -1,5 +1,6 @@
 //! Small loops that follow a publication, a report or a clock.
 
+use super::reload::Certificate;
 use crate::{
     clock,
     control::{Lead, Opener},
@@ -112,11 +113,11 @@ pub(super) fn behind(
 }
 
 /// DNS makes and checks cookies with the secrets that the cluster shares; where this node cannot open them, with one of
-/// its own.
-pub(super) async fn cookies(
+/// its own. Encrypted DNS has the certificate that the cluster holds, where it is asked to.
+pub(super) async fn secrets(
     published: Arc<ArcSwap<Published>>,
     mut news: watch::Receiver<Generation>,
-    flags: Arc<DnsFlags>,
+    (flags, certificate): (Arc<DnsFlags>, Option<Arc<Certificate>>),
     opener: Arc<Opener>,
 ) {
     let (mut held, mut seen) = (Vec::new(), None);
@@ -128,15 +129,20 @@ pub(super) async fn cookies(
         let same = |(of, by): &(Secrets, u64)| {
             Arc::ptr_eq(&of.vault, &secrets.vault) && of.cookies == secrets.cookies && *by == key
         };
-        let now = if seen.as_ref().is_some_and(same) { held.clone() } else { opener.cookies(&state) };
-        seen = Some((secrets, key));
-        if now != held {
-            let secrets = match now.split_first() {
-                Some((used, accepted)) => Some(CookieSecrets::new(*used, accepted)),
-                None => CookieSecrets::random(),
-            };
-            flags.secrets.0.store(Arc::new(secrets));
-            held = now;
+        if !seen.as_ref().is_some_and(same) {
+            let now = opener.cookies(&state);
+            if now != held {
+                let secrets = match now.split_first() {
+                    Some((used, accepted)) => Some(CookieSecrets::new(*used, accepted)),
+                    None => CookieSecrets::random(),
+                };
+                flags.secrets.0.store(Arc::new(secrets));
+                held = now;
+            }
+            if let Some(certificate) = &certificate {
+                certificate.follow(&opener, &state);
+            }
+            seen = Some((secrets, key));
         }
         if news.changed().await.is_err() {
             return;

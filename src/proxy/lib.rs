@@ -60,7 +60,7 @@ use zonekeeper_core::{
 pub use counters::{BackendCounters, Counters, ListenerCounters, PoolCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
 pub use histogram::{BOUNDS_US, Times};
-pub use tls::CheckTls;
+pub use tls::{CheckTls, Read as ReadCertificate, read_bundle};
 
 /// How long idle connections have to end at the end of a hand-over.
 const CLOSING: Duration = Duration::from_millis(200);

@@ -246,15 +246,16 @@ impl Supervisor {
     fn load_certificates(&mut self, table: &ProxyTable) -> bool {
         let mut reloaded = false;
         let secrets = Secrets::of(&table.secrets).unwrap_or_else(|| self.own.clone());
+        let common = (&secrets, &table.certificates);
         self.tls_problems.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         self.certificates.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
         for (id, listener) in &table.listeners {
             let Some(spec) = &listener.tls else { continue };
-            if self.certificates.get(id).is_some_and(|c| c.current(listener, spec, &secrets)) {
+            if self.certificates.get(id).is_some_and(|c| c.current(listener, spec, common)) {
                 self.tls_problems.remove(id);
                 continue;
             }
-            match Loaded::read(listener, spec, &secrets) {
+            match Loaded::read(listener, spec, common) {
                 Ok(loaded) => {
                     self.certificates.insert(id.clone(), loaded);
                     self.tls_problems.remove(id);

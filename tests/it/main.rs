@@ -41,6 +41,7 @@ mod support;
 
 mod abuse;
 mod anew;
+mod certificates;
 mod changes;
 mod churn;
 mod demo;

@@ -1,6 +1,7 @@
 //! The routes, one file per topic. [`Routes::add`] registers a handler and its documentation at once.
 
 mod backup;
+mod certificates;
 mod cluster;
 mod config;
 mod decisions;
@@ -141,6 +142,7 @@ pub(crate) fn all() -> Routes {
         explain::routes,
         tokens::routes,
         webhooks::routes,
+        certificates::routes,
         secrets::routes,
     ];
     topics.into_iter().fold(Routes::new(), |routes, topic| topic(routes)).add(__path_openapi, openapi)

@@ -21,14 +21,15 @@ pub(super) fn routes(r: Routes) -> Routes {
     r.add(__path_show, show).add(__path_roll, roll).add(__path_rekey, rekey)
 }
 
-/// The common secrets and how far their rollovers are. Role: read.
+/// The common secrets and how far their rollovers are; certificates have a list of their own. Role: read.
 #[utoipa::path(get, path = "/v1/secrets", tag = "cluster", responses((status = 200, body = Seen<CommonSecrets>)))]
 async fn show(view: View) -> Json<Seen<CommonSecrets>> {
     let state = view.published.state.clone();
     let vault = &state.secrets.vault;
     let plain = SecretId::SHARED.into_iter().filter(|id| state.unsealed(id).is_some());
     let mut secrets: Vec<CommonSecret> = plain.map(|id| unsealed(&state, &id)).collect();
-    secrets.extend(vault.rings.iter().map(|(id, ring)| sealed(&view.api.handles, id, ring)));
+    let rings = vault.rings.iter().filter(|(id, _)| !matches!(id, SecretId::Certificate(_)));
+    secrets.extend(rings.map(|(id, ring)| sealed(&view.api.handles, id, ring)));
     let data = CommonSecrets {
         key: vault.key.map(|key| key.to_string()),
         held: vault.key.is_none_or(|key| view.api.handles.keyring.has(key)),

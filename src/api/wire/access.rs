@@ -1,4 +1,4 @@
-//! Tokens, join tokens and webhooks. A secret leaves the server once, in the answer that made it.
+//! Tokens, join tokens, webhooks and certificates. A secret leaves the server once, in the answer that made it.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -89,6 +89,45 @@ pub struct WebhookSecret {
     pub url: String,
     /// Key of the HMAC-SHA-256 signature.
     pub secret: String,
+}
+
+/// A certificate that the cluster holds, without its key.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    /// Its name in the cluster.
+    pub name: String,
+    /// The DNS names that it is good for.
+    pub names: Vec<String>,
+    /// When it begins to be good.
+    pub not_before: Option<String>,
+    /// When it ends.
+    pub not_after: Option<String>,
+    /// SHA-256 of the certificate, in hex.
+    pub sha256: Option<String>,
+    /// The listeners that use it.
+    pub listeners: Vec<String>,
+    /// When it was put.
+    pub since: String,
+    /// Whether this node can open it; what stands in the certificate is known only then.
+    pub opens: bool,
+    /// Somebody who should not may know its key: a removed member. Put another one.
+    pub known: bool,
+}
+
+/// A certificate to be held.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewCertificate {
+    /// The certificate and its intermediates, as PEM text.
+    pub cert: String,
+    /// Its key, as PEM text; absent: it stands in `cert`.
+    pub key: Option<String>,
+}
+
+impl std::fmt::Debug for NewCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NewCertificate(…)")
+    }
 }
 
 /// The common secrets of the cluster, without the secrets.

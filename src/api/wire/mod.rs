@@ -13,8 +13,8 @@ mod steer;
 mod zone;
 
 pub use access::{
-    CommonSecret, CommonSecrets, JoinSecret, NewJoin, NewToken, NewWebhook, Token, TokenSecret, Webhook,
-    WebhookSecret,
+    Certificate, CommonSecret, CommonSecrets, JoinSecret, NewCertificate, NewJoin, NewToken, NewWebhook,
+    Token, TokenSecret, Webhook, WebhookSecret,
 };
 pub use cluster::{Cluster, Link, Log, Member, NewMember, Origin, Problem, TimingSetting, TimingWritten};
 pub use config::{Config, ConfigChanges, DryRun, Zone as ConfigZone};

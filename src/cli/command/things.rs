@@ -1,4 +1,4 @@
-//! Zones, members, tokens, webhooks, timing, automation, events, explanations.
+//! Zones, members, tokens, webhooks, certificates, timing, automation, events, explanations.
 
 use super::steer::duration;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
@@ -9,7 +9,7 @@ use std::{
 };
 use zonekeeper_core::{
     entry,
-    id::{NodeId, ServiceId, SiteId},
+    id::{CertificateId, NodeId, ServiceId, SiteId},
     name::Name,
 };
 
@@ -263,6 +263,34 @@ pub enum WebhookCommand {
     Remove {
         /// Its URL.
         url: String,
+    },
+}
+
+/// `certificate`.
+#[derive(Debug, Subcommand)]
+pub enum CertificateCommand {
+    /// All certificates that the cluster holds, without their keys.
+    #[command(after_help = "Examples:\n  zonekeeper certificate list")]
+    List,
+    /// Makes or replaces a certificate: every node has it for new handshakes from that index on.
+    #[command(
+        after_help = "Examples:\n  zonekeeper certificate put www --cert www.example.com.pem --key www.example.com.key"
+    )]
+    Put {
+        /// Its name, for `tls = { certificate = "NAME" }` of a listener.
+        name: CertificateId,
+        /// PEM file with the certificate and its intermediates.
+        #[arg(long, value_name = "PATH")]
+        cert: PathBuf,
+        /// PEM file of its key; without it the key stands in the other file.
+        #[arg(long, value_name = "PATH")]
+        key: Option<PathBuf>,
+    },
+    /// Removes a certificate that no listener uses.
+    #[command(after_help = "Examples:\n  zonekeeper certificate remove www")]
+    Remove {
+        /// Its name.
+        name: CertificateId,
     },
 }
 

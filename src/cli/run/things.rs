@@ -1,20 +1,25 @@
-//! `explain`, `token`, `webhook`, `timing`, `automation`.
+//! `explain`, `token`, `webhook`, `certificate`, `timing`, `automation`.
 
 use super::{Session, pairs};
 use crate::{
     client::escape,
     command::{
-        AutomationCommand, ClusterCommand, ExplainArgs, SecretsCommand, TimingCommand, TokenCommand,
-        WebhookCommand,
+        AutomationCommand, CertificateCommand, ClusterCommand, ExplainArgs, SecretsCommand, TimingCommand,
+        TokenCommand, WebhookCommand,
     },
     error::CliError,
     show::{Table, or_dash},
 };
+use std::path::PathBuf;
 use zonekeeper_api::wire::{
-    Cluster, CommonSecret, CommonSecrets, DnsExplanation, NewToken, NewWebhook, RequestExplanation, Switch,
-    TimingSetting, TimingWritten, Token, TokenSecret, Webhook, WebhookSecret, Written,
+    Certificate, Cluster, CommonSecret, CommonSecrets, DnsExplanation, NewCertificate, NewToken, NewWebhook,
+    RequestExplanation, Switch, TimingSetting, TimingWritten, Token, TokenSecret, Webhook, WebhookSecret,
+    Written,
 };
-use zonekeeper_core::{entry::Role, id::ServiceId};
+use zonekeeper_core::{
+    entry::Role,
+    id::{CertificateId, ServiceId},
+};
 
 pub(super) async fn explain(s: &mut Session<'_>, args: ExplainArgs) -> Result<(), CliError> {
     if let Some(request) = &args.request {
@@ -101,6 +106,44 @@ pub(super) async fn token(s: &mut Session<'_>, command: TokenCommand) -> Result<
     }
 }
 
+fn text_of(path: PathBuf) -> Result<String, CliError> {
+    std::fs::read_to_string(&path).map_err(|source| CliError::File { path, source })
+}
+
+pub(super) async fn certificate(s: &mut Session<'_>, command: CertificateCommand) -> Result<(), CliError> {
+    let at = |name: &CertificateId| format!("/v1/certificates/{}", escape(name.as_str()));
+    match command {
+        CertificateCommand::List => {
+            let held = s.client.get::<Vec<Certificate>>("/v1/certificates").await?;
+            if !s.json(&held)? {
+                let mut table = Table::new(&["NAME", "GOOD FOR", "ENDS", "LISTENERS", "NOTE"]);
+                for c in &held.data {
+                    let note = match (c.opens, c.known) {
+                        (false, _) => "this node cannot open it",
+                        (true, true) => "a removed member may know its key: put another one",
+                        (true, false) => "-",
+                    };
+                    let words = |all: &[String]| or_dash(Some(all.join(" ")).filter(|all| !all.is_empty()));
+                    let (names, listeners) = (words(&c.names), words(&c.listeners));
+                    let ends = or_dash(c.not_after.as_ref());
+                    table.row([c.name.clone(), names, ends, listeners, note.into()]);
+                }
+                table.print(s.out, "the cluster holds no certificates")?;
+            }
+            Ok(())
+        }
+        CertificateCommand::Put { name, cert, key } => {
+            let new = NewCertificate { cert: text_of(cert)?, key: key.map(text_of).transpose()? };
+            let written: Written = s.client.put(&at(&name), &new).await?;
+            s.wrote(&written, &format!("certificate {name} is with the cluster"))
+        }
+        CertificateCommand::Remove { name } => {
+            let written: Written = s.client.delete(&at(&name), &[]).await?;
+            s.wrote(&written, &format!("certificate {name} is removed"))
+        }
+    }
+}
+
 pub(super) async fn webhook(s: &mut Session<'_>, command: WebhookCommand) -> Result<(), CliError> {
     match command {
         WebhookCommand::List => {
@@ -113,12 +156,7 @@ pub(super) async fn webhook(s: &mut Session<'_>, command: WebhookCommand) -> Res
             Ok(())
         }
         WebhookCommand::Add { url, key_file } => {
-            let read = |path: std::path::PathBuf| {
-                let text =
-                    std::fs::read_to_string(&path).map_err(|source| CliError::File { path, source })?;
-                Ok::<_, CliError>(text.trim().to_owned())
-            };
-            let secret = key_file.map(read).transpose()?;
+            let secret = key_file.map(text_of).transpose()?.map(|text| text.trim().to_owned());
             let made: WebhookSecret = s.client.put("/v1/webhooks", &NewWebhook { url, secret }).await?;
             if !s.json(&made)? {
                 writeln!(s.out, "{}", made.secret)?;

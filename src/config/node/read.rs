@@ -185,12 +185,22 @@ fn encrypted(value: &Value<'_>, folder: &Path) -> Parsed<Option<EncryptedDns>> {
         path => Err(format!("\"{path}\" does not begin with /; give a path as \"/dns-query\"")),
     });
     let file = |field, give| table.need(field, give, |v| v.text(4096).map(|p| folder.join(p)));
-    let cert = file("cert", "a PEM file with the certificate and its intermediates");
-    let key = file("key", "the PEM file of the certificate's key");
+    let certificate = if table.has("certificate") {
+        for field in ["cert", "key"] {
+            table.opt(field, |_| {
+                Err::<(), _>("stands beside certificate; give files, or the name of one".into())
+            });
+        }
+        table.opt("certificate", Value::parse).map(DnsCertificate::Held)
+    } else {
+        let cert = file("cert", "a PEM file with the certificate and its intermediates");
+        let key = file("key", "the PEM file of the certificate's key");
+        cert.zip(key).map(|(cert, key)| DnsCertificate::Files { cert, key })
+    };
     if tls.is_empty() && https.is_empty() && quic.is_empty() {
         return Err("listens nowhere; give tls, https or quic, as tls = [\"0.0.0.0:853\"]".into());
     }
-    Ok(cert.zip(key).map(|(cert, key)| EncryptedDns { tls, https, quic, path, cert, key }))
+    Ok(certificate.map(|certificate| EncryptedDns { tls, https, quic, path, certificate }))
 }
 
 fn proxy(root: &Table<'_>, duty: Duty) -> ProxyConfig {

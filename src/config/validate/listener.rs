@@ -5,7 +5,7 @@ use crate::{cluster::ClusterConfig, log::Log, reader::join};
 use std::{io::Read, net::SocketAddr};
 use zonekeeper_core::{
     id::{ListenerId, PoolId},
-    model::{Bind, HashKey, Listener, Protocol, Rewrite, Route, Target},
+    model::{Bind, Certificate, HashKey, Listener, Protocol, Rewrite, Route, Target},
 };
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
@@ -167,7 +167,8 @@ fn without_use(log: &Log, at: &str, route: &Route) {
     }
 }
 
-/// Certificates lie on the nodes' disks: missing here is a warning, there but unreadable is an error.
+/// Certificates in files lie on the nodes' disks: missing here is a warning, there but unreadable is an error. Those that
+/// the cluster holds are with the cluster, which says in its status what is missing.
 fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
     let Some(tls) = &listener.tls else { return };
     let at = path(id, "tls");
@@ -179,6 +180,7 @@ fn tls(log: &Log, id: &ListenerId, listener: &Listener) {
     }
     let mut files: Vec<(String, &String, &str)> = Vec::new();
     for (i, pair) in tls.certificates.iter().enumerate() {
+        let Certificate::Files(pair) = pair else { continue };
         let at = if i == 0 { at.clone() } else { format!("{at}.certs[{}]", i - 1) };
         files.push((join(&at, "cert"), &pair.cert, "CERTIFICATE"));
         files.push((join(&at, "key"), &pair.key, "PRIVATE KEY"));

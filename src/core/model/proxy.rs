@@ -1,7 +1,7 @@
 //! The declared objects of the proxy: pools and listeners.
 
 use super::{Check, Network, Route};
-use crate::id::SiteId;
+use crate::id::{CertificateId, SiteId};
 use alloc::{string::String, vec::Vec};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -191,7 +191,7 @@ pub enum Http2 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
     /// At least one; a client gets the first that names what it asks for and that it can verify, else the first of all.
-    pub certificates: Vec<TlsFiles>,
+    pub certificates: Vec<Certificate>,
     /// PEM certificates of those who sign certificates of clients; none: clients are not asked.
     pub client_ca: Option<String>,
     /// Clients may come without a certificate.
@@ -202,7 +202,8 @@ pub struct Tls {
 
 impl From<TlsFiles> for Tls {
     fn from(files: TlsFiles) -> Tls {
-        Tls { certificates: alloc::vec![files], client_ca: None, client_optional: false, only_13: false }
+        let certificates = alloc::vec![Certificate::Files(files)];
+        Tls { certificates, client_ca: None, client_optional: false, only_13: false }
     }
 }
 
@@ -217,8 +218,37 @@ pub struct BackendTls {
     pub client: Option<TlsFiles>,
 }
 
-/// Certificate and key on the node's disk.
+/// Where a listener's certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "TlsFiles", into = "TlsFiles")]
+pub enum Certificate {
+    /// On the node's disk.
+    Files(TlsFiles),
+    /// With the cluster. Since version 2.
+    Held(CertificateId),
+}
+
+/// Version 1 knew files alone; what the cluster holds is stored as a name without a file for the key.
+impl From<TlsFiles> for Certificate {
+    fn from(files: TlsFiles) -> Certificate {
+        match files.cert.parse() {
+            Ok(id) if files.key.is_empty() => Certificate::Held(id),
+            _ => Certificate::Files(files),
+        }
+    }
+}
+
+impl From<Certificate> for TlsFiles {
+    fn from(certificate: Certificate) -> TlsFiles {
+        match certificate {
+            Certificate::Files(files) => files,
+            Certificate::Held(id) => TlsFiles { cert: id.into(), key: String::new() },
+        }
+    }
+}
+
+/// Certificate and key on the node's disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct TlsFiles {
     /// PEM chain.
     pub cert: String,
@@ -276,6 +306,23 @@ pub struct Listener {
     pub request_timeout_ms: u32,
     /// Longest quiet time of a tunnel after an upgrade.
     pub tunnel_timeout_ms: u32,
+}
+
+impl Listener {
+    /// The certificates that the cluster holds for it.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateId> {
+        let all = self.tls.iter().flat_map(|tls| &tls.certificates);
+        all.filter_map(|c| match c {
+            Certificate::Held(id) => Some(id),
+            Certificate::Files(_) => None,
+        })
+    }
+
+    /// The cluster version that first knows it.
+    pub fn since(&self) -> u32 {
+        let held = if self.certificates().next().is_some() { 2 } else { 1 };
+        self.routes.iter().map(Route::since).max().unwrap_or(1).max(held)
+    }
 }
 
 impl Default for Listener {

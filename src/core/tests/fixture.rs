@@ -25,10 +25,10 @@ use zonekeeper_core::{
     },
     id::{ListenerId, PoolId, ServiceId},
     model::{
-        Backend, BackendTls, Balance, Bind, Change, Check, CheckKind, Endpoint, Failback, Family, GrpcCheck,
-        HashKey, Http2, HttpCheck, Listener, NamedBackend, Network, PathMatch, Policy, Pool, Protocol,
-        ProxyHeader, Quorum, RateLimit, Redirect, Respond, ResponseRewrite, Rewrite, Route, RouteLimits,
-        Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        Backend, BackendTls, Balance, Bind, Certificate, Change, Check, CheckKind, Endpoint, Failback,
+        Family, GrpcCheck, HashKey, Http2, HttpCheck, Listener, NamedBackend, Network, PathMatch, Policy,
+        Pool, Protocol, ProxyHeader, Quorum, RateLimit, Redirect, Respond, ResponseRewrite, Rewrite, Route,
+        RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     secrets::{KeyId, SecretId},
     time::LogTime,
@@ -135,6 +135,7 @@ fn generate(version: u32, script: &[Item]) -> String {
 /// What version 2 brought: secrets of version 1 are sealed, rolled, sealed anew under another key.
 fn sealed() -> Vec<Item> {
     let hook = || SecretId::Webhook("https://hook.example".into());
+    let cert = || SecretId::Certificate("www".parse().unwrap());
     let put = |id, after, key| Command::PutSealed { id, after, key: KeyId(key), bytes: vec![key as u8; 44] };
     let reseal =
         |id, generation, key| Command::Reseal { id, generation, key: KeyId(key), bytes: vec![key as u8; 44] };
@@ -171,6 +172,13 @@ fn sealed() -> Vec<Item> {
         (10, reseal(SecretId::Session, first + 6, 8)),
         (10, reseal(hook(), first + 5, 8)),
         (10, reseal(hook(), 1, 8)), // refused: no such generation
+        (10, put(cert(), None, 8)),
+        (10, Command::Configure(certified())),
+        (10, put(cert(), Some(first + 16), 8)), // replaced
+        (10, reseal(cert(), first + 18, 8)),
+        (10, Command::RemoveCertificate("www".parse().unwrap())), // refused: in use
+        (10, put(SecretId::Certificate("gone".parse().unwrap()), None, 8)),
+        (10, Command::RemoveCertificate("gone".parse().unwrap())),
         (4_000_000, Command::Tick),
         (4_000_000, Command::Tick),
         (10, Command::RemoveWebhook("https://hook.example".into())),
@@ -247,9 +255,22 @@ fn marked() -> Vec<Change> {
     vec![Change::PutListener("twice".parse().unwrap(), Box::new(listener))]
 }
 
+/// A listener with a certificate that the cluster holds.
+fn certified() -> Vec<Change> {
+    let tls = Tls {
+        certificates: vec![Certificate::Held("www".parse().unwrap())],
+        client_ca: None,
+        client_optional: false,
+        only_13: true,
+    };
+    let binds = vec![Bind { site: None, addr: ([0, 0, 0, 0], 443).into() }];
+    let listener = Listener { binds, tls: Some(tls), ..Listener::default() };
+    vec![Change::PutListener("certified".parse().unwrap(), Box::new(listener))]
+}
+
 #[test]
 fn what_an_older_node_cannot_decode_needs_its_version() {
-    for (changes, version) in [(declared(), 1), (checked(), 2), (marked(), 2)] {
+    for (changes, version) in [(declared(), 1), (checked(), 2), (marked(), 2), (certified(), 2)] {
         assert_eq!(Command::Configure(changes).since(), version);
     }
 }
@@ -381,7 +402,10 @@ fn declared() -> Vec<Change> {
         binds: vec![Bind { site: None, addr: ([0, 0, 0, 0], 443).into() }],
         protocol: Protocol::Http,
         tls: Some(Tls {
-            certificates: vec![TlsFiles { cert: "/etc/c.pem".into(), key: "/etc/k.pem".into() }],
+            certificates: vec![Certificate::Files(TlsFiles {
+                cert: "/etc/c.pem".into(),
+                key: "/etc/k.pem".into(),
+            })],
             client_ca: Some("/etc/ca.pem".into()),
             client_optional: true,
             only_13: true,

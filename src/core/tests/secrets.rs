@@ -9,6 +9,8 @@ use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State, codec,
     cookies::{self, CookieSecret},
     entry::{Duty, Init, Member, Secret, Timing, Webhook},
+    id::CertificateId,
+    model::{Certificate, Change, Listener, Tls, TlsFiles},
     secrets::{KeyId, Ring, STAGED_MS, SecretId},
     time::LogTime,
 };
@@ -193,6 +195,47 @@ fn a_key_is_replaced_when_a_member_leaves_and_everything_is_sealed_anew() {
     log.no(log.reseal(&COOKIE, 1, 2, 9), "is gone");
     log.ok(Command::Rekey);
     assert!(log.0.secrets.vault.exposed, "by hand");
+}
+
+#[test]
+fn a_certificate_is_replaced_at_once_and_stays_while_a_listener_uses_it() {
+    let name = || "www".parse::<CertificateId>().unwrap();
+    let id = SecretId::Certificate(name());
+    let mut log = Log::new(2);
+    log.with(None, 1);
+    log.no(Command::RemoveCertificate(name()), "no certificate www");
+    assert!(log.ok(log.put(&id, 1, 1)).proxy, "listeners read it");
+    assert!(log.ok(log.put(&id, 1, 2)).proxy);
+    assert_eq!((log.held(&id), log.ring(&id).due(&id)), ([2, 0, 0], None));
+
+    let tls = Tls { certificates: vec![Certificate::Held(name())], ..Tls::from(TlsFiles::default()) };
+    let listener = Listener { tls: Some(tls), ..Listener::default() };
+    let put = Change::PutListener("front".parse().unwrap(), Box::new(listener));
+    assert_eq!(Command::Configure(vec![put.clone()]).since(), 2);
+    log.ok(Command::Configure(vec![put]));
+    log.no(Command::RemoveCertificate(name()), "the listener front uses");
+
+    log.with(Some(1), 2);
+    assert!(log.ring(&id).known, "who has the old key can read it");
+    assert!(log.ok(log.reseal(&id, log.ring(&id).newest(), 2, 3)).proxy, "a node may be able to open it now");
+    assert!(log.held(&id) == [3, 0, 0] && log.ring(&id).known, "the same one");
+    log.ok(log.put(&id, 2, 4));
+    assert!(!log.ring(&id).known);
+
+    log.ok(Command::Configure(vec![Change::RemoveListener("front".parse().unwrap())]));
+    log.ok(Command::RemoveCertificate(name()));
+    assert!(!log.0.secrets.vault.rings.contains_key(&id));
+}
+
+#[test]
+fn certificates_are_bounded() {
+    let mut log = Log::new(2);
+    log.with(None, 1);
+    for n in 0..1000 {
+        log.ok(log.put(&SecretId::Certificate(format!("c{n}").parse().unwrap()), 1, 1));
+    }
+    log.no(log.put(&SecretId::Certificate("more".parse().unwrap()), 1, 1), "too many certificates");
+    log.ok(log.put(&SecretId::Certificate("c7".parse().unwrap()), 1, 2));
 }
 
 #[test]

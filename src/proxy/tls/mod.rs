@@ -6,6 +6,7 @@ mod tickets;
 
 pub use client::CheckTls;
 pub(crate) use client::{Backends, Client};
+pub use resolver::{Read, read_bundle};
 pub(crate) use tickets::Secrets;
 
 use resolver::Resolver;
@@ -15,13 +16,21 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use std::{fs, sync::Arc, time::SystemTime};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject},
+};
+use std::{collections::BTreeMap, fs, sync::Arc, time::SystemTime};
 use tickets::Tickets;
 use zonekeeper_core::{
-    model::{Http2, Protocol, Tls},
+    id::CertificateId,
+    model::{Certificate, Http2, Protocol, Tls},
     route::ListenerTable,
+    secrets::Bundle,
 };
+
+/// What the cluster holds, opened.
+type Bundles = BTreeMap<CertificateId, Bundle>;
 
 /// Files and when they were written.
 type Written = Vec<Option<SystemTime>>;
@@ -54,11 +63,23 @@ pub(crate) struct Loaded {
     alpn: Vec<Vec<u8>>,
     secrets: Secrets,
     written: Written,
+    held: Held,
     pub(crate) config: Arc<ServerConfig>,
 }
 
 fn files(spec: &Tls) -> impl Iterator<Item = &String> {
-    spec.certificates.iter().flat_map(|c| [&c.cert, &c.key]).chain(&spec.client_ca)
+    let pairs = spec.certificates.iter().filter_map(|c| match c {
+        Certificate::Files(files) => Some([&files.cert, &files.key]),
+        Certificate::Held(_) => None,
+    });
+    pairs.flatten().chain(&spec.client_ca)
+}
+
+/// What the cluster holds for a listener, as it was.
+type Held = Vec<Option<Bundle>>;
+
+fn held(listener: &ListenerTable, bundles: &Bundles) -> Held {
+    listener.certificates().map(|id| bundles.get(id).cloned()).collect()
 }
 
 /// What a client can agree on after the handshake (RFC 7301); bytes of an unknown protocol have no name.
@@ -72,18 +93,28 @@ fn alpn(listener: &ListenerTable) -> Vec<Vec<u8>> {
 
 impl Loaded {
     /// It is what the listener asks for, and its files were not written since.
-    pub(crate) fn current(&self, listener: &ListenerTable, spec: &Tls, secrets: &Secrets) -> bool {
+    pub(crate) fn current(
+        &self,
+        listener: &ListenerTable,
+        spec: &Tls,
+        (secrets, bundles): (&Secrets, &Bundles),
+    ) -> bool {
         self.spec == *spec
             && self.alpn == alpn(listener)
             && self.secrets == *secrets
+            && self.held == held(listener, bundles)
             && self.written == written(files(spec))
     }
 
-    /// Reads the files. The error names the file and the remedy.
-    pub(crate) fn read(listener: &ListenerTable, spec: &Tls, secrets: &Secrets) -> Result<Loaded, String> {
+    /// Reads the certificates. The error names the file, or the certificate, and the remedy.
+    pub(crate) fn read(
+        listener: &ListenerTable,
+        spec: &Tls,
+        (secrets, bundles): (&Secrets, &Bundles),
+    ) -> Result<Loaded, String> {
         let written = written(files(spec));
         let provider = serving();
-        let resolver = Resolver::read(&spec.certificates, &provider)?;
+        let resolver = Resolver::read(&spec.certificates, bundles)?;
         let versions: &[_] = if spec.only_13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)
@@ -107,6 +138,7 @@ impl Loaded {
             alpn: config.alpn_protocols.clone(),
             secrets: secrets.clone(),
             written,
+            held: held(listener, bundles),
             config: Arc::new(config),
         })
     }
@@ -132,20 +164,33 @@ fn roots(file: &str) -> Result<RootCertStore, String> {
 }
 
 fn read_key(file: &str) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(file).map_err(|e| {
-        format!(
-            "{file}: no private key could be read ({e}); give a PEM file with a PKCS#8, SEC1 or PKCS#1 key"
-        )
+    key_of(file, PrivateKeyDer::from_pem_file(file))
+}
+
+/// A key that was read from somewhere.
+fn key_of(
+    from: &str,
+    read: Result<PrivateKeyDer<'static>, pem::Error>,
+) -> Result<PrivateKeyDer<'static>, String> {
+    read.map_err(|e| {
+        format!("{from}: no private key could be read ({e}); give a PKCS#8, SEC1 or PKCS#1 key as PEM text")
     })
 }
 
 fn read_chain(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let remedy = "give a PEM file with the certificate first and its intermediates after it";
-    let certs: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).map_err(|e| format!("{file}: {e}; {remedy}"))?.collect();
-    match certs {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    chain_of(file, read)
+}
+
+/// A chain that was read from somewhere.
+fn chain_of(
+    from: &str,
+    read: Result<Vec<CertificateDer<'static>>, pem::Error>,
+) -> Result<Vec<CertificateDer<'static>>, String> {
+    let remedy = "give PEM text with the certificate first and its intermediates after it";
+    match read {
         Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => Err(format!("{file}: it has no certificate; {remedy}")),
-        Err(e) => Err(format!("{file}: {e}; {remedy}")),
+        Ok(_) => Err(format!("{from}: it has no certificate; {remedy}")),
+        Err(e) => Err(format!("{from}: {e}; {remedy}")),
     }
 }

@@ -1,14 +1,15 @@
 //! Which certificate a client gets: by the name that it asks for (SNI, RFC 6066 §3) and by what it can verify.
 
-use super::{read_chain, read_key};
+use super::{Bundles, chain_of, key_of, read_chain, read_key};
 use rustls::{
     SignatureAlgorithm, SignatureScheme,
-    crypto::CryptoProvider,
+    crypto::aws_lc_rs,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{collections::BTreeMap, sync::Arc};
-use zonekeeper_core::model::TlsFiles;
+use zonekeeper_core::model::{Certificate, TlsFiles};
 
 /// Certificates by the names that they have; those of the same name with ECDSA first, which costs us a twentieth of RSA.
 #[derive(Debug, Default)]
@@ -20,16 +21,23 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    pub(super) fn read(pairs: &[TlsFiles], provider: &CryptoProvider) -> Result<Resolver, String> {
+    pub(super) fn read(all: &[Certificate], bundles: &Bundles) -> Result<Resolver, String> {
         let mut resolver = Resolver::default();
-        for (i, files) in pairs.iter().enumerate() {
-            let chain = read_chain(&files.cert)?;
-            let names = names(&files.cert, &chain[0])?;
-            let key = CertifiedKey::from_der(chain, read_key(&files.key)?, provider).map_err(|e| {
-                let (cert, key) = (&files.cert, &files.key);
-                format!("{cert} and {key} do not fit together: {e}; give the key of this certificate")
-            })?;
-            let key = Arc::new(key);
+        for (i, certificate) in all.iter().enumerate() {
+            let Read { key, names } = match certificate {
+                Certificate::Files(TlsFiles { cert, key }) => {
+                    Read::of((cert, read_chain(cert)?), (key, read_key(key)?))?
+                }
+                Certificate::Held(id) => match bundles.get(id) {
+                    Some(bundle) => read_bundle(&bundle.0, id.as_str())?,
+                    None => {
+                        return Err(format!(
+                            "the cluster holds no certificate {id} that this node can open; put it, as `zonekeeper certificate \
+                         put {id} --cert FILE --key FILE`"
+                        ));
+                    }
+                },
+            };
             let of_default = i == 0
                 || names.iter().any(|n| {
                     resolver.by_name.get(n).is_some_and(|k| Arc::ptr_eq(&k[0], &resolver.default[0]))
@@ -56,6 +64,36 @@ impl Resolver {
         };
         exact.or_else(wildcard).and_then(fits).or_else(|| fits(&self.default))
     }
+}
+
+/// A certificate, ready for handshakes.
+#[derive(Debug)]
+pub struct Read {
+    /// Chain and key.
+    pub key: Arc<CertifiedKey>,
+    /// Its DNS names in lower case; `*.` stands for one label.
+    pub names: Vec<String>,
+}
+
+impl Read {
+    /// Of chain and key with the names of where they come from.
+    fn of(
+        (cert, chain): (&str, Vec<CertificateDer<'static>>),
+        (of_key, key): (&str, PrivateKeyDer<'static>),
+    ) -> Result<Read, String> {
+        let names = names(cert, &chain[0])?;
+        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|e| {
+            format!("{cert} and {of_key} do not fit together: {e}; give the key of this certificate")
+        })?;
+        Ok(Read { key: Arc::new(key), names })
+    }
+}
+
+/// Reads what the cluster holds as one: the chain and the key, as PEM text. The error begins with `name`.
+pub fn read_bundle(pem: &[u8], name: &str) -> Result<Read, String> {
+    let chain = chain_of(name, CertificateDer::pem_slice_iter(pem).collect())?;
+    let key = key_of(name, PrivateKeyDer::from_pem_slice(pem))?;
+    Read::of((name, chain), ("its key", key))
 }
 
 fn insert(keys: &mut Vec<Arc<CertifiedKey>>, key: &Arc<CertifiedKey>) {

@@ -142,3 +142,45 @@ async fn metrics_are_open_on_loopback_when_the_node_says_so_and_nothing_else_is(
     assert!(metrics.contains("\nzonekeeper_peer_refused_total{reason=\"stranger\"} 3\n"), "{metrics}");
     assert_eq!(node.send(node.request(Method::GET, "/v1/cluster", "")).await.status, 401);
 }
+
+/// A self-signed certificate for this name that ends in this year, and its key, as PEM text.
+fn issue(name: &str, year: i32) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_judged_held_listed_and_shown_without_their_keys() {
+    let node = Node::empty().await;
+    let ((cert, key), (other, _), (old, old_key)) =
+        (issue("a.example", 4000), issue("b.example", 4000), issue("c", 2001));
+    for (name, cert, key, why) in [
+        ("Www", &cert, &key, "a-z"),
+        ("www", &other, &key, "do not fit together"),
+        ("www", &old, &old_key, "ended on"),
+        ("www", &key, &key, "no certificate"),
+        ("www", &cert, &cert, "no private key"),
+    ] {
+        let answer = node
+            .put(&format!("/v1/certificates/{name}"), &node.admin, json!({"cert": cert, "key": key}))
+            .await;
+        assert!(answer.status == 422 && answer.text.contains(why), "{why}: {}", answer.text);
+    }
+    node.put("/v1/certificates/www", &node.admin, json!({"cert": cert, "key": key})).await.ok();
+    let both = format!("{key}{cert}");
+    node.put("/v1/certificates/one-file", &node.admin, json!({"cert": both})).await.ok();
+
+    let listed = node.get("/v1/certificates").await.ok();
+    assert!(!listed.text.contains("PRIVATE"));
+    let www = listed.data()[1].clone();
+    assert_eq!((&www["name"], &www["names"]), (&json!("www"), &json!(["a.example"])));
+    assert_eq!((&www["opens"], &www["known"], &www["listeners"]), (&json!(true), &json!(false), &json!([])));
+    assert!(www["sha256"].as_str().unwrap().len() == 64 && www["not_after"].is_string(), "{www}");
+    assert_eq!(listed.data()[0]["sha256"], www["sha256"], "the key may stand in the same text");
+
+    node.delete("/v1/certificates/one-file", &node.admin).await.ok();
+    assert_eq!(node.delete("/v1/certificates/one-file", &node.admin).await.status, 422);
+    assert_eq!(node.get("/v1/certificates").await.ok().data().as_array().unwrap().len(), 1);
+}

@@ -10,10 +10,10 @@ use zonekeeper_config::ClusterConfig;
 use zonekeeper_core::{
     id::SiteId,
     model::{
-        Area, Backend, BackendTls, Balance, Bind, Check, CheckKind, Endpoint, Failback, GrpcCheck, HashKey,
-        Http2, HttpCheck, Listener, Location, NamedBackend, Nearest, Network, PathMatch, Policy, Pool,
-        Protocol, ProxyHeader, Quorum, RateLimit, Redirect, Respond, ResponseRewrite, Rewrite, Route,
-        RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
+        Area, Backend, BackendTls, Balance, Bind, Certificate, Check, CheckKind, Endpoint, Failback,
+        GrpcCheck, HashKey, Http2, HttpCheck, Listener, Location, NamedBackend, Nearest, Network, PathMatch,
+        Policy, Pool, Protocol, ProxyHeader, Quorum, RateLimit, Redirect, Respond, ResponseRewrite, Rewrite,
+        Route, RouteLimits, Service, Site, Target, Tls, TlsFiles, WhenAllDown, ZoneOwner,
     },
     name::Name,
     zone::RrSet,
@@ -354,7 +354,13 @@ fn any_listener(number: u16) -> impl Strategy<Value = Listener> {
     let files = |tls: bool, routes: usize| {
         tls.then(|| Tls {
             certificates: (0..1 + routes % 2)
-                .map(|_| TlsFiles { cert: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() })
+                .map(|i| match i + routes {
+                    2 | 4 => Certificate::Held("held".parse().unwrap()),
+                    _ => Certificate::Files(TlsFiles {
+                        cert: "/nonexistent/c.pem".into(),
+                        key: "/nonexistent/k.pem".into(),
+                    }),
+                })
                 .collect(),
             client_ca: (routes > 1).then(|| "/nonexistent/ca.pem".into()),
             client_optional: routes > 2,

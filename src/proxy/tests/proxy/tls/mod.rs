@@ -18,7 +18,7 @@ use zonekeeper_core::{
 fn with(backend: &Server, change: impl FnOnce(&mut Tls), certificates: &[&Pair]) -> World {
     let mut state = state(Protocol::Http, &[backend.addr]);
     let mut tls = Tls {
-        certificates: certificates.iter().map(|p| p.files.clone()).collect(),
+        certificates: certificates.iter().map(|p| p.files.clone().into()).collect(),
         client_ca: None,
         client_optional: false,
         only_13: false,

@@ -1,0 +1,106 @@
+//! Certificates that the cluster holds, sealed, for every node's listeners. Their keys are shown to nobody.
+
+use super::{Routes, secrets};
+use crate::{
+    api::Api,
+    auth::{Caller, ToAdmin},
+    error::ApiError,
+    extract::{Body, Path, View, linearize},
+    handles::Handles,
+    wire::{self, Certificate, NewCertificate, Seen, Written, stamp},
+};
+use axum::{Json, extract::State};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zonekeeper_core::{
+    Command,
+    id::CertificateId,
+    secrets::{Ring, SINCE, SecretId},
+};
+use zonekeeper_proxy::{ReadCertificate, read_bundle};
+
+pub(super) fn routes(r: Routes) -> Routes {
+    r.add(__path_list, list).add(__path_put, put).add(__path_remove, remove)
+}
+
+/// The certificates that the cluster holds, without their keys. Role: read.
+#[utoipa::path(get, path = "/v1/certificates", tag = "cluster",
+    responses((status = 200, body = Seen<Vec<Certificate>>)))]
+async fn list(view: View) -> Json<Seen<Vec<Certificate>>> {
+    let state = view.published.state.clone();
+    let all = state.certificates().map(|(id, ring)| Certificate {
+        listeners: state.users(id).map(ToString::to_string).collect(),
+        ..shown(&view.api.handles, id, ring)
+    });
+    view.seen(all.collect())
+}
+
+fn shown(handles: &Handles, id: &CertificateId, ring: &Ring) -> Certificate {
+    let (secret, sealed) = (SecretId::Certificate(id.clone()), &ring.active);
+    let opened = handles.keyring.open(sealed.key, &secret.context(), &sealed.bytes);
+    let read = opened.as_ref().and_then(|pem| read_bundle(pem, id.as_str()).ok());
+    let [not_before, not_after] = read.as_ref().and_then(validity).map_or([None, None], |v| v.map(Some));
+    Certificate {
+        name: id.to_string(),
+        not_before: not_before.map(|t| t.to_string()),
+        not_after: not_after.map(|t| t.to_string()),
+        sha256: read.as_ref().map(|read| format!("{:x}", Sha256::digest(&read.key.cert[0]))),
+        names: read.map(|read| read.names).unwrap_or_default(),
+        listeners: Vec::new(),
+        since: stamp(ring.since),
+        opens: opened.is_some(),
+        known: ring.known,
+    }
+}
+
+/// From when to when a certificate is good.
+fn validity(read: &ReadCertificate) -> Option<[Timestamp; 2]> {
+    let (_, parsed) = X509Certificate::from_der(read.key.cert.first()?).ok()?;
+    let validity = parsed.validity();
+    let [begins, ends] =
+        [&validity.not_before, &validity.not_after].map(|t| Timestamp::from_second(t.timestamp()));
+    Some([begins.ok()?, ends.ok()?])
+}
+
+/// Makes or replaces a certificate. New handshakes get it on every node from this index on. Role: admin.
+#[utoipa::path(put, path = "/v1/certificates/{name}", tag = "cluster", request_body = NewCertificate,
+    params(("name" = String, Path, description = "its name in the cluster")),
+    responses((status = 200, body = Written), (status = 422, body = wire::ErrorBody)))]
+async fn put(
+    caller: Caller<ToAdmin>,
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Body(new): Body<NewCertificate>,
+) -> Result<Json<Written>, ApiError> {
+    let id = certificate(&name)?;
+    let pem = format!("{}\n{}\n", new.cert.trim(), new.key.as_deref().unwrap_or_default().trim());
+    let read = read_bundle(pem.as_bytes(), "cert").map_err(|why| ApiError::refused(&why))?;
+    if let Some([_, ends]) = validity(&read).filter(|[_, ends]| *ends <= Timestamp::now()) {
+        return Err(ApiError::refused(&format!("the certificate ended on {ends}; give one that is good")));
+    }
+    linearize(&api).await?;
+    if api.handles.published.load().state.cluster_version < SINCE {
+        return Err(ApiError::refused(
+            "certificates need cluster version 2; run `zonekeeper cluster upgrade --yes` when every node has this program",
+        ));
+    }
+    let command = secrets::put(&api, SecretId::Certificate(id), pem.as_bytes())?;
+    Ok(Json(caller.write(&api, command).await?))
+}
+
+/// Removes a certificate that no listener uses. Role: admin.
+#[utoipa::path(delete, path = "/v1/certificates/{name}", tag = "cluster",
+    params(("name" = String, Path, description = "its name in the cluster")),
+    responses((status = 200, body = Written), (status = 422, body = wire::ErrorBody)))]
+async fn remove(
+    caller: Caller<ToAdmin>,
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<Written>, ApiError> {
+    Ok(Json(caller.write(&api, Command::RemoveCertificate(certificate(&name)?)).await?))
+}
+
+fn certificate(name: &str) -> Result<CertificateId, ApiError> {
+    name.parse().map_err(|why| ApiError::refused(&format!("the name {name:?} {why}")))
+}

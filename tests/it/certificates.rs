@@ -1,0 +1,167 @@
+//! Certificates that the cluster holds: put once, sealed, in use on every node, for its listeners and for encrypted DNS.
+
+use crate::{
+    serve::certificate,
+    support::{lab, options, output, share, tools, wait},
+};
+use serde_json::{Value, json};
+use std::{
+    io::{Read as _, Write as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use zonekeeper_chaos::lab::Lab;
+
+/// Port of the listener with TLS, and of DNS over TLS.
+const TLS: u16 = 8443;
+const DOT: u16 = 8853;
+const SOON: Duration = Duration::from_secs(20);
+
+fn listener() -> String {
+    let binds =
+        ["fra", "ams", "iad"].map(|site| format!("{{ site = {site:?}, addr = \"{{{site}}}:{TLS}\" }}"));
+    format!(
+        "\n[listener.secure]\nprotocol = \"http\"\npool = \"web\"\ntls = {{ certificate = \"www\" }}\nbind = [{}]\n",
+        binds.join(", ")
+    )
+}
+
+/// Whether a node's listener shows this certificate and answers.
+fn shows(lab: &Lab, i: usize, cert: &str) -> bool {
+    let resolve = format!("example.com:{TLS}:{}", lab.nodes[i].ip);
+    let url = format!("https://example.com:{TLS}/");
+    let args = ["-sf", "--max-time", "5", "--cacert", cert, "--resolve", &resolve, "-o", "/dev/null", &url];
+    output("curl", &args).status.success()
+}
+
+/// A connection to a node's listener that stands.
+struct Kept(Child);
+
+impl Kept {
+    fn open(lab: &Lab, i: usize) -> Kept {
+        let addr = format!("{}:{TLS}", lab.nodes[i].ip);
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-connect", &addr]);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Kept(piped.spawn().unwrap())
+    }
+
+    /// Asks over it.
+    fn get(&mut self) -> String {
+        let request = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n";
+        let stdin = self.0.stdin.as_mut().unwrap();
+        stdin.write_all(request).and_then(|()| stdin.flush()).unwrap();
+        let mut got = vec![0; 4096];
+        let n = self.0.stdout.as_mut().unwrap().read(&mut got).unwrap();
+        String::from_utf8_lossy(&got[..n]).into_owned()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn put(lab: &Lab, i: usize, (cert, key): &(String, String)) {
+    let read = |path: &String| std::fs::read_to_string(path).unwrap();
+    lab.put(i, "/v1/certificates/www", &json!({"cert": read(cert), "key": read(key)})).unwrap();
+}
+
+fn held(lab: &Lab, i: usize) -> Value {
+    lab.get(i, "/v1/certificates").unwrap_or_default()["data"][0].clone()
+}
+
+/// DNS over TLS from a node file that names the certificate.
+fn with_dot(lab: &mut Lab, i: usize) {
+    lab.stop(i).unwrap();
+    let (file, ip) = (lab.file(i), lab.nodes[i].ip);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let more = format!("\n[dns.encrypted]\ntls = [\"{ip}:{DOT}\"]\ncertificate = \"www\"\n");
+    std::fs::write(&file, text + &more).unwrap();
+    lab.spawn(i, &[]).unwrap();
+    wait(lab, "the node answers again", SOON, |lab| lab.ready(i));
+}
+
+fn answers_over_tls(lab: &Lab, i: usize, cert: &str) -> bool {
+    let (at, port, ca) = (format!("@{}", lab.nodes[i].ip), DOT.to_string(), format!("+tls-ca={cert}"));
+    let args = [
+        &at,
+        "-p",
+        &port,
+        "+tls",
+        &ca,
+        "+tls-hostname=example.com",
+        "mail.example.com",
+        "A",
+        "+short",
+        "+retry=0",
+    ];
+    let said = output("kdig", &args);
+    said.status.success() && !said.stdout.is_empty() && !String::from_utf8_lossy(&said.stdout).contains(';')
+}
+
+#[test]
+fn a_certificate_that_is_put_once_is_shown_by_every_node() {
+    if !tools(&["curl", "openssl", "kdig"]) {
+        return;
+    }
+    let _turn = share();
+    let mut options = options();
+    options.more = listener();
+    let mut lab = lab(options);
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = [0, 1].map(|n: usize| certificate(folders[n].path()));
+
+    let problems = lab.get(1, "/v1/cluster").unwrap()["data"]["problems"].to_string();
+    assert!(problems.contains("certificate put www"), "what is missing is said: {problems}");
+    put(&lab, 0, &first);
+    for i in 0..3 {
+        wait(&lab, "each node shows it", SOON, |lab| shows(lab, i, &first.0));
+        assert!(!shows(&lab, i, &second.0), "and curl looks");
+    }
+    with_dot(&mut lab, 2);
+    wait(&lab, "encrypted DNS has it too", SOON, |lab| answers_over_tls(lab, 2, &first.0));
+
+    // another one under the same name: new handshakes get it, what stands goes on
+    let mut kept = Kept::open(&lab, 1);
+    assert!(kept.get().starts_with("HTTP/1.1 200"));
+    put(&lab, 1, &second);
+    for i in 0..3 {
+        wait(&lab, "each node shows the other one", SOON, |lab| shows(lab, i, &second.0));
+    }
+    wait(&lab, "encrypted DNS too", SOON, |lab| answers_over_tls(lab, 2, &second.0));
+    assert!(kept.get().starts_with("HTTP/1.1 200"), "an open connection");
+
+    // sealed anew under another cluster key
+    let before = held(&lab, 0);
+    lab.cli(&["cluster", "rekey", "--yes"]).unwrap();
+    wait(&lab, "all open it, and know who may have seen it", SOON, |lab| {
+        (0..3).all(|i| held(lab, i)["opens"] == true && held(lab, i)["known"] == true)
+    });
+    assert_eq!((&held(&lab, 2)["sha256"], &before["listeners"]), (&before["sha256"], &json!(["secure"])));
+    assert!((0..3).all(|i| shows(&lab, i, &second.0)));
+    nowhere_in_clear(&lab, Path::new(&second.1));
+
+    // alone on its disk: a node that restarts without the others has it
+    (0..3).for_each(|i| _ = lab.kill(i).unwrap());
+    lab.restart(2).unwrap();
+    wait(&lab, "it shows it alone", SOON, |lab| {
+        shows(lab, 2, &second.0) && answers_over_tls(lab, 2, &second.0)
+    });
+    (0..2).for_each(|i| _ = lab.restart(i).unwrap());
+    wait(&lab, "the cluster is back", Duration::from_secs(60), |lab| {
+        lab.cli(&["certificate", "remove", "www"])
+            .is_err_and(|why| why.to_string().contains("the listener secure uses"))
+    });
+}
+
+/// No file of the nodes holds the key as it was put.
+fn nowhere_in_clear(lab: &Lab, key: &Path) {
+    let text = std::fs::read_to_string(key).unwrap();
+    let line = text.lines().nth(1).unwrap();
+    let files = output("grep", &["-rlF", "--", line, &lab.folder().to_string_lossy()]);
+    assert_eq!(String::from_utf8_lossy(&files.stdout), "", "the key lies there as it is");
+}
