@@ -435,8 +435,8 @@ pub fn soak(seed: u64, sites: usize, minutes: f64) -> Plan {
     let mut rng = Rng::new(seed);
     let lasts_ms = (minutes * 60_000.0) as u64;
     let (mut steps, mut at, mut round_ends) = (Vec::new(), 0, 20_000);
-    // a third of the time goes into healing, during which the plan's time stands still
-    while at < lasts_ms * 2 / 3 {
+    // Healing takes some two seconds a round, during which the plan's time stands still.
+    while at < lasts_ms * 9 / 10 {
         let (fault, lasts) = draw(&mut rng, sites);
         steps.push(step(at, lasts, fault));
         at += rng.exponential(2_500).min(12_000);

@@ -146,7 +146,7 @@ impl Serve {
         let (sockets, line) = inherit().await?;
         let node = Node::start(config, Start::Alone, data, sockets).await.map_err(|e| chain(&e))?;
         let index = self.declare(&node.consensus).await?;
-        node.serving(index, SERVING).await?;
+        node.serving(index, |listener| listener.as_str().starts_with(PREFIX), SERVING).await?;
         crate::memory::give_back();
         let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
         line.ready();

@@ -41,6 +41,21 @@ pub(crate) const RESPOND_FIELDS: &[&str] = &["status", "content_type", "body"];
 pub(crate) const REWRITE_FIELDS: &[&str] = &["path", "host", "set", "remove"];
 pub(crate) const RESPONSE_FIELDS: &[&str] = &["set", "remove"];
 
+/// Fields of one connection, and those that frame a response (RFC 9110 §7.6.1): a rule about them would break either.
+const OF_CONNECTION: [&str; 11] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
 /// Fields that the proxy writes itself: a rule about them would break framing, routing, or the record of the client.
 const OWN: [&str; 13] = [
     "host",
@@ -183,35 +198,35 @@ fn respond(value: &Value<'_>) -> Parsed<Respond> {
 fn rewrite(value: &Value<'_>) -> Parsed<Rewrite> {
     let table = value.table(REWRITE_FIELDS)?;
     let (path, host) = (table.opt("path", target_path), table.opt("host", authority));
-    let (set, remove) = headers(&table);
+    let (set, remove) = headers(&table, &OWN);
     Ok(Rewrite { path, host, set, remove })
 }
 
 fn response(value: &Value<'_>) -> Parsed<ResponseRewrite> {
-    let (set, remove) = headers(&value.table(RESPONSE_FIELDS)?);
+    let (set, remove) = headers(&value.table(RESPONSE_FIELDS)?, &OF_CONNECTION);
     Ok(ResponseRewrite { set, remove })
 }
 
-/// `set` and `remove`.
-fn headers(table: &Table<'_>) -> (Vec<(String, String)>, Vec<String>) {
+/// `set` and `remove`, none of them about these fields.
+fn headers(table: &Table<'_>, own: &[&str]) -> (Vec<(String, String)>, Vec<String>) {
     let set = |v: &Value<'_>| {
         let mut all = Vec::new();
         for (name, value) in v.entries()?.all() {
-            match (header_name(name), value.text(1024)) {
+            match (header_name(name, own), value.text(1024)) {
                 (Err(message), _) | (_, Err(message)) => value.error(message),
                 (Ok(name), Ok(text)) => all.push((name, text)),
             }
         }
         Ok(all)
     };
-    let remove = |v: &Value<'_>| one_or_more(v, |v| header_name(v.string()?));
+    let remove = |v: &Value<'_>| one_or_more(v, |v| header_name(v.string()?, own));
     (table.or("set", Vec::new(), set), table.or("remove", Vec::new(), remove))
 }
 
 /// A header that a rule may touch, in lower case.
-fn header_name(name: &str) -> Parsed<String> {
+fn header_name(name: &str, own: &[&str]) -> Parsed<String> {
     let name = valid_token(name)?.to_ascii_lowercase();
-    if OWN.contains(&name.as_str()) {
+    if own.contains(&name.as_str()) {
         return Err(format!("\"{name}\" is written by the proxy itself; take it out"));
     }
     Ok(name)

@@ -12,7 +12,7 @@ use crate::{
 use openraft::{raft::AppendEntriesResponse, storage::Snapshot};
 use std::{sync::Arc, time::Duration};
 use zonekeeper_core::{
-    codec,
+    Proposal, codec,
     entry::Cause,
     id::NodeId,
     mutant::{self, Mutant},
@@ -123,21 +123,23 @@ impl Consensus {
     async fn control_call(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, String> {
         let call = ControlCall::decode(request)?;
         if let Ask::Propose(proposal) = &call.ask
-            && let Err(large) = self.check_size(proposal)
+            && let Err(why) = self.may_forward(from, proposal)
         {
-            return Ok(codec::bytes(&ControlReply::Err(large)));
-        }
-        if let Ask::Propose(proposal) = &call.ask
-            && proposal.cause == Cause::Automation
-            && !mutant::on(Mutant::AnyAutomation)
-        {
-            let why = format!(
-                "node {from} forwards a decision of automation, which only the leader's own may make"
-            );
-            return Ok(codec::bytes(&ControlReply::Err(ProposeError::Refused(why))));
+            return Ok(codec::bytes(&ControlReply::Err(why)));
         }
         let within = Duration::from_millis(call.within_ms).min(CONTROL_WITHIN);
         Ok(codec::bytes(&self.serve(call.ask, within).await))
+    }
+
+    /// Whether this may come from another node.
+    fn may_forward(&self, from: NodeId, proposal: &Arc<Proposal>) -> Result<(), ProposeError> {
+        self.check_size(proposal)?;
+        match proposal.cause {
+            Cause::Automation if !mutant::on(Mutant::AnyAutomation) => Err(ProposeError::Refused(format!(
+                "node {from} forwards a decision of automation, which only the leader's own may make"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -103,7 +103,7 @@ impl Consensus {
         let pass = self.inner.gate.enter(until).await?;
         let task = tokio::spawn(async move {
             let _pass = pass;
-            this.change_here(change, left(until)).await
+            this.change_here(change, until).await
         });
         match tokio::time::timeout(left(until), task).await {
             Ok(Ok(done)) => done.map(Done::Index),
@@ -113,8 +113,8 @@ impl Consensus {
         }
     }
 
-    async fn change_here(&self, change: Change, within: Duration) -> Result<u64, ProposeError> {
-        let (raft, until) = (self.inner.raft(), Instant::now() + within);
+    async fn change_here(&self, change: Change, until: Instant) -> Result<u64, ProposeError> {
+        let raft = self.inner.raft();
         let metrics = raft.metrics().borrow_watched().clone();
         if metrics.current_leader != Some(self.node()) {
             return Err(ProposeError::NotLeader { leader: metrics.current_leader });

@@ -86,9 +86,11 @@ fn next(
     all.zones.dedup();
     let quiet = all.services.is_empty() && all.zones.is_empty();
     let proxy = match all.proxy || all.config {
-        true => proxy(&state, site, opener),
-        false => before.proxy.clone(),
+        true => Some(proxy(&state, site, opener)),
+        false => None,
     };
+    // what changes nothing for the proxies wakes none of their workers
+    let proxy = proxy.filter(|new| **new != *before.proxy).unwrap_or_else(|| before.proxy.clone());
     let dns = if quiet { before.dns.clone() } else { Arc::new(before.dns.update(&state, &all)) };
     Published { generation: state.generation, dns, proxy, state }
 }

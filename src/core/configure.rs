@@ -2,9 +2,10 @@
 
 use crate::{
     apply::{Refusal, Step},
-    id::{ServiceId, SiteId},
+    id::{CertificateId, ServiceId, SiteId},
     model::{Change, Family, Route, Service},
     name::Name,
+    secrets::SecretId,
     state::{REMOVED_ZONES, ServiceState, State},
     zone::{RrSet, Zone},
 };
@@ -239,6 +240,15 @@ impl State {
             let mut pools = listener.routes.iter().flat_map(Route::pools);
             if let Some(unknown) = pools.find(|p| !self.pools.contains_key(*p)) {
                 return Err(format!("listener {id}: pool {unknown} is not declared"));
+            }
+            let held = |id: &&CertificateId| {
+                self.secrets.vault.rings.contains_key(&SecretId::Certificate((*id).clone()))
+            };
+            if let Some(missing) = listener.certificates().find(|id| !held(id)) {
+                return Err(format!(
+                    "listener {id}: the cluster holds no certificate {missing}; put it first, as `zonekeeper certificate put \
+                     {missing} --cert FILE --key FILE`"
+                ));
             }
         }
         Ok(())

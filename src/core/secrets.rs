@@ -17,7 +17,8 @@
 //!
 //! [`Command::SealWith`](crate::Command::SealWith) names the key that everything new must be sealed under. When a member
 //! leaves, or an operator wants it, [`Vault::exposed`] asks the leader for another key. With a new key every secret is
-//! *known* to who should not know it: it is sealed anew, so that nobody needs the old key, and rolled.
+//! *known* to who should not know it: it is sealed anew, so that nobody needs the old key, and rolled; keys of webhooks and
+//! certificates stay, marked, until they are put again.
 //!
 //! # Before cluster version 2
 //!
@@ -434,9 +435,12 @@ impl State {
                 "the listener {listener} uses the certificate {id}; give it another one first"
             ));
         }
-        let rings = &mut Arc::make_mut(&mut self.secrets.vault).rings;
-        let removed = rings.remove(&SecretId::Certificate(id.clone()));
-        removed.map(drop).ok_or_else(|| format!("there is no certificate {id}"))
+        let secret = SecretId::Certificate(id.clone());
+        if !self.secrets.vault.rings.contains_key(&secret) {
+            return Err(format!("there is no certificate {id}"));
+        }
+        Arc::make_mut(&mut self.secrets.vault).rings.remove(&secret);
+        Ok(())
     }
 
     pub(crate) fn forget_webhook(&mut self, url: &str) -> Result<(), Refusal> {

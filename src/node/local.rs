@@ -1,6 +1,6 @@
 //! What the admin API is given, and the view of this node that is renewed for it.
 
-use super::{NodeError, data_plane::Counters};
+use super::{NodeError, data_plane::Counters, reload};
 use crate::control::{Lead, Vitals};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::{
@@ -38,6 +38,8 @@ pub(super) struct Local {
     pub(super) dns: Arc<DnsFlags>,
     /// What is wrong with the node's certificate.
     pub(super) certificate: Arc<ArcSwapOption<String>>,
+    /// The certificate of encrypted DNS.
+    pub(super) encrypted: Option<Arc<reload::Certificate>>,
     /// The cluster keys.
     pub(super) keyring: Keyring,
     pub(super) news: watch::Receiver<Generation>,
@@ -117,6 +119,9 @@ impl Local {
         }
         if let Some(why) = self.certificate.load_full() {
             put("certificate", why.as_ref().clone());
+        }
+        if let Some(why) = self.encrypted.as_ref().and_then(|c| c.problem()) {
+            put("dns", why);
         }
         let state = self.published.load().state.clone();
         if let Some(why) = super::secrets::problem(&state.secrets.vault, &self.keyring) {

@@ -50,7 +50,7 @@ use zonekeeper_core::{
     Published, State,
     entry::{Duty, Member},
     evidence::Standing,
-    id::SiteId,
+    id::{ListenerId, SiteId},
 };
 use zonekeeper_peer::{
     Lane, PeerConfig, Peers,
@@ -201,6 +201,7 @@ impl Node {
             counters: plane.counters(),
             dns: plane.flags.clone(),
             certificate,
+            encrypted: plane.certificate(),
             keyring,
             news: news.subscribe(),
         };
@@ -219,20 +220,26 @@ impl Node {
         })
     }
 
-    /// Waits until the entry at `index` is published and the proxy listens where it should; or says why it does not.
-    pub(crate) async fn serving(&self, index: u64, within: Duration) -> Result<(), String> {
+    /// Waits until the entry at `index` is published and the proxy listens where these listeners want it; or says why it
+    /// does not.
+    pub(crate) async fn serving(
+        &self,
+        index: u64,
+        ours: impl Fn(&ListenerId) -> bool,
+        within: Duration,
+    ) -> Result<(), String> {
         let wait = async {
             while self.published.load().generation.index < index {
                 tokio::time::sleep(LOOK).await;
             }
             let Some(proxy) = self.data.as_ref().and_then(DataPlane::proxy) else { return Ok(()) };
             let table = self.published.load().proxy.clone();
-            let wanted: usize = table.listeners.values().map(|l| l.binds.len()).sum();
+            let wanted: usize = table.listeners.values().filter(|l| ours(&l.id)).map(|l| l.binds.len()).sum();
             loop {
-                if let Some(problem) = proxy.problems().first() {
+                if let Some(problem) = proxy.problems().iter().find(|p| ours(&p.listener)) {
                     return Err(format!("listener {}: {}", problem.listener, problem.message));
                 }
-                if proxy.local_addrs().len() >= wanted {
+                if proxy.local_addrs().iter().filter(|(id, _)| ours(id)).count() >= wanted {
                     return Ok(());
                 }
                 tokio::time::sleep(LOOK).await;

@@ -31,6 +31,8 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Certificate {
     source: DnsCertificate,
     current: ArcSwapOption<CertifiedKey>,
+    /// Why it is not what it should be.
+    problem: ArcSwapOption<String>,
 }
 
 impl Certificate {
@@ -44,7 +46,8 @@ impl Certificate {
             DnsCertificate::Files { cert, key } => Some(Arc::new(read(cert, key)?)),
             DnsCertificate::Held(_) => None,
         };
-        let certificate = Certificate { source: source.clone(), current: current.into() };
+        let certificate =
+            Certificate { source: source.clone(), current: current.into(), problem: None.into() };
         certificate.follow(opener, state);
         Ok(certificate)
     }
@@ -52,21 +55,32 @@ impl Certificate {
     /// Takes what the cluster holds by now.
     pub(super) fn follow(&self, opener: &Opener, state: &State) {
         let DnsCertificate::Held(id) = &self.source else { return };
-        let bundle = opener.certificate(state, id).ok_or_else(|| {
-            format!("the cluster holds no certificate {id} that this node can open; put it, as `zonekeeper certificate put`")
-        });
+        let missing = || {
+            format!(
+                "this node has no certificate {id} from the cluster; put it, as `zonekeeper certificate put`"
+            )
+        };
+        let bundle = opener.certificate(state, id).ok_or_else(missing);
         match bundle.and_then(|bundle| read_bundle(&bundle.0, id.as_str())) {
             Ok(new) => {
+                self.problem.store(None);
                 let before = self.current.swap(Some(new.key.clone()));
                 if before.is_none_or(|old| old.cert != new.key.cert) {
                     tracing::info!(%id, "encrypted DNS has a new certificate");
                 }
             }
-            Err(why) if self.current.load().is_none() => {
-                tracing::warn!(why, "encrypted DNS has no certificate yet")
+            Err(why) => {
+                let before = self.problem.swap(Some(Arc::new(why.clone())));
+                if before.is_none_or(|before| *before != why) {
+                    tracing::error!(why, "encrypted DNS keeps its certificate, if it has one");
+                }
             }
-            Err(why) => tracing::error!(why, "encrypted DNS keeps its certificate"),
         }
+    }
+
+    /// Why it is not what it should be, with the remedy.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.load_full().map(|why| format!("encrypted DNS: {why}"))
     }
 
     fn files(&self) -> Option<(&Path, &Path)> {

@@ -103,8 +103,8 @@ pub(super) fn problem(vault: &Vault, keyring: &Keyring) -> Option<String> {
         let why = keyring.problem().map(|why| format!(" ({why})")).unwrap_or_default();
         return Some(format!(
             "this node lacks the cluster key {key}{why}: it makes DNS cookies, session tickets and sticky cookies with secrets of \
-             its own, which the others do not take, and asks them for the key; if this lasts, copy cluster.key from \
-             another node's key folder and restart this node"
+             its own, which the others do not take, cannot open the certificates that the cluster holds, and asks the others for \
+             the key; if this lasts, copy cluster.key from another node's key folder and restart this node"
         ));
     }
     let mut lost = vault.rings.iter().filter(|(_, ring)| !keyring.has(ring.active.key));

@@ -2,7 +2,6 @@
 //! supervisor's thread writes it, off the request path. What comes faster than it can be written is counted and left out.
 
 use std::{
-    cell::Cell,
     net::{IpAddr, SocketAddr},
     sync::{
         Mutex, PoisonError,
@@ -16,14 +15,9 @@ const WAITING: usize = 16_384;
 /// Longest method, path or host in an entry, in bytes.
 const TEXT: usize = 1024;
 
-thread_local! {
-    /// Those of this worker, that one of so many is sampled.
-    static COUNT: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether the next one is written where one of so many is; never where that is 0.
-pub(crate) fn sampled(every: u32) -> bool {
-    every > 0 && COUNT.replace(COUNT.get().wrapping_add(1)).is_multiple_of(every)
+/// Whether the one of this number is written where one of so many is; never where that is 0.
+pub(crate) fn sampled(every: u32, number: u64) -> bool {
+    every > 0 && number.is_multiple_of(every.into())
 }
 
 /// What is known of a request, or of an L4 connection, when it is over.

@@ -7,8 +7,8 @@ use crate::{
 use serde_json::{Value, json};
 use std::{
     io::{Read as _, Write as _},
-    path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
     time::Duration,
 };
 use zonekeeper_chaos::lab::Lab;
@@ -18,12 +18,11 @@ const TLS: u16 = 8443;
 const DOT: u16 = 8853;
 const SOON: Duration = Duration::from_secs(20);
 
-fn listener() -> String {
-    let binds =
-        ["fra", "ams", "iad"].map(|site| format!("{{ site = {site:?}, addr = \"{{{site}}}:{TLS}\" }}"));
+fn listener(lab: &Lab) -> String {
+    let binds = lab.nodes.iter().map(|n| format!("{{ site = {:?}, addr = \"{}\" }}", n.site, n.at(TLS)));
     format!(
-        "\n[listener.secure]\nprotocol = \"http\"\npool = \"web\"\ntls = {{ certificate = \"www\" }}\nbind = [{}]\n",
-        binds.join(", ")
+        "[listener.secure]\nprotocol = \"http\"\npool = \"web\"\ntls = {{ certificate = \"www\" }}\nbind = [{}]\n",
+        binds.collect::<Vec<_>>().join(", ")
     )
 }
 
@@ -36,7 +35,7 @@ fn shows(lab: &Lab, i: usize, cert: &str) -> bool {
 }
 
 /// A connection to a node's listener that stands.
-struct Kept(Child);
+struct Kept(Child, Receiver<String>);
 
 impl Kept {
     fn open(lab: &Lab, i: usize) -> Kept {
@@ -44,7 +43,15 @@ impl Kept {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-quiet", "-connect", &addr]);
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Kept(piped.spawn().unwrap())
+        let mut child = piped.spawn().unwrap();
+        let (mut stdout, (said, answers)) = (child.stdout.take().unwrap(), channel());
+        std::thread::spawn(move || {
+            let mut got = [0; 4096];
+            while let Ok(n @ 1..) = stdout.read(&mut got) {
+                let _ = said.send(String::from_utf8_lossy(&got[..n]).into_owned());
+            }
+        });
+        Kept(child, answers)
     }
 
     /// Asks over it.
@@ -52,9 +59,7 @@ impl Kept {
         let request = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n";
         let stdin = self.0.stdin.as_mut().unwrap();
         stdin.write_all(request).and_then(|()| stdin.flush()).unwrap();
-        let mut got = vec![0; 4096];
-        let n = self.0.stdout.as_mut().unwrap().read(&mut got).unwrap();
-        String::from_utf8_lossy(&got[..n]).into_owned()
+        self.1.recv_timeout(SOON).expect("an answer in time")
     }
 }
 
@@ -109,15 +114,17 @@ fn a_certificate_that_is_put_once_is_shown_by_every_node() {
         return;
     }
     let _turn = share();
-    let mut options = options();
-    options.more = listener();
-    let mut lab = lab(options);
+    let mut lab = lab(options());
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [first, second] = [0, 1].map(|n: usize| certificate(folders[n].path()));
 
-    let problems = lab.get(1, "/v1/cluster").unwrap()["data"]["problems"].to_string();
-    assert!(problems.contains("certificate put www"), "what is missing is said: {problems}");
+    let config = lab.folder().join("cluster-config");
+    std::fs::write(config.join("secure.toml"), listener(&lab)).unwrap();
+    let apply = |lab: &Lab| lab.cli(&["apply", config.to_str().unwrap(), "--yes"]);
+    let why = apply(&lab).unwrap_err().to_string();
+    assert!(why.contains("certificate put www"), "no listener without its certificate: {why}");
     put(&lab, 0, &first);
+    apply(&lab).unwrap();
     for i in 0..3 {
         wait(&lab, "each node shows it", SOON, |lab| shows(lab, i, &first.0));
         assert!(!shows(&lab, i, &second.0), "and curl looks");
@@ -143,7 +150,8 @@ fn a_certificate_that_is_put_once_is_shown_by_every_node() {
     });
     assert_eq!((&held(&lab, 2)["sha256"], &before["listeners"]), (&before["sha256"], &json!(["secure"])));
     assert!((0..3).all(|i| shows(&lab, i, &second.0)));
-    nowhere_in_clear(&lab, Path::new(&second.1));
+    nowhere_in_clear(&lab, &first.1);
+    nowhere_in_clear(&lab, &second.1);
 
     // alone on its disk: a node that restarts without the others has it
     (0..3).for_each(|i| _ = lab.kill(i).unwrap());
@@ -158,10 +166,10 @@ fn a_certificate_that_is_put_once_is_shown_by_every_node() {
     });
 }
 
-/// No file of the nodes holds the key as it was put.
-fn nowhere_in_clear(lab: &Lab, key: &Path) {
+/// No file of the nodes holds the key as it was put; the certificate's name in the cluster is found.
+fn nowhere_in_clear(lab: &Lab, key: &str) {
     let text = std::fs::read_to_string(key).unwrap();
-    let line = text.lines().nth(1).unwrap();
-    let files = output("grep", &["-rlF", "--", line, &lab.folder().to_string_lossy()]);
-    assert_eq!(String::from_utf8_lossy(&files.stdout), "", "the key lies there as it is");
+    let grep = |what: &str| output("grep", &["-rlF", "--", what, &lab.folder().to_string_lossy()]);
+    assert_eq!(grep("secure").status.code(), Some(0), "what is not secret is found");
+    assert_eq!(grep(text.lines().nth(1).unwrap()).status.code(), Some(1), "the key lies there as it is");
 }

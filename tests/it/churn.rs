@@ -1,7 +1,10 @@
 //! `dnsperf` while services move ten times a second and records are edited: no lost, wrong or torn answer, and no serial
 //! goes back.
 
-use crate::support::{lab, options, output, tools, turn};
+use crate::{
+    load::Dnsperf,
+    support::{lab, options, tools, turn},
+};
 use serde_json::json;
 use std::{
     collections::BTreeSet,
@@ -15,7 +18,7 @@ use std::{
 };
 use zonekeeper_chaos::{
     asker::{A, Line, SOA},
-    lab::{DNS, Lab, NAME},
+    lab::{DNS, Lab, NAME, Node},
 };
 
 /// Its two addresses are always edited together.
@@ -133,27 +136,12 @@ fn nothing_is_lost_wrong_or_torn_while_services_move_and_records_change() {
     std::fs::write(&questions, format!("{NAME} A\n{PAIR} A\nmail.example.com A\nexample.com SOA\n")).unwrap();
     let sites: BTreeSet<IpAddr> = lab.nodes.iter().map(|n| n.ip).collect();
     let judges: Vec<Judge> = lab.nodes.iter().map(|n| Judge::start(n.at(DNS), sites.clone())).collect();
-    let loads: Vec<JoinHandle<String>> = lab
-        .nodes
-        .iter()
-        .map(|node| {
-            let (ip, port, file) = (node.ip.to_string(), DNS.to_string(), questions.display().to_string());
-            std::thread::spawn(move || {
-                let time = seconds.to_string();
-                let args =
-                    ["-s", &ip, "-p", &port, "-d", &file, "-l", &time, "-c", "20", "-Q", "1000", "-t", "10"];
-                String::from_utf8_lossy(&output("dnsperf", &args).stdout).into_owned()
-            })
-        })
-        .collect();
+    let load = |n: &Node| Dnsperf::start(n.at(DNS), &questions, (20, 1000), seconds);
+    let loads: Vec<Dnsperf> = lab.nodes.iter().map(load).collect();
     let rounds = churn(&lab, seconds);
     for load in loads {
-        let report = load.join().unwrap();
-        let line = |of: &str| report.lines().find(|l| l.contains(of)).unwrap_or_default().to_owned();
-        let number = |of: &str| line(of).split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok());
-        assert_eq!(number("Queries lost:"), Some(0), "{report}");
-        assert!(number("Queries completed:").is_some_and(|n| n > 100 * seconds), "{report}");
-        let codes = line("Response codes:");
+        let report = load.lost_nothing(100 * seconds);
+        let codes = report.lines().find(|l| l.contains("Response codes:")).unwrap_or_default();
         assert!(codes.contains("NOERROR") && codes.contains("(100.00%)"), "{report}");
     }
     for (judge, node) in judges.into_iter().zip(&lab.nodes) {

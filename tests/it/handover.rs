@@ -2,6 +2,7 @@
 //! of a cluster.
 
 use crate::{
+    load::Dnsperf,
     proxy::{nothing_failed, wrk},
     serve::certificate,
     support::{Process, address, exe, lab, options, output, tools, turn, until, wait},
@@ -203,12 +204,7 @@ fn three_restarts_into_new_binaries_lose_nothing() {
     // many questions on their way at any moment
     let questions = world.folder.path().join("questions");
     fs::write(&questions, "mail.example.com A\nexample.com SOA\nnone.example.com A\n").unwrap();
-    let (ip, port) = (world.dns.ip().to_string(), world.dns.port().to_string());
-    let flood = std::thread::spawn(move || {
-        let file = questions.display().to_string();
-        let args = ["-s", &ip, "-p", &port, "-d", &file, "-l", "14", "-c", "16", "-Q", "2000", "-t", "5"];
-        String::from_utf8_lossy(&output("dnsperf", &args).stdout).into_owned()
-    });
+    let flood = Dnsperf::start(world.dns, &questions, (16, 2000), 14);
     let mut heir = None;
     let report = wrk(&format!("http://{}/", world.http), 15, || {
         for round in 0..3 {
@@ -238,10 +234,7 @@ fn three_restarts_into_new_binaries_lose_nothing() {
             "HTTP/2: {said}"
         );
     }
-    let flood = flood.join().unwrap();
-    let number = |of: &str| flood.lines().find(|l| l.contains(of))?.split_whitespace().nth(2)?.parse().ok();
-    assert_eq!(number("Queries lost:"), Some(0u64), "{flood}");
-    assert!(number("Queries completed:").is_some_and(|n| n > 5_000), "{flood}");
+    flood.lost_nothing(5_000);
     hammers.into_iter().for_each(|(what, hammer)| hammer.nothing_failed(what));
     let last = heir.unwrap();
     signal("-TERM", last.0);

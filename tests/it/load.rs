@@ -1,10 +1,11 @@
 //! Load while something happens: one client writes, others ask, and both are judged afterwards.
 
-use crate::support::{until, wait};
+use crate::support::{output, until, wait};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,6 +18,39 @@ use zonekeeper_chaos::{
     http,
     lab::{ADMIN, DNS, Lab, NAME},
 };
+
+/// `dnsperf` against a server, in a thread of its own: the questions of a file, so many a second, for so many seconds.
+pub(crate) struct Dnsperf(JoinHandle<String>);
+
+impl Dnsperf {
+    pub(crate) fn start(
+        server: SocketAddr,
+        questions: &Path,
+        (clients, rate): (u32, u32),
+        seconds: u64,
+    ) -> Dnsperf {
+        let (ip, port) = (server.ip().to_string(), server.port().to_string());
+        let (file, time) = (questions.display().to_string(), seconds.to_string());
+        let (clients, rate) = (clients.to_string(), rate.to_string());
+        Dnsperf(std::thread::spawn(move || {
+            let args =
+                ["-s", &ip, "-p", &port, "-d", &file, "-l", &time, "-c", &clients, "-Q", &rate, "-t", "10"];
+            String::from_utf8_lossy(&output("dnsperf", &args).stdout).into_owned()
+        }))
+    }
+
+    /// Its report, once it has ended: no question was lost, and more than so many were answered.
+    #[track_caller]
+    pub(crate) fn lost_nothing(self, at_least: u64) -> String {
+        let report = self.0.join().unwrap();
+        let number = |of: &str| {
+            report.lines().find(|l| l.contains(of))?.split_whitespace().nth(2)?.parse::<u64>().ok()
+        };
+        assert_eq!(number("Queries lost:"), Some(0), "{report}");
+        assert!(number("Queries completed:").is_some_and(|n| n > at_least), "{report}");
+        report
+    }
+}
 
 /// Writes records with values of their own, and remembers which were acknowledged.
 pub(crate) struct Writer {

@@ -18,6 +18,7 @@
 //! renewal    certificates end: lived through, or told the way back
 //! strangers  other clusters, strangers and wrong keys
 //! anew       backup, restore, and the recovery of a survivor
+//! certificates  put once, shown by every node, for TLS and encrypted DNS
 //! secrets    common to all nodes, sealed on every disk, under a key that is replaced
 //! restart    all nodes killed, one started alone
 //! disk       a whole disk is full

@@ -5,20 +5,24 @@ use crate::{
     api::Api,
     auth::{Caller, ToAdmin},
     error::ApiError,
-    extract::{Body, Path, View, linearize},
-    handles::Handles,
+    extract::{Body, Path, View, blocking, linearize},
     wire::{self, Certificate, NewCertificate, Seen, Written, stamp},
 };
 use axum::{Json, extract::State};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zonekeeper_core::{
     Command,
     id::CertificateId,
     secrets::{Ring, SINCE, SecretId},
 };
+use zonekeeper_peer::keys::Keyring;
 use zonekeeper_proxy::{ReadCertificate, read_bundle};
+
+/// A certificate may begin so much later than this node's clock says.
+const SKEW: Duration = Duration::from_secs(300);
 
 pub(super) fn routes(r: Routes) -> Routes {
     r.add(__path_list, list).add(__path_put, put).add(__path_remove, remove)
@@ -27,18 +31,14 @@ pub(super) fn routes(r: Routes) -> Routes {
 /// The certificates that the cluster holds, without their keys. Role: read.
 #[utoipa::path(get, path = "/v1/certificates", tag = "cluster",
     responses((status = 200, body = Seen<Vec<Certificate>>)))]
-async fn list(view: View) -> Json<Seen<Vec<Certificate>>> {
-    let state = view.published.state.clone();
-    let all = state.certificates().map(|(id, ring)| Certificate {
-        listeners: state.users(id).map(ToString::to_string).collect(),
-        ..shown(&view.api.handles, id, ring)
-    });
-    view.seen(all.collect())
+async fn list(view: View) -> Result<Json<Seen<Vec<Certificate>>>, ApiError> {
+    let (state, keyring) = (view.published.state.clone(), view.api.handles.keyring.clone());
+    let all = move || state.certificates().map(|(id, ring)| shown(&state, &keyring, id, ring)).collect();
+    Ok(view.seen(blocking(all).await?))
 }
 
-fn shown(handles: &Handles, id: &CertificateId, ring: &Ring) -> Certificate {
-    let (secret, sealed) = (SecretId::Certificate(id.clone()), &ring.active);
-    let opened = handles.keyring.open(sealed.key, &secret.context(), &sealed.bytes);
+fn shown(state: &zonekeeper_core::State, keyring: &Keyring, id: &CertificateId, ring: &Ring) -> Certificate {
+    let opened = opened(keyring, id, ring);
     let read = opened.as_ref().and_then(|pem| read_bundle(pem, id.as_str()).ok());
     let [not_before, not_after] = read.as_ref().and_then(validity).map_or([None, None], |v| v.map(Some));
     Certificate {
@@ -47,11 +47,16 @@ fn shown(handles: &Handles, id: &CertificateId, ring: &Ring) -> Certificate {
         not_after: not_after.map(|t| t.to_string()),
         sha256: read.as_ref().map(|read| format!("{:x}", Sha256::digest(&read.key.cert[0]))),
         names: read.map(|read| read.names).unwrap_or_default(),
-        listeners: Vec::new(),
+        listeners: state.users(id).map(ToString::to_string).collect(),
         since: stamp(ring.since),
         opens: opened.is_some(),
         known: ring.known,
     }
+}
+
+/// What stands in the state, so far as this node can open it.
+fn opened(keyring: &Keyring, id: &CertificateId, ring: &Ring) -> Option<Vec<u8>> {
+    keyring.open(ring.active.key, &SecretId::Certificate(id.clone()).context(), &ring.active.bytes)
 }
 
 /// From when to when a certificate is good.
@@ -63,7 +68,8 @@ fn validity(read: &ReadCertificate) -> Option<[Timestamp; 2]> {
     Some([begins.ok()?, ends.ok()?])
 }
 
-/// Makes or replaces a certificate. New handshakes get it on every node from this index on. Role: admin.
+/// Makes or replaces a certificate. New handshakes get it on every node from this index on. The same text again changes
+/// nothing. Role: admin.
 #[utoipa::path(put, path = "/v1/certificates/{name}", tag = "cluster", request_body = NewCertificate,
     params(("name" = String, Path, description = "its name in the cluster")),
     responses((status = 200, body = Written), (status = 422, body = wire::ErrorBody)))]
@@ -76,11 +82,30 @@ async fn put(
     let id = certificate(&name)?;
     let pem = format!("{}\n{}\n", new.cert.trim(), new.key.as_deref().unwrap_or_default().trim());
     let read = read_bundle(pem.as_bytes(), "cert").map_err(|why| ApiError::refused(&why))?;
-    if let Some([_, ends]) = validity(&read).filter(|[_, ends]| *ends <= Timestamp::now()) {
-        return Err(ApiError::refused(&format!("the certificate ended on {ends}; give one that is good")));
+    if let Some([begins, ends]) = validity(&read) {
+        let now = Timestamp::now();
+        if ends <= now {
+            return Err(ApiError::refused(&format!(
+                "the certificate ended on {ends}; give one that is good"
+            )));
+        }
+        if begins > now + SKEW {
+            let why = format!(
+                "the certificate is good from {begins} on; put it then, for clients would refuse it now"
+            );
+            return Err(ApiError::refused(&why));
+        }
     }
     linearize(&api).await?;
-    if api.handles.published.load().state.cluster_version < SINCE {
+    let state = api.handles.published.load().state.clone();
+    let held = state.certificates().find(|(of, _)| **of == id);
+    if held.is_some_and(|(_, ring)| {
+        opened(&api.handles.keyring, &id, ring).is_some_and(|now| now == pem.as_bytes())
+    }) {
+        let index = state.generation.index;
+        return Ok(Json(Written { index, generation: state.generation.into(), published: true }));
+    }
+    if state.cluster_version < SINCE {
         return Err(ApiError::refused(
             "certificates need cluster version 2; run `zonekeeper cluster upgrade --yes` when every node has this program",
         ));

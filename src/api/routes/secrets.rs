@@ -101,7 +101,7 @@ async fn roll(
 }
 
 /// Replaces the cluster key: the members get another one, and every secret is sealed anew and rolled. The keys of
-/// webhooks stay, since their receivers have them. Happens by itself when a member was removed. Role: admin.
+/// webhooks and certificates stay, marked. Happens by itself when a member was removed. Role: admin.
 #[utoipa::path(post, path = "/v1/cluster/rekey", tag = "cluster",
     responses((status = 200, body = Written), (status = 422, body = wire::ErrorBody)))]
 async fn rekey(caller: Caller<ToAdmin>, State(api): State<Api>) -> Result<Json<Written>, ApiError> {

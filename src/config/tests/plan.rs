@@ -10,11 +10,12 @@ use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State, codec,
     entry::{Init, MAX_ENTRY, Timing},
     model::{Change, Policy, ZoneOwner},
+    secrets::{KeyId, SecretId},
     time::LogTime,
     zone::RrSet,
 };
 
-/// A cluster that has nothing but its first entry.
+/// A cluster that has nothing but its first entry, and the certificate that listeners here use.
 fn fresh() -> State {
     let mut state = State::default();
     commit(
@@ -22,6 +23,10 @@ fn fresh() -> State {
         Command::Init(Init { cluster: 7, version: zonekeeper_core::VERSION, timing: Timing::Lan }),
     )
     .unwrap();
+    let key = KeyId(1);
+    let id = SecretId::Certificate("held".parse().unwrap());
+    commit(&mut state, Command::SealWith { from: None, to: key }).unwrap();
+    commit(&mut state, Command::PutSealed { id, after: None, key, bytes: vec![1] }).unwrap();
     state
 }
 

@@ -36,6 +36,9 @@ fn without_requests(log: &Log, id: &ListenerId, listener: &Listener) {
         );
     }
     if listener.protocol == Protocol::Udp {
+        if listener.access_log > 0 {
+            say("access_log", "is for requests and connections; a UDP listener has none, so take it out");
+        }
         if listener.tls.is_some() {
             say("tls", "is for streams; a UDP listener has none, so take it out");
         }
@@ -118,6 +121,14 @@ fn routes(config: &ClusterConfig, log: &Log, id: &ListenerId, listener: &Listene
                     "is never reached: {field}[{first}] before it has no condition and takes every request"
                 ),
             );
+        }
+        for (field, set) in [("rewrite", &route.rewrite.set), ("response", &route.response.set)] {
+            let mut names: Vec<&String> = set.iter().map(|(name, _)| name).collect();
+            names.sort();
+            if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+                let message = format!("sets \"{}\" twice, for names have no case; take one out", twice[0]);
+                log.error_at(&join(&join(&at, field), "set"), message);
+            }
         }
         route.pools().for_each(|pool| known_pool(config, log, &join(&at, "pool"), pool));
         without_use(log, &at, route);

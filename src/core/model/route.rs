@@ -53,7 +53,8 @@ struct Encoded {
     rate_limit: Option<RateLimit>,
 }
 
-/// The variants of [`Target`] in its order, and after them the one with what came later.
+/// The variants of [`Target`] as version 1 knew them, and what came later. Append-only: a new variant of `Target` goes
+/// after `With`.
 #[derive(Serialize, Deserialize)]
 enum EncodedTarget {
     Pools(Vec<(PoolId, u8)>),
@@ -191,7 +192,7 @@ pub fn within(networks: &[Network], addr: IpAddr) -> bool {
     networks.iter().any(|n| n.contains(addr))
 }
 
-/// What becomes of a request. A new variant needs a twin in `EncodedTarget`.
+/// What becomes of a request. Append-only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// It goes to one of these pools, in proportion to their weights (1 to 255).

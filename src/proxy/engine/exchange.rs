@@ -88,10 +88,10 @@ impl Failure {
 /// Serves one request, and writes it to the access log when it is sampled.
 pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     session.seen = Default::default();
-    let every = u64::from(plan.view.listener(plan.listener).table.access_log);
-    let count = || session.cell(&plan.view, plan.listener).requests.load(Relaxed);
+    let every = plan.view.listener(plan.listener).table.access_log;
+    let number = session.cell(&plan.view, plan.listener).requests.load(Relaxed);
     // Boxed: few requests have one, and each would hold its room.
-    let began = (every > 0 && count() % every == 0).then(|| Box::new(Began::now(session)));
+    let began = access::sampled(every, number).then(|| Box::new(Began::now(session)));
     let end = match plan.total_ms {
         0 => serve(session, &mut plan).await,
         ms => within(ms, session, &mut plan).await,

@@ -4,7 +4,7 @@ use super::{
     View,
     accept::Client,
     buffer::Buffer,
-    relay,
+    relay::{self, Ended, Sampled},
     timer::Side,
     wire::{Trouble, Wire},
 };
@@ -46,19 +46,29 @@ impl RequestHead for Greeting {
 pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usize) {
     let listener = view.listener(index);
     let refused = &listener.cells.of(client.worker.index).refused;
+    let sampled = Sampled::begin(&client, &view, index);
     client.timer.arm(Side::Client, listener.table.header_timeout_ms);
     let mut buffer = Buffer::default();
     let Ok(name) = read_name(&client, &wire, &mut buffer).await else {
         counters::add(refused, 1);
-        return wire.reset_on_close();
+        wire.reset_on_close();
+        if let Some(sampled) = sampled {
+            sampled.log(&client, &wire, Ended::NoGreeting, (None, None));
+        }
+        return;
     };
     client.timer.disarm(Side::Client);
     let greeting = Greeting { name: name.unwrap_or_default(), source: client.peer.ip() };
     match listener.table.match_route(&greeting) {
-        Some(route) => Box::pin(relay::serve_route(client, wire, (view, index, route), buffer)).await,
+        Some(route) => {
+            Box::pin(relay::serve_route(client, wire, (view, index, route), buffer, sampled)).await
+        }
         None => {
             counters::add(refused, 1);
             let _ = wire.write_all(UNKNOWN, &client.timer, Side::Client).await;
+            if let Some(sampled) = sampled {
+                sampled.log(&client, &wire, Ended::UnknownName, (None, None));
+            }
         }
     }
 }

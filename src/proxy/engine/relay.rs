@@ -22,28 +22,30 @@ use crate::{
 use std::{
     future::poll_fn,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
     task::{Poll, ready},
 };
-
-/// Serves an L4 connection.
-pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usize) {
-    serve_route(client, wire, (view, index, 0), Buffer::default()).await;
-}
+use zonekeeper_core::id::PoolId;
 
 /// How an L4 connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+pub(crate) enum Ended {
     /// Each direction by itself, or the client before there was a backend.
     Closed,
-    /// One end broke it, or it was quiet for too long.
+    /// One end broke it.
     Broken,
+    /// It was quiet for too long.
+    Idle,
     /// Its address comes too often.
     Limited,
     /// No backend could be reached.
     Unserved,
+    /// What came is no TLS greeting, or came too late.
+    NoGreeting,
+    /// No route takes the name in its greeting.
+    UnknownName,
 }
 
 impl Ended {
@@ -51,60 +53,96 @@ impl Ended {
         match self {
             Ended::Closed => "closed",
             Ended::Broken => "broken",
+            Ended::Idle => "idle",
             Ended::Limited => "limited",
             Ended::Unserved => "no backend",
+            Ended::NoGreeting => "no greeting",
+            Ended::UnknownName => "unknown name",
         }
     }
 }
 
-/// Serves an L4 connection that takes this route, and writes it to the access log when it is sampled; `read` came already.
+/// A sampled L4 connection.
+pub(crate) struct Sampled {
+    began_us: u64,
+}
+
+impl Sampled {
+    /// One that begins; none when it is not sampled.
+    pub(crate) fn begin(client: &Client, view: &View, index: usize) -> Option<Sampled> {
+        let listener = view.listener(index);
+        let number = listener.cells.of(client.worker.index).connections.load(Relaxed);
+        access::sampled(listener.table.access_log, number).then(|| Sampled { began_us: now_us() })
+    }
+
+    /// It is over; the pool and the backend that it had.
+    pub(crate) fn log(
+        self,
+        client: &Client,
+        wire: &Wire,
+        ended: Ended,
+        (pool, backend): (Option<PoolId>, Option<SocketAddr>),
+    ) {
+        client.worker.shared.access.push(Entry {
+            listener: (*client.listener).clone(),
+            client: client.peer.ip(),
+            of: Of::Connection { end: ended.word() },
+            pool,
+            backend,
+            bytes: (wire.read(), wire.written()),
+            took_us: now_us().saturating_sub(self.began_us),
+        });
+    }
+}
+
+/// Serves an L4 connection.
+pub(crate) async fn serve(client: Client, wire: Wire, view: Rc<View>, index: usize) {
+    let sampled = Sampled::begin(&client, &view, index);
+    serve_route(client, wire, (view, index, 0), Buffer::default(), sampled).await;
+}
+
+/// Serves an L4 connection that takes this route; `read` came already.
 pub(crate) async fn serve_route(
     client: Client,
     wire: Wire,
     (view, index, route): (Rc<View>, usize, usize),
     read: Buffer,
+    sampled: Option<Sampled>,
 ) {
-    let began_us = access::sampled(view.listener(index).table.access_log).then(now_us);
-    let (ended, lease) = forward(&client, &wire, (&view, index, route), read).await;
+    let (ended, pool, lease) = forward(&client, &wire, (&view, index, route), read).await;
     if ended != Ended::Closed {
         wire.reset_on_close();
     }
-    if let Some(began_us) = began_us {
-        client.worker.shared.access.push(Entry {
-            listener: (*client.listener).clone(),
-            client: client.peer.ip(),
-            of: Of::Connection { end: ended.word() },
-            pool: lease.as_ref().map(|l| l.pool().table.id.clone()),
-            backend: lease.as_ref().map(|l| l.health().addr),
-            bytes: (wire.read(), wire.written()),
-            took_us: now_us().saturating_sub(began_us),
-        });
+    if let Some(sampled) = sampled {
+        let pool = pool.map(|pool| view.pool(pool).table.id.clone());
+        sampled.log(&client, &wire, ended, (pool, lease.map(|lease| lease.health().addr)));
     }
 }
 
-/// Forwards it to its end; the lease of the backend that it had.
+/// Forwards it to its end; the pool that it was for, and the lease of the backend that it had.
 async fn forward(
     client: &Client,
     wire: &Wire,
     (view, index, route): (&Rc<View>, usize, usize),
     mut read: Buffer,
-) -> (Ended, Option<Lease>) {
+) -> (Ended, Option<usize>, Option<Lease>) {
     let listener = view.listener(index);
     let cell = listener.cells.of(client.worker.index);
     if limited(&client.worker, listener, client.peer.ip()) {
         counters::add(&cell.limited, 1);
-        return (Ended::Limited, None);
+        return (Ended::Limited, None, None);
     }
     if read.is_empty() && !wire.read_now(&mut read) {
-        return (Ended::Closed, None); // the client has gone
+        return (Ended::Closed, None, None); // the client has gone
     }
-    let connected = match listener.routes.get(route).and_then(Split::next) {
+    let pool = listener.routes.get(route).and_then(Split::next);
+    let connected = match pool {
         Some(pool) => connect(client, wire, view, pool, !read.is_empty()).await,
         None => None,
     };
     let Some((lease, backend)) = connected else {
         counters::add(&cell.failed, 1);
-        return (Ended::Unserved, None);
+        return (Ended::Unserved, pool, None);
     };
     let idle_ms = listener.table.idle_timeout_ms;
     let ok = relay(&client.timer, idle_ms, wire, &backend, (read, Buffer::default())).await;
@@ -113,11 +151,16 @@ async fn forward(
     let totals = &lease.health().totals;
     totals.bytes_in.fetch_add(backend.written(), Relaxed);
     totals.bytes_out.fetch_add(backend.read(), Relaxed);
+    let ended = match ok {
+        true => Ended::Closed,
+        false if client.timer.expired(Side::Client) => Ended::Idle,
+        false => Ended::Broken,
+    };
     if !ok {
         // The other end shall see the cut that this one made (RFC 9293 §3.10.7.4), not an orderly end.
         backend.reset_on_close();
     }
-    (if ok { Ended::Closed } else { Ended::Broken }, Some(lease))
+    (ended, pool, Some(lease))
 }
 
 /// Whether an address comes more often than the listener allows.

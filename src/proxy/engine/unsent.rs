@@ -6,7 +6,12 @@ use crate::{
     health::now_us,
     http1::{Forwarded, MAX_FIELDS, Request},
 };
-use std::{mem::MaybeUninit, net::IpAddr};
+use std::{cell::Cell, mem::MaybeUninit, net::IpAddr};
+
+thread_local! {
+    /// How many came before on this worker.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
 
 /// A sampled request that is about to be answered.
 pub(crate) struct Unsent {
@@ -25,7 +30,8 @@ impl Unsent {
         waited_ms: u64,
     ) -> Option<Box<Unsent>> {
         let table = &view.listener(listener).table;
-        access::sampled(table.access_log).then(|| {
+        let number = COUNT.replace(COUNT.get().wrapping_add(1));
+        access::sampled(table.access_log, number).then(|| {
             let peer = session.client.peer.ip();
             let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
             let client = Request::parse(head, &mut room)

@@ -32,8 +32,8 @@ impl Resolver {
                     Some(bundle) => read_bundle(&bundle.0, id.as_str())?,
                     None => {
                         return Err(format!(
-                            "the cluster holds no certificate {id} that this node can open; put it, as `zonekeeper certificate \
-                         put {id} --cert FILE --key FILE`"
+                            "this node cannot open the certificate {id} that the cluster holds; see what its status says of \
+                             the cluster key"
                         ));
                     }
                 },

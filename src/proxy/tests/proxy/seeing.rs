@@ -4,11 +4,11 @@ use crate::{http2::Client2, support::*};
 use std::{
     io::Write,
     sync::{Arc, Mutex, OnceLock},
+    time::Duration,
 };
 use tracing_subscriber::fmt::MakeWriter;
 use zonekeeper_core::model::{
-    HashKey, Http2, Listener, Network, PathMatch, Protocol, RateLimit, Redirect, Respond, Rewrite, Route,
-    Target,
+    HashKey, Http2, Network, PathMatch, Protocol, RateLimit, Redirect, Respond, Rewrite, Route, Target,
 };
 
 fn seeing(backend: &Server, access_log: u32) -> World {
@@ -107,32 +107,78 @@ async fn a_sampled_request_is_a_line_of_the_access_log() {
 async fn a_sampled_connection_is_a_line_of_the_access_log() {
     let lines = lines();
     let backend = Server::start("a");
+    let breaking = Server::with(any(), |stream, _| async move {
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
     let mut state = state(Protocol::Tcp, &[backend.addr]);
-    for (listener, to) in [("seen-served", "web"), ("seen-unserved", "none")] {
-        let more =
-            Listener { routes: vec![route(to)], access_log: 1, ..crate::support::listener(Protocol::Tcp) };
+    let rare = RateLimit { requests: 1, per_ms: 3_600_000, burst: 1, key: HashKey::Source };
+    for (listener, protocol, to, rate_limit) in [
+        ("seen-closed", Protocol::Tcp, "web", None),
+        ("seen-idle", Protocol::Tcp, "web", None),
+        ("seen-broken", Protocol::Tcp, "broken", None),
+        ("seen-no-backend", Protocol::Tcp, "none", None),
+        ("seen-limited", Protocol::Tcp, "web", Some(rare)),
+        ("seen-no-greeting", Protocol::Tls, "web", None),
+        ("seen-unknown-name", Protocol::Tls, "web", None),
+    ] {
+        let mut more = crate::support::listener(protocol);
+        (more.routes[0], more.access_log, more.rate_limit) = (route(to), 1, rate_limit);
+        match listener {
+            "seen-idle" => more.idle_timeout_ms = 200,
+            "seen-unknown-name" => more.routes[0].hosts = vec!["w.example".into()],
+            _ => {}
+        }
         state.listeners.insert(listener_id(listener), Arc::new(more));
     }
-    state.pools.insert(pool_id("none"), Arc::new(pool(&[dead()])));
+    for (name, addr) in [("none", dead()), ("broken", breaking.addr)] {
+        state.pools.insert(pool_id(name), Arc::new(pool(&[addr])));
+    }
     let world = World::start(state);
-    assert_eq!(Client::connect(world.addr("seen-served")).await.get("/").await.by(), "a");
-    assert!(Client::connect(world.addr("seen-unserved")).await.ended().await);
-    let of = |listener: &str| {
+    let connect = |listener: &str| Client::connect(world.addr(listener));
+    assert_eq!(connect("seen-closed").await.get("/").await.by(), "a");
+    let idle = connect("seen-idle").await; // until it is over
+    let first = connect("seen-limited").await;
+    for listener in ["seen-no-backend", "seen-broken", "seen-limited"] {
+        // it may be over before the client has looked at it
+        let client = Client::try_connect(world.addr(listener)).await;
+        assert!(match client {
+            Some(mut client) => client.ended().await,
+            None => true,
+        });
+    }
+    let mut talk = connect("seen-no-greeting").await;
+    talk.send("HELO w.example\r\n").await;
+    assert!(talk.ended().await);
+    let unknown = world.addr("seen-unknown-name");
+    assert!(crate::tls::support::anyone().connect(unknown, "other.example").await.is_err());
+
+    let of = |listener: &str, end: &str| {
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let mut all = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
-        all.find(|l| l["fields"]["listener"] == listener).map(|l| l["fields"].clone())
+        let this = |l: &serde_json::Value| l["fields"]["listener"] == listener && l["fields"]["end"] == end;
+        all.find(this).map(|l| l["fields"].clone())
     };
-    eventually("both are written", async || of("seen-served").is_some() && of("seen-unserved").is_some())
-        .await;
-    let (served, unserved) = (of("seen-served").unwrap(), of("seen-unserved").unwrap());
-    for (name, want) in
-        [("message", "connection"), ("client", "127.0.0.1"), ("end", "closed"), ("pool", "web")]
-    {
-        assert_eq!(served[name], want, "{served}");
+    let (served, broken) = (backend.addr.to_string(), breaking.addr.to_string());
+    for (listener, end, pool, backend) in [
+        ("seen-closed", "closed", "web", &*served),
+        ("seen-idle", "idle", "web", &served),
+        ("seen-broken", "broken", "broken", &broken),
+        ("seen-no-backend", "no backend", "none", ""),
+        ("seen-limited", "limited", "", ""),
+        ("seen-no-greeting", "no greeting", "", ""),
+        ("seen-unknown-name", "unknown name", "", ""),
+    ] {
+        eventually(listener, async || of(listener, end).is_some()).await;
+        let line = of(listener, end).unwrap();
+        for (name, want) in
+            [("message", "connection"), ("client", "127.0.0.1"), ("pool", pool), ("backend", backend)]
+        {
+            assert_eq!(line[name], want, "{line}");
+        }
+        let counted = line["bytes_in"].as_u64() > Some(20) && line["bytes_out"].as_u64() > Some(20);
+        assert_eq!(counted, listener == "seen-closed", "{line}");
     }
-    assert_eq!(served["backend"], backend.addr.to_string());
-    assert!(served["bytes_in"].as_u64() > Some(20) && served["bytes_out"].as_u64() > Some(20), "{served}");
-    assert_eq!((&unserved["end"], &unserved["backend"]), (&"no backend".into(), &"".into()), "{unserved}");
+    drop((idle, first));
 }
 
 /// As nginx and HAProxy have it: who looks for a client's error finds it, whoever answered.

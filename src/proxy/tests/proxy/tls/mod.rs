@@ -3,7 +3,7 @@
 
 mod backend;
 mod passthrough;
-mod support;
+pub mod support;
 
 use crate::{http2::Client2, support::*};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
