@@ -354,8 +354,6 @@ async fn a_connection_that_ended_without_goaway_is_invisible_to_any_method() {
     };
     let ending = Server::with(any(), move |stream, n| answer(stream, n, came_late.clone()));
     let world = over(&[ending.addr]);
-    let lost = crate::exchange::post_at_once(world.addr("web"), 400).await;
-    let late = late.load(Relaxed);
-    assert!(u64::from(lost) <= late, "{lost} were not answered, and {late} may have been read");
-    assert!(ending.count() <= 400, "none was executed twice");
+    let posted = crate::exchange::posts_come_through(&world, &late).await;
+    assert!(ending.count() <= posted, "none was executed twice");
 }
