@@ -8,7 +8,10 @@ use crate::{
     service::socket,
 };
 use std::path::Path;
-use zonekeeper_core::model::{Bind, Certificate, Http2, Listener, Protocol, Route, Tls, TlsFiles};
+use zonekeeper_core::{
+    id::CertificateId,
+    model::{Bind, Certificate, Http2, Listener, Protocol, Route, Tls, TlsFiles},
+};
 
 pub(crate) const FIELDS: &[&str] = &[
     "bind",
@@ -97,14 +100,19 @@ fn tls(value: &Value<'_>) -> Parsed<Option<Tls>> {
 
 /// One that the cluster holds, or files.
 fn certificate(table: &Table<'_>) -> Option<Certificate> {
-    if !table.has("certificate") {
-        return files(table).map(Certificate::Files);
+    match table.has("certificate") {
+        true => held(table).map(Certificate::Held),
+        false => files(table).map(Certificate::Files),
     }
+}
+
+/// The name in `certificate`, beside which there are no files.
+pub(crate) fn held(table: &Table<'_>) -> Option<CertificateId> {
     for field in ["cert", "key"] {
-        table
-            .opt(field, |_| Err::<(), _>("stands beside certificate; give files, or the name of one".into()));
+        let both = "stands beside certificate; give files, or the name of one";
+        table.opt(field, |_| Err::<(), _>(both.into()));
     }
-    table.opt("certificate", Value::parse).map(Certificate::Held)
+    table.opt("certificate", Value::parse)
 }
 
 /// A certificate and its key, which go together.

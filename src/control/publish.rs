@@ -85,10 +85,7 @@ fn next(
     all.zones.sort();
     all.zones.dedup();
     let quiet = all.services.is_empty() && all.zones.is_empty();
-    let proxy = match all.proxy || all.config {
-        true => Some(proxy(&state, site, opener)),
-        false => None,
-    };
+    let proxy = (all.proxy || all.config).then(|| proxy(&state, site, opener));
     // what changes nothing for the proxies wakes none of their workers
     let proxy = proxy.filter(|new| **new != *before.proxy).unwrap_or_else(|| before.proxy.clone());
     let dns = if quiet { before.dns.clone() } else { Arc::new(before.dns.update(&state, &all)) };

@@ -1,6 +1,7 @@
 //! Certificates that the cluster holds: put once, sealed, in use on every node, for its listeners and for encrypted DNS.
 
 use crate::{
+    encrypted::restart_with,
     serve::certificate,
     support::{lab, options, output, share, tools, wait},
 };
@@ -79,17 +80,6 @@ fn held(lab: &Lab, i: usize) -> Value {
     lab.get(i, "/v1/certificates").unwrap_or_default()["data"][0].clone()
 }
 
-/// DNS over TLS from a node file that names the certificate.
-fn with_dot(lab: &mut Lab, i: usize) {
-    lab.stop(i).unwrap();
-    let (file, ip) = (lab.file(i), lab.nodes[i].ip);
-    let text = std::fs::read_to_string(&file).unwrap();
-    let more = format!("\n[dns.encrypted]\ntls = [\"{ip}:{DOT}\"]\ncertificate = \"www\"\n");
-    std::fs::write(&file, text + &more).unwrap();
-    lab.spawn(i, &[]).unwrap();
-    wait(lab, "the node answers again", SOON, |lab| lab.ready(i));
-}
-
 fn answers_over_tls(lab: &Lab, i: usize, cert: &str) -> bool {
     let (at, port, ca) = (format!("@{}", lab.nodes[i].ip), DOT.to_string(), format!("+tls-ca={cert}"));
     let args = [
@@ -129,7 +119,8 @@ fn a_certificate_that_is_put_once_is_shown_by_every_node() {
         wait(&lab, "each node shows it", SOON, |lab| shows(lab, i, &first.0));
         assert!(!shows(&lab, i, &second.0), "and curl looks");
     }
-    with_dot(&mut lab, 2);
+    let dot = format!("\n[dns.encrypted]\ntls = [\"{}:{DOT}\"]\ncertificate = \"www\"\n", lab.nodes[2].ip);
+    restart_with(&mut lab, 2, &dot);
     wait(&lab, "encrypted DNS has it too", SOON, |lab| answers_over_tls(lab, 2, &first.0));
 
     // another one under the same name: new handshakes get it, what stands goes on

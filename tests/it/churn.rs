@@ -136,7 +136,7 @@ fn nothing_is_lost_wrong_or_torn_while_services_move_and_records_change() {
     std::fs::write(&questions, format!("{NAME} A\n{PAIR} A\nmail.example.com A\nexample.com SOA\n")).unwrap();
     let sites: BTreeSet<IpAddr> = lab.nodes.iter().map(|n| n.ip).collect();
     let judges: Vec<Judge> = lab.nodes.iter().map(|n| Judge::start(n.at(DNS), sites.clone())).collect();
-    let load = |n: &Node| Dnsperf::start(n.at(DNS), &questions, (20, 1000), seconds);
+    let load = |n: &Node| Dnsperf::start(n.at(DNS), &questions, (20, 1000), (seconds, 10));
     let loads: Vec<Dnsperf> = lab.nodes.iter().map(load).collect();
     let rounds = churn(&lab, seconds);
     for load in loads {

@@ -13,7 +13,7 @@ const TLS: u16 = 8853;
 const HTTPS: u16 = 8443;
 
 /// Restarts node `i` with more in its `[dns]` section.
-fn restart_with(lab: &mut Lab, i: usize, more: &str) {
+pub(crate) fn restart_with(lab: &mut Lab, i: usize, more: &str) {
     lab.stop(i).unwrap();
     let file = lab.file(i);
     let text = std::fs::read_to_string(&file).unwrap();

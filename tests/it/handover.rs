@@ -204,7 +204,7 @@ fn three_restarts_into_new_binaries_lose_nothing() {
     // many questions on their way at any moment
     let questions = world.folder.path().join("questions");
     fs::write(&questions, "mail.example.com A\nexample.com SOA\nnone.example.com A\n").unwrap();
-    let flood = Dnsperf::start(world.dns, &questions, (16, 2000), 14);
+    let flood = Dnsperf::start(world.dns, &questions, (16, 2000), (14, 5));
     let mut heir = None;
     let report = wrk(&format!("http://{}/", world.http), 15, || {
         for round in 0..3 {

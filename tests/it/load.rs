@@ -19,7 +19,8 @@ use zonekeeper_chaos::{
     lab::{ADMIN, DNS, Lab, NAME},
 };
 
-/// `dnsperf` against a server, in a thread of its own: the questions of a file, so many a second, for so many seconds.
+/// `dnsperf` against a server, in a thread of its own: the questions of a file, so many a second, for so many seconds. One
+/// that has no answer after its time is lost.
 pub(crate) struct Dnsperf(JoinHandle<String>);
 
 impl Dnsperf {
@@ -27,14 +28,16 @@ impl Dnsperf {
         server: SocketAddr,
         questions: &Path,
         (clients, rate): (u32, u32),
-        seconds: u64,
+        (seconds, patience): (u64, u32),
     ) -> Dnsperf {
         let (ip, port) = (server.ip().to_string(), server.port().to_string());
         let (file, time) = (questions.display().to_string(), seconds.to_string());
-        let (clients, rate) = (clients.to_string(), rate.to_string());
+        let (clients, rate, patience) = (clients.to_string(), rate.to_string(), patience.to_string());
         Dnsperf(std::thread::spawn(move || {
-            let args =
-                ["-s", &ip, "-p", &port, "-d", &file, "-l", &time, "-c", &clients, "-Q", &rate, "-t", "10"];
+            let args = [
+                "-s", &ip, "-p", &port, "-d", &file, "-l", &time, "-c", &clients, "-Q", &rate, "-t",
+                &patience,
+            ];
             String::from_utf8_lossy(&output("dnsperf", &args).stdout).into_owned()
         }))
     }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     cluster::SECTIONS,
     duration::millis,
+    listener,
     reader::{Parsed, Table, Value},
     service::socket,
     source::Source,
@@ -186,12 +187,7 @@ fn encrypted(value: &Value<'_>, folder: &Path) -> Parsed<Option<EncryptedDns>> {
     });
     let file = |field, give| table.need(field, give, |v| v.text(4096).map(|p| folder.join(p)));
     let certificate = if table.has("certificate") {
-        for field in ["cert", "key"] {
-            table.opt(field, |_| {
-                Err::<(), _>("stands beside certificate; give files, or the name of one".into())
-            });
-        }
-        table.opt("certificate", Value::parse).map(DnsCertificate::Held)
+        listener::held(&table).map(DnsCertificate::Held)
     } else {
         let cert = file("cert", "a PEM file with the certificate and its intermediates");
         let key = file("key", "the PEM file of the certificate's key");
