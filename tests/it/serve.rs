@@ -313,6 +313,28 @@ fn sigterm_takes_nothing_new_and_finishes_what_runs_within_the_drain_time() {
     }
 }
 
+/// A process that had no descriptor left for the very first connection serves when it has some again.
+#[test]
+fn a_listener_serves_after_its_first_connection_found_no_descriptor() {
+    if !tools(&["prlimit"]) {
+        return;
+    }
+    let _turn = turn();
+    let ip = address();
+    let at = |port: u16| SocketAddr::new(ip, port);
+    let _backend = Backend::start(at(9001), "backend").unwrap();
+    let serve = Serve::start(&["--http", &format!("{}={}", at(8080), at(9001)), "--workers", "1"]);
+    let limit = |soft: &str| {
+        let done = output("prlimit", &["--pid", &serve.pid().to_string(), &format!("--nofile={soft}:")]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    limit("3");
+    let get = |within| http::get(at(8080), "/", within).map(|a| a.status).unwrap_or(0);
+    assert_eq!(get(Duration::from_millis(500)), 0, "nothing is accepted");
+    limit("1024");
+    assert_eq!(get(Duration::from_secs(20)), 200);
+}
+
 #[test]
 fn flags_that_make_no_sense_are_refused_with_what_to_do() {
     let dns = SocketAddr::new(address(), 5300).to_string();

@@ -128,7 +128,7 @@ impl Reactor {
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &clock, EventData::new_u64(SPECIAL | CLOCK), EventFlags::IN)?;
-        Ok(Reactor {
+        let reactor = Reactor {
             epoll,
             clock,
             ticking: Cell::new(false),
@@ -138,7 +138,9 @@ impl Reactor {
             rung: Arc::default(),
             summons,
             deadlines: Deadlines::default(),
-        })
+        };
+        reactor.tick_every(IDLE_MS)?; // a door that could not even accept its first connection looks again
+        Ok(reactor)
     }
 
     /// Watches a listening socket or an eventfd, level-triggered.
@@ -296,7 +298,10 @@ impl Reactor {
             return Ok(());
         }
         self.ticking.set(live);
-        let ms = if live { TICK_MS } else { IDLE_MS };
+        self.tick_every(if live { TICK_MS } else { IDLE_MS })
+    }
+
+    fn tick_every(&self, ms: u64) -> io::Result<()> {
         let every = Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000 * 1_000_000) as i64 };
         let spec = Itimerspec { it_interval: every, it_value: every };
         timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &spec)?;

@@ -98,3 +98,18 @@ fn bulk_data_arrives_as_it_was_sent_while_its_reader_stalls() {
     sending.join().unwrap();
     receiving.join().unwrap();
 }
+
+/// What had to pause (a door, when the system has no descriptors) goes on with a tick: there is one before the first task.
+#[test]
+fn it_ticks_without_a_task() {
+    let (said, ticks) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let reactor = Reactor::new(Arc::new(Summons::new().unwrap())).unwrap();
+        for _ in 0..2 {
+            let _ = reactor.turn(&mut |notice| said.send(matches!(notice, Notice::Tick)).unwrap());
+        }
+    });
+    for _ in 0..2 {
+        assert_eq!(ticks.recv_timeout(Duration::from_secs(20)), Ok(true));
+    }
+}
