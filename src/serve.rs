@@ -51,6 +51,9 @@ pub(crate) struct Serve {
     /// Balance TCP connections (repeatable)
     #[arg(long, value_name = "LISTEN=BACKEND,BACKEND")]
     tcp: Vec<Forward>,
+    /// Clients of --tcp speak first, as those of HTTP do: a connection costs less
+    #[arg(long, requires = "tcp")]
+    client_first: bool,
     /// Terminate TLS and balance HTTP/1.1 requests (repeatable)
     #[arg(long, value_name = "LISTEN=BACKEND,BACKEND", requires = "cert")]
     tls: Vec<Forward>,
@@ -250,6 +253,7 @@ impl Serve {
             tls: tls.map(Into::into),
             routes: vec![Route::to(pool_id.clone())],
             max_connections: 0,
+            client_first: kind == "tcp" && self.client_first,
             ..Listener::default()
         };
         wanted.pools.insert(pool_id, pool);

@@ -236,14 +236,14 @@ pub(crate) async fn relay(
 struct Direction {
     buffer: Buffer,
     splice: Splice,
-    /// The source sends no more.
-    last: bool,
+    /// How the source ended, behind what the buffer holds.
+    end: Option<io::Result<()>>,
     ended: bool,
 }
 
 impl Direction {
     fn new(buffer: Buffer) -> Direction {
-        Direction { buffer, splice: Splice::default(), last: false, ended: false }
+        Direction { buffer, splice: Splice::default(), end: None, ended: false }
     }
 
     fn poll(&mut self, timer: &Timer, from: &Wire, to: &Wire, other_ended: bool) -> Poll<io::Result<()>> {
@@ -256,10 +256,12 @@ impl Direction {
                 self.buffer.consume(n);
             }
             ready!(to.poll_flush())?;
-            if self.last {
+            if let Some(end) = self.end.take() {
+                end?;
                 // When the other direction is over too, closing the connection says the same.
-                if !other_ended || !to.ends_by_closing() {
-                    ready!(to.poll_shutdown())?;
+                if (!other_ended || !to.ends_by_closing()) && to.poll_shutdown()?.is_pending() {
+                    self.end = Some(Ok(()));
+                    return Poll::Pending;
                 }
                 self.ended = true;
                 return Poll::Ready(Ok(()));
@@ -271,9 +273,24 @@ impl Direction {
                 self.splice.observe(n, from, to);
                 n
             };
-            self.last = n == 0;
+            self.end = if n == 0 { Some(Ok(())) } else { self.look_ahead(from) };
+            if let Some(Ok(())) = self.end {
+                to.end_after();
+            }
         }
         timer.reactor().again();
         Poll::Pending
+    }
+
+    /// The end that follows what was just read, if it is there: then both go in one packet.
+    fn look_ahead(&mut self, from: &Wire) -> Option<io::Result<()>> {
+        if self.splice.on() || !from.ending() || self.buffer.room().is_empty() {
+            return None;
+        }
+        match from.poll_read(&mut self.buffer) {
+            Poll::Ready(Ok(0)) => Some(Ok(())),
+            Poll::Ready(Ok(_)) | Poll::Pending => None,
+            Poll::Ready(Err(e)) => Some(Err(e)),
+        }
     }
 }

@@ -14,6 +14,20 @@ use std::{
     task::Poll,
 };
 
+/// How what is written leaves.
+#[derive(Clone, Copy)]
+pub(crate) enum Sending {
+    /// Nothing was written yet: the first goes at once also by Nagle's rule (RFC 9293 §3.7.4), of whatever size, since Linux
+    /// holds back only what follows a small packet that is still on its way.
+    First,
+    /// From the next on that rule shall not hold.
+    Next,
+    /// At once.
+    AtOnce,
+    /// Our direction is ended as soon as it has gone: its last packet waits for that.
+    Last,
+}
+
 /// A connection. What cannot go on now makes the running task wait for it.
 pub(crate) struct Stream {
     fd: OwnedFd,
@@ -40,9 +54,13 @@ impl AsRawFd for Stream {
 }
 
 impl Stream {
-    /// A connection that was accepted. Most clients have sent something by then.
+    fn new(fd: OwnedFd, (flags, sending): (u8, Sending), reactor: &Rc<Reactor>) -> Stream {
+        Stream { fd, slot: reactor.enter(flags, sending), reactor: reactor.clone() }
+    }
+
+    /// A connection that was accepted, without Nagle's rule. Most clients have sent something by then.
     pub(crate) fn accepted(fd: OwnedFd, reactor: &Rc<Reactor>) -> Stream {
-        Stream { fd, slot: reactor.enter(READABLE | WRITABLE), reactor: reactor.clone() }
+        Stream::new(fd, (READABLE | WRITABLE, Sending::AtOnce), reactor)
     }
 
     /// The loop that it lives on.
@@ -71,7 +89,6 @@ impl Stream {
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-        sockopt::set_tcp_nodelay(&fd, true)?;
         if more {
             sockopt::set_tcp_quickack(&fd, false)?;
         }
@@ -79,7 +96,7 @@ impl Stream {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(e) => return Err(e.into()),
         }
-        Ok(Stream { fd, slot: reactor.enter(0), reactor: reactor.clone() })
+        Ok(Stream::new(fd, (0, Sending::First), reactor))
     }
 
     /// A socket for datagrams to and from one address.
@@ -88,7 +105,7 @@ impl Stream {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
         net::connect(&fd, &addr)?;
-        Ok(Stream { fd, slot: reactor.enter(0), reactor: reactor.clone() })
+        Ok(Stream::new(fd, (0, Sending::AtOnce), reactor))
     }
 
     /// Sends a datagram, if there is room for it now; false when the other end refused an earlier one.
@@ -182,11 +199,21 @@ impl Stream {
 
     /// Waits for more than was peeked at; ready when no more will come.
     pub(crate) fn poll_more(&self) -> Poll<()> {
-        if self.reactor.flags(self.slot) & ENDING != 0 {
+        if self.ending() {
             return Poll::Ready(());
         }
         self.reactor.clear(self.slot, READABLE);
         self.wait::<()>().map(|_| ())
+    }
+
+    /// The other end sends no more than what is there.
+    pub(crate) fn ending(&self) -> bool {
+        self.reactor.flags(self.slot) & ENDING != 0
+    }
+
+    /// Our direction is ended as soon as what is written next has gone: its last packet waits for that.
+    pub(crate) fn end_after(&self) {
+        self.reactor.set_sending(self.slot, Sending::Last);
     }
 
     /// Writes as much as fits, at least one byte.
@@ -194,7 +221,8 @@ impl Stream {
         if self.reactor.flags(self.slot) & WRITABLE == 0 {
             return self.wait();
         }
-        match retry(|| net::send(&self.fd, data, SendFlags::NOSIGNAL)) {
+        let flags = self.hurry();
+        match retry(|| net::send(&self.fd, data, flags)) {
             Ok(n) => {
                 if n < data.len() {
                     self.reactor.clear(self.slot, WRITABLE); // its buffer is full
@@ -207,6 +235,20 @@ impl Stream {
             }
             Err(e) => Poll::Ready(Err(e.into())),
         }
+    }
+
+    /// Takes Nagle's rule back before a second write; how the next one leaves.
+    fn hurry(&self) -> SendFlags {
+        match self.reactor.sending(self.slot) {
+            Sending::First => self.reactor.set_sending(self.slot, Sending::Next),
+            Sending::Next => {
+                let _ = sockopt::set_tcp_nodelay(&self.fd, true); // a connection that broke says so itself
+                self.reactor.set_sending(self.slot, Sending::AtOnce);
+            }
+            Sending::AtOnce => {}
+            Sending::Last => return SendFlags::NOSIGNAL | SendFlags::MORE,
+        }
+        SendFlags::NOSIGNAL
     }
 
     /// Moves up to `max` bytes into an empty pipe; 0 at the end. The pipe must be empty: only then does "try again" mean
@@ -231,6 +273,7 @@ impl Stream {
         if self.reactor.flags(self.slot) & WRITABLE == 0 {
             return self.wait();
         }
+        self.hurry();
         match retry(|| splice(pipe, None, &self.fd, None, len, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)) {
             Ok(n) => Poll::Ready(Ok(n)),
             Err(Errno::AGAIN) => {

@@ -60,21 +60,24 @@ fn add(counter: &Cell<u64>, n: usize) {
 }
 
 impl Wire {
+    fn of(kind: Kind) -> Wire {
+        Wire { kind, written: Cell::new(0), read: Cell::new(0) }
+    }
+
     pub(crate) fn plain(stream: Stream) -> Wire {
-        Wire { kind: Kind::Plain(stream), written: Cell::new(0), read: Cell::new(0) }
+        Wire::of(Kind::Plain(stream))
     }
 
     pub(crate) fn tls(tls: Tls) -> Wire {
-        Wire { kind: Kind::Tls(Box::new(RefCell::new(tls))), written: Cell::new(0), read: Cell::new(0) }
+        Wire::of(Kind::Tls(Box::new(RefCell::new(tls))))
     }
 
     pub(crate) fn http2(stream: Rc<Stream2>) -> Wire {
-        Wire { kind: Kind::Http2(stream), written: Cell::new(0), read: Cell::new(0) }
+        Wire::of(Kind::Http2(stream))
     }
 
     pub(crate) fn upstream(stream: Upstream2) -> Wire {
-        let kind = Kind::Upstream2(Box::new(stream));
-        Wire { kind, written: Cell::new(0), read: Cell::new(0) }
+        Wire::of(Kind::Upstream2(Box::new(stream)))
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -110,6 +113,19 @@ impl Wire {
             Kind::Upstream2(s) => s.set_last(last),
             Kind::Plain(_) | Kind::Tls(_) => {}
         }
+    }
+
+    /// Our direction is ended as soon as what is written next has gone: both go in one packet. Pays for a connection of one
+    /// request through [`super::relay`]; for one of HTTP or TLS it was measured and did not.
+    pub(crate) fn end_after(&self) {
+        if let Kind::Plain(s) = &self.kind {
+            s.end_after();
+        }
+    }
+
+    /// Nothing follows what was read or is there to be read.
+    pub(crate) fn ending(&self) -> bool {
+        matches!(&self.kind, Kind::Plain(s) if s.ending())
     }
 
     /// The stream, when it is one of HTTP/2 to a backend.

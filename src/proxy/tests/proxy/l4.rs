@@ -82,6 +82,31 @@ async fn a_refused_backend_is_passed_over_and_a_reset_is_passed_on() {
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
+/// The end behind the last bytes goes with them; a cut behind them stays a cut.
+#[tokio::test]
+async fn bytes_that_end_are_told_from_bytes_that_were_cut() {
+    for cut in [false, true] {
+        let backend = Server::with(any(), move |mut stream, _| async move {
+            let _ = stream.read(&mut [0; 1]).await;
+            stream.write_all(b"hello").await.unwrap();
+            if cut {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        });
+        let world = World::tcp(&[backend.addr]);
+        for _ in 0..50 {
+            let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            let mut got = Vec::new();
+            let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut got)).await.unwrap();
+            match cut {
+                false => assert_eq!((end.ok(), got.as_slice()), (Some(5), b"hello".as_slice())),
+                true => assert_eq!(end.map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset)),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_empty_pool_refuses_connections_until_a_backend_is_healthy() {
     let backend = Server::with(any(), |mut stream, _| async move {
