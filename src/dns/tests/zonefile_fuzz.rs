@@ -144,14 +144,14 @@ fn check(text: &[u8], rng: &mut Rng) -> bool {
 
 fn run(seconds: u64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let first = env::var("ZK_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(now);
+    let first = env::var("ZONEKEEPER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(now);
     let (end, mut tried, mut zones) = (Instant::now() + Duration::from_secs(seconds), 0u64, 0u64);
     while Instant::now() < end {
         let seed = first.wrapping_add(tried);
         let mut rng = Rng(seed);
         let text = broken(&mut rng);
         let checked = catch_unwind(AssertUnwindSafe(|| check(&text, &mut rng)));
-        let Ok(zone) = checked else { panic!("ZK_SEED={seed}:\n{}", String::from_utf8_lossy(&text)) };
+        let Ok(zone) = checked else { panic!("ZONEKEEPER_SEED={seed}:\n{}", String::from_utf8_lossy(&text)) };
         (tried, zones) = (tried + 1, zones + u64::from(zone));
     }
     println!("{tried} texts, {zones} of them zones");

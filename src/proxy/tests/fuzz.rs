@@ -1,5 +1,5 @@
 //! Hostile bytes against the HTTP/1 codec and the routes, generated and bounded in time: a few seconds here, as long as
-//! `ZK_FUZZ_SECONDS` says in the ignored tests. `ZK_SEED` repeats a run; every failure names its seed.
+//! `ZONEKEEPER_FUZZ_SECONDS` says in the ignored tests. `ZONEKEEPER_SEED` repeats a run; every failure names its seed.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(dead_code, unreachable_pub, reason = "the corpus is read for its bytes alone")]
@@ -49,7 +49,7 @@ impl Rng {
 
 /// Calls a case with one seed after the other until the time is up.
 fn run(time: Duration, mut case: impl FnMut(&mut Rng)) {
-    if let Some(seed) = std::env::var("ZK_SEED").ok().and_then(|s| s.parse().ok()) {
+    if let Some(seed) = std::env::var("ZONEKEEPER_SEED").ok().and_then(|s| s.parse().ok()) {
         return case(&mut Rng(seed));
     }
     let end = Instant::now() + time;
@@ -58,13 +58,13 @@ fn run(time: Duration, mut case: impl FnMut(&mut Rng)) {
         for _ in 0..50 {
             seed += 1;
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&mut Rng(seed))));
-            assert!(outcome.is_ok(), "ZK_SEED={seed} repeats it");
+            assert!(outcome.is_ok(), "ZONEKEEPER_SEED={seed} repeats it");
         }
     }
 }
 
 fn long() -> Duration {
-    let seconds = std::env::var("ZK_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
+    let seconds = std::env::var("ZONEKEEPER_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(600))
 }
 
@@ -355,19 +355,19 @@ fn routes_match_as_they_explain() {
 }
 
 #[test]
-#[ignore = "long: ZK_FUZZ_SECONDS, 10 minutes by default"]
+#[ignore = "long: ZONEKEEPER_FUZZ_SECONDS, 10 minutes by default"]
 fn requests_for_long() {
     requests(long());
 }
 
 #[test]
-#[ignore = "long: ZK_FUZZ_SECONDS, 10 minutes by default"]
+#[ignore = "long: ZONEKEEPER_FUZZ_SECONDS, 10 minutes by default"]
 fn responses_for_long() {
     responses(long());
 }
 
 #[test]
-#[ignore = "long: ZK_FUZZ_SECONDS, 10 minutes by default"]
+#[ignore = "long: ZONEKEEPER_FUZZ_SECONDS, 10 minutes by default"]
 fn routes_for_long() {
     routes(long());
 }
@@ -427,7 +427,7 @@ fn hostile_preambles() {
 }
 
 #[test]
-#[ignore = "ten minutes; ZK_FUZZ_SECONDS shortens it"]
+#[ignore = "ten minutes; ZONEKEEPER_FUZZ_SECONDS shortens it"]
 fn hostile_preambles_for_long() {
     preambles(long());
 }

@@ -1,7 +1,7 @@
 //! Our answers beside those of Knot, NSD and BIND, for generated zones and generated questions.
 //!
 //! What most of the peers say must be what we say, or a rule in `rules.rs` tells why not. A peer that is not installed is
-//! `NOT RUN`, loudly, and fails where `CI` is set. `ZK_SEED` asks other questions; the seed is printed. `ZONEKEEPER_LONG=1` asks ten
+//! `NOT RUN`, loudly, and fails where `CI` is set. `ZONEKEEPER_SEED` asks other questions; the seed is printed. `ZONEKEEPER_LONG=1` asks ten
 //! times as many.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test ends at the first surprise, and says what it compared
@@ -39,8 +39,8 @@ const BATCH: usize = 4000;
 const MAX_CHAIN: usize = 16;
 
 fn seed() -> u64 {
-    let seed = env::var("ZK_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_122);
-    println!("seed {seed}: ZK_SEED={seed} asks the same questions");
+    let seed = env::var("ZONEKEEPER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_122);
+    println!("seed {seed}: ZONEKEEPER_SEED={seed} asks the same questions");
     seed
 }
 

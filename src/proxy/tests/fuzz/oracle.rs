@@ -105,11 +105,14 @@ fn compared(time: Duration) -> u64 {
 #[test]
 fn hyper_reads_what_we_read() {
     let count = compared(Duration::from_secs(3));
-    assert!(count > 100 || std::env::var_os("ZK_SEED").is_some(), "only {count} messages were compared");
+    assert!(
+        count > 100 || std::env::var_os("ZONEKEEPER_SEED").is_some(),
+        "only {count} messages were compared"
+    );
 }
 
 #[test]
-#[ignore = "long: ZK_FUZZ_SECONDS, 10 minutes by default"]
+#[ignore = "long: ZONEKEEPER_FUZZ_SECONDS, 10 minutes by default"]
 fn hyper_reads_what_we_read_for_long() {
     compared(long());
 }

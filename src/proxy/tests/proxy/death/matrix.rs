@@ -188,13 +188,17 @@ impl Running {
     }
 }
 
-/// Starts a proxy.
-async fn start(name: &'static str, death: Death, backends: &[SocketAddr]) -> Option<(SocketAddr, Running)> {
+/// Starts a proxy; where it speaks HTTP/1.1, and where HTTP/2.
+async fn start(
+    name: &'static str,
+    death: Death,
+    backends: &[SocketAddr],
+) -> Option<([SocketAddr; 2], Running)> {
     if name != "ours" {
         let peer =
             peers::start(name, backends, Limits { max_body: 1 << 30, response_ms: response_ms(death) })
                 .await?;
-        return Some((peer.addr, Running::Theirs { _peer: peer }));
+        return Some(([peer.addr, peer.http2], Running::Theirs { _peer: peer }));
     }
     let mut state = state(Protocol::Http, backends);
     edit_listener(&mut state, |l| (l.max_body, l.http2) = (0, Http2::PriorKnowledge));
@@ -202,26 +206,24 @@ async fn start(name: &'static str, death: Death, backends: &[SocketAddr]) -> Opt
         (p.connect_timeout_ms, p.response_timeout_ms, p.eject_ms) = (CONNECT_MS, response_ms(death), 0);
     });
     let world = World::try_start(state, 1).unwrap();
-    Some((world.addr("web"), Running::Ours(Box::new(world))))
+    Some(([world.addr("web"); 2], Running::Ours(Box::new(world))))
 }
 
 /// All cells of one proxy under one death.
 async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
     let executed = Executed::default();
     let (bad, b, c) = (victim(death, &executed).await, healthy(&executed), healthy(&executed));
-    let (addr, running) = start(name, death, &[bad.addr, b.addr, c.addr]).await?;
+    let (addrs, running) = start(name, death, &[bad.addr, b.addr, c.addr]).await?;
     let mut cells = Cells::new();
     for kind in KINDS {
-        if name == "nginx" && kind.http2() {
-            continue; // this version has no listener for both
-        }
+        let addr = addrs[usize::from(kind.http2())];
         let cell = cells.entry((death, kind)).or_default();
         let before = running.turns(bad.addr);
         let turns = if death == Death::ClosesAsReused { 5 * TURNS } else { TURNS };
         for turn in 0..turns {
             if death == Death::ClosesAsReused {
                 for _ in 0..3 {
-                    ask(addr, Kind::Get, "/prime").await;
+                    ask(addrs[0], Kind::Get, "/prime").await;
                 }
             }
             let path = format!("/{kind:?}-{turn}");
@@ -287,12 +289,9 @@ async fn a_dying_backend_shows_only_where_nothing_else_is_safe() {
         std::fs::write(file, format!("Of {TURNS} requests each, errors that a client saw:\n\n{table}"))
             .unwrap();
     }
-    let shared =
-        |c: &Cells| c.iter().filter(|(at, _)| !at.1.http2()).map(|(_, c)| c.clone()).collect::<Vec<_>>();
-    let bad =
-        |c: &Cells| shared(c).iter().flatten().filter(|(o, _)| *o != "ok").map(|(_, n)| *n).sum::<u32>();
+    let bad = |c: &Cells| c.values().flatten().filter(|(o, _)| *o != "ok").map(|(_, n)| *n).sum::<u32>();
     let sums: Vec<String> = all.iter().map(|(name, c)| format!("{name} {}", bad(c))).collect();
-    peers::show(&format!("errors in the death matrix, without HTTP/2: {}", sums.join(", ")));
+    peers::show(&format!("errors in the death matrix: {}", sums.join(", ")));
     let ours = &all["ours"];
     let wrong: Vec<String> = ours
         .iter()

@@ -25,6 +25,8 @@ pub struct Limits {
 pub struct Peer {
     pub version: String,
     pub addr: SocketAddr,
+    /// Where it speaks HTTP/2 by prior knowledge.
+    pub http2: SocketAddr,
     child: Child,
     _dir: tempfile::TempDir,
 }
@@ -61,7 +63,7 @@ fn haproxy(addr: SocketAddr, servers: &str, limits: Limits, retry: &str) -> Stri
     )
 }
 
-fn nginx(addr: SocketAddr, servers: &str, limits: Limits, dir: &Path) -> String {
+fn nginx((addr, http2): (SocketAddr, SocketAddr), servers: &str, limits: Limits, dir: &Path) -> String {
     let Limits { max_body, response_ms } = limits;
     let d = dir.display();
     format!(
@@ -72,7 +74,7 @@ fn nginx(addr: SocketAddr, servers: &str, limits: Limits, dir: &Path) -> String 
          proxy_connect_timeout 300ms; large_client_header_buffers 4 32k; client_header_buffer_size 32k;\n\
          map $http_upgrade $up {{ default upgrade; '' ''; }}\n\
          upstream b {{ {servers} keepalive 16; }}\n\
-         server {{ listen {addr}; location / {{ proxy_pass http://b; proxy_http_version 1.1;\n\
+         server {{ listen {addr}; listen {http2} http2; location / {{ proxy_pass http://b; proxy_http_version 1.1;\n\
          proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $up;\n\
          proxy_buffering off; proxy_request_buffering off; }} }} }}\n"
     )
@@ -91,6 +93,8 @@ async fn run(name: &'static str, program: &str, backends: &[SocketAddr], limits:
     let config = dir.path().join("config");
     for _ in 0..20 {
         let addr = own_address();
+        // nginx has a listener for each, and would take the first's requests for broken ones of the other.
+        let http2 = if name == "nginx" { SocketAddr::new(addr.ip(), addr.port() + 10_000) } else { addr };
         let (text, args): (String, Vec<&str>) = if name != "nginx" {
             let line = |(i, b): (usize, &SocketAddr)| format!("  server s{i} {b}\n");
             let servers: String = backends.iter().enumerate().map(line).collect();
@@ -98,7 +102,7 @@ async fn run(name: &'static str, program: &str, backends: &[SocketAddr], limits:
             (haproxy(addr, &servers, limits, retry), vec!["-db", "-f"])
         } else {
             let servers: String = backends.iter().map(|b| format!("server {b} max_fails=0;")).collect();
-            (nginx(addr, &servers, limits, dir.path()), vec!["-c"])
+            (nginx((addr, http2), &servers, limits, dir.path()), vec!["-c"])
         };
         fs::write(&config, text).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
@@ -113,7 +117,7 @@ async fn run(name: &'static str, program: &str, backends: &[SocketAddr], limits:
         for _ in 0..400 {
             if TcpStream::connect(addr).await.is_ok() && child.try_wait().unwrap().is_none() {
                 let version = version(program);
-                return Peer { version, addr, child, _dir: dir };
+                return Peer { version, addr, http2, child, _dir: dir };
             }
             if child.try_wait().unwrap().is_some() {
                 break;

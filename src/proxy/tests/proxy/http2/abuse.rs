@@ -29,7 +29,11 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(world: &World) -> Raw {
-        let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+        Raw::to(world.addr("web")).await
+    }
+
+    pub async fn to(addr: std::net::SocketAddr) -> Raw {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         Raw { stream, got: Vec::new() }
