@@ -68,8 +68,8 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Dns(#[from] zonekeeper_dns::BindError),
     /// Certificate or key of encrypted DNS.
-    #[error("{0} cannot be used for encrypted DNS: {1}; give a PEM chain as `cert` and its key as `key`")]
-    Pem(PathBuf, String),
+    #[error("encrypted DNS has no certificate: {0}")]
+    Certificate(String),
     /// A database of clients' whereabouts.
     #[error(transparent)]
     Geo(#[from] zonekeeper_dns::GeoError),

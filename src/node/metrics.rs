@@ -44,6 +44,17 @@ pub(super) fn sources(local: &Local) -> Vec<Source> {
         out.gauge("zonekeeper_secrets_unopened", "Common secrets that this node cannot open.")
             .sample(&[], secrets::unopened(vault, &keyring));
     }));
+    if let Some(certificate) = local.encrypted.clone() {
+        sources.push(Arc::new(move |out| {
+            if let Some(ends) = certificate.ends() {
+                out.gauge(
+                    "zonekeeper_dns_certificate_expires_timestamp_seconds",
+                    "When the certificate of encrypted DNS ends, in Unix time.",
+                )
+                .sample(&[], ends);
+            }
+        }));
+    }
     sources.push(Arc::new(move |out| {
         out.gauge(
             "zonekeeper_timer_lag_milliseconds",

@@ -236,7 +236,7 @@ impl Node {
             let table = self.published.load().proxy.clone();
             let wanted: usize = table.listeners.values().filter(|l| ours(&l.id)).map(|l| l.binds.len()).sum();
             loop {
-                if let Some(problem) = proxy.problems().iter().find(|p| ours(&p.listener)) {
+                if let Some(problem) = proxy.problems().iter().find(|p| ours(&p.listener) && !p.serves) {
                     return Err(format!("listener {}: {}", problem.listener, problem.message));
                 }
                 if proxy.local_addrs().iter().filter(|(id, _)| ours(id)).count() >= wanted {

@@ -7,11 +7,9 @@ use super::NodeError;
 use crate::control::Opener;
 use arc_swap::ArcSwapOption;
 use rustls::{
-    crypto::aws_lc_rs,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
     fmt,
     fs::Metadata,
@@ -22,7 +20,7 @@ use std::{
 use zonekeeper_config::DnsCertificate;
 use zonekeeper_core::State;
 use zonekeeper_dns::{DnsFlags, Geo};
-use zonekeeper_proxy::read_bundle;
+use zonekeeper_proxy::{ReadCertificate, read_bundle, read_files};
 
 /// From one look at the files to the next.
 const EVERY: Duration = Duration::from_secs(2);
@@ -30,7 +28,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// The certificate that handshakes get; while there is none, they fail.
 pub(super) struct Certificate {
     source: DnsCertificate,
-    current: ArcSwapOption<CertifiedKey>,
+    current: ArcSwapOption<ReadCertificate>,
     /// Why it is not what it should be.
     problem: ArcSwapOption<String>,
 }
@@ -43,7 +41,9 @@ impl Certificate {
         state: &State,
     ) -> Result<Certificate, NodeError> {
         let current = match source {
-            DnsCertificate::Files { cert, key } => Some(Arc::new(read(cert, key)?)),
+            DnsCertificate::Files { cert, key } => {
+                Some(Arc::new(read(cert, key).map_err(NodeError::Certificate)?))
+            }
             DnsCertificate::Held(_) => None,
         };
         let certificate =
@@ -52,21 +52,15 @@ impl Certificate {
         Ok(certificate)
     }
 
-    /// Takes what the cluster holds by now.
-    pub(super) fn follow(&self, opener: &Opener, state: &State) {
-        let DnsCertificate::Held(id) = &self.source else { return };
-        let missing = || {
-            format!(
-                "this node has no certificate {id} from the cluster; put it, as `zonekeeper certificate put`"
-            )
-        };
-        let bundle = opener.certificate(state, id).ok_or_else(missing);
-        match bundle.and_then(|bundle| read_bundle(&bundle.0, id.as_str())) {
+    /// Goes on with what was read, or with what is there.
+    fn take(&self, read: Result<ReadCertificate, String>) {
+        match read {
             Ok(new) => {
                 self.problem.store(None);
-                let before = self.current.swap(Some(new.key.clone()));
-                if before.is_none_or(|old| old.cert != new.key.cert) {
-                    tracing::info!(%id, "encrypted DNS has a new certificate");
+                let (new, source) = (Arc::new(new), &self.source);
+                let before = self.current.swap(Some(new.clone()));
+                if before.is_none_or(|old| old.key.cert != new.key.cert) {
+                    tracing::info!(?source, "encrypted DNS has a new certificate");
                 }
             }
             Err(why) => {
@@ -78,9 +72,32 @@ impl Certificate {
         }
     }
 
-    /// Why it is not what it should be, with the remedy.
+    /// Takes what the cluster holds by now.
+    pub(super) fn follow(&self, opener: &Opener, state: &State) {
+        let DnsCertificate::Held(id) = &self.source else { return };
+        let missing = || {
+            format!(
+                "this node has no certificate {id} from the cluster; put it, as `zonekeeper certificate put`"
+            )
+        };
+        let bundle = opener.certificate(state, id).ok_or_else(missing);
+        self.take(bundle.and_then(|bundle| read_bundle(&bundle.0, id.as_str())));
+    }
+
+    /// Why it is not what it should be or soon will not be, with the remedy.
     pub(super) fn problem(&self) -> Option<String> {
-        self.problem.load_full().map(|why| format!("encrypted DNS: {why}"))
+        let from = match &self.source {
+            DnsCertificate::Files { cert, .. } => cert.display().to_string(),
+            DnsCertificate::Held(id) => id.to_string(),
+        };
+        let ending = || self.current.load_full()?.validity.ending(&from);
+        let why = self.problem.load_full().map(|why| why.as_ref().clone()).or_else(ending);
+        why.map(|why| format!("encrypted DNS: {why}"))
+    }
+
+    /// When it ends, in Unix time.
+    pub(super) fn ends(&self) -> Option<i64> {
+        self.current.load_full().map(|c| c.validity.ends)
     }
 
     fn files(&self) -> Option<(&Path, &Path)> {
@@ -93,7 +110,7 @@ impl Certificate {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.current.load_full()
+        self.current.load_full().map(|c| c.key.clone())
     }
 }
 
@@ -103,12 +120,11 @@ impl fmt::Debug for Certificate {
     }
 }
 
-fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, NodeError> {
-    let bad = |file: &Path, why: &dyn fmt::Display| NodeError::Pem(file.to_owned(), why.to_string());
-    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
-    let chain: Vec<_> = chain.map_err(|e| bad(cert, &e))?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| bad(key, &e))?;
-    CertifiedKey::from_der(chain, secret, &aws_lc_rs::default_provider()).map_err(|e| bad(cert, &e))
+fn read(cert: &Path, key: &Path) -> Result<ReadCertificate, String> {
+    let text = |p: &Path| {
+        p.to_str().map(String::from).ok_or_else(|| format!("{} is not UTF-8; rename it", p.display()))
+    };
+    read_files(&text(cert)?, &text(key)?)
 }
 
 /// When each file was written, and how long it is.
@@ -150,15 +166,9 @@ pub(super) async fn run(geo: Vec<PathBuf>, flags: Arc<DnsFlags>, certificate: Op
         tokio::time::sleep(EVERY).await;
         if let Some(certificate) = &certificate
             && let Some((cert, key)) = certificate.files()
-            && pair.changed()
+            && (pair.changed() | certificate.problem.load().is_some())
         {
-            match read(cert, key) {
-                Ok(new) => {
-                    certificate.current.store(Some(Arc::new(new)));
-                    tracing::info!(cert = %cert.display(), "encrypted DNS has a new certificate");
-                }
-                Err(error) => tracing::error!(%error, "encrypted DNS keeps its certificate"),
-            }
+            certificate.take(read(cert, key));
         }
         if databases.changed() {
             let files = databases.files.clone();

@@ -42,6 +42,8 @@ pub struct ListenerCounters {
     pub bytes_out: u64,
     /// How long requests (L7) took from the head to the end of the answer, over all routes.
     pub times: Times,
+    /// When the first of its certificates ends, in seconds of Unix time; none where it has none.
+    pub certificate_ends: Option<i64>,
 }
 
 /// Totals of one backend.
@@ -196,13 +198,18 @@ impl ListenerCells {
             bytes_in: of(|c| &c.bytes_in),
             bytes_out: of(|c| &c.bytes_out),
             times: Times::default(),
+            certificate_ends: None,
         }
     }
 }
 
 /// The totals of all listeners.
 pub(crate) fn of_listeners(live: &Live) -> Vec<(ListenerId, ListenerCounters)> {
-    let of = |l: &LiveListener| ListenerCounters { times: l.times.sum(), ..l.cells.sum() };
+    let of = |l: &LiveListener| ListenerCounters {
+        times: l.times.sum(),
+        certificate_ends: l.certificate_ends,
+        ..l.cells.sum()
+    };
     live.listeners.iter().map(|l| (l.table.id.clone(), of(l))).collect()
 }
 

@@ -60,7 +60,7 @@ use zonekeeper_core::{
 pub use counters::{BackendCounters, Counters, ListenerCounters, PoolCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
 pub use histogram::{BOUNDS_US, Times};
-pub use tls::{CheckTls, Read as ReadCertificate, read_bundle};
+pub use tls::{CheckTls, Read as ReadCertificate, Validity, read_bundle, read_files};
 
 /// How long idle connections have to end at the end of a hand-over.
 const CLOSING: Duration = Duration::from_millis(200);
@@ -93,7 +93,7 @@ pub enum BindError {
     Thread(#[source] io::Error),
 }
 
-/// Something that the proxy could not do and retries.
+/// Something that the proxy could not do and retries, or that needs a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The listener it concerns.
@@ -102,6 +102,8 @@ pub struct Problem {
     pub addr: Option<SocketAddr>,
     /// What is wrong, and the remedy.
     pub message: String,
+    /// The listener serves all the same.
+    pub serves: bool,
 }
 
 /// A running proxy. Dropped, it stops at once.

@@ -46,7 +46,12 @@ pub(crate) struct LiveListener {
     pub(crate) times: Arc<RouteTimes>,
     /// Present when the listener terminates TLS and its files could be read.
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    /// When the first of its certificates ends, in Unix time.
+    pub(crate) certificate_ends: Option<i64>,
 }
+
+/// A listener's TLS, and when the first of its certificates ends.
+pub(crate) type OfTls = (Arc<rustls::ServerConfig>, Option<i64>);
 
 /// How long requests took, by route and worker.
 #[derive(Debug, Default)]
@@ -161,7 +166,7 @@ impl Live {
         health: &Arc<LocalHealth>,
         backends: &Backends,
         before: &Live,
-        mut listener: impl FnMut(&Arc<ListenerTable>) -> (Arc<ListenerCells>, Option<Arc<rustls::ServerConfig>>),
+        mut listener: impl FnMut(&Arc<ListenerTable>) -> (Arc<ListenerCells>, Option<OfTls>),
     ) -> Live {
         let mut live = Live::default();
         let mut at: BTreeMap<&PoolId, usize> = BTreeMap::new();
@@ -183,6 +188,7 @@ impl Live {
                 routes.push(split);
             }
             let (cells, tls) = listener(l);
+            let (tls, certificate_ends) = tls.map_or((None, None), |(tls, ends)| (Some(tls), ends));
             live.index.insert(l.id.clone(), live.listeners.len());
             let seed = balance::hash(l.id.as_str().as_bytes());
             let known = before.find(&l.id).map(|i| &before.listeners[i]);
@@ -190,7 +196,8 @@ impl Live {
                 Some(known) => known.times.clone(),
                 None => Arc::new(RouteTimes::new(&l.spec.routes, cells.workers(), known)),
             };
-            live.listeners.push(LiveListener { table: l.clone(), seed, routes, cells, times, tls });
+            let table = l.clone();
+            live.listeners.push(LiveListener { table, seed, routes, cells, times, tls, certificate_ends });
         }
         live
     }

@@ -236,7 +236,7 @@ impl Supervisor {
         let before = self.shared.live();
         let live = Live::build(table, &self.shared.health, &self.backends, &before, |l| {
             let cells = cells.entry(l.id.clone()).or_insert_with(|| Arc::new(ListenerCells::new(workers)));
-            (cells.clone(), certificates.get(&l.id).map(|c| c.config.clone()))
+            (cells.clone(), certificates.get(&l.id).map(|c| (c.config.clone(), c.ends())))
         });
         self.shared.publish(live);
         self.shared.health.retain(table);
@@ -262,7 +262,7 @@ impl Supervisor {
                     reloaded = true;
                 }
                 Err(message) => {
-                    let problem = Problem { listener: id.clone(), addr: None, message };
+                    let problem = Problem { listener: id.clone(), addr: None, message, serves: false };
                     note(&mut self.tls_problems, id.clone(), problem);
                 }
             }
@@ -284,7 +284,12 @@ impl Supervisor {
                         let message = format!(
                             "cannot listen on {addr}: {e}; free the port or change the listener's bind"
                         );
-                        let problem = Problem { listener: listener.id.clone(), addr: Some(*addr), message };
+                        let problem = Problem {
+                            listener: listener.id.clone(),
+                            addr: Some(*addr),
+                            message,
+                            serves: false,
+                        };
                         note(&mut self.problems, key, problem);
                         first = first.and(Err((listener.id.clone(), *addr, e)));
                     }
@@ -388,9 +393,13 @@ impl Supervisor {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.addrs = table.listeners.values().flat_map(local).collect();
         let of_pools = self.backends.concerned(table);
-        let of_pools = of_pools.map(|(listener, message)| Problem { listener, addr: None, message });
-        status.problems =
-            self.problems.values().chain(self.tls_problems.values()).cloned().chain(of_pools).collect();
+        let of_pools =
+            of_pools.map(|(listener, message)| Problem { listener, addr: None, message, serves: false });
+        let near_end =
+            |id: &ListenerId, message| Problem { listener: id.clone(), addr: None, message, serves: true };
+        let ending = self.certificates.iter().flat_map(|(id, c)| c.ending().map(move |m| near_end(id, m)));
+        let known = self.problems.values().chain(self.tls_problems.values()).cloned();
+        status.problems = known.chain(of_pools).chain(ending).collect();
     }
 }
 

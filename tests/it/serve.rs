@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{ChildStdout, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use zonekeeper_chaos::{asker, backend::Backend, http};
 
@@ -235,6 +235,35 @@ fn http_tcp_and_tls_are_balanced_over_all_backends() {
     let _serve = Serve::start(&["--http", &http, "--workers", "1"]);
     let status = || http::get(at(8080), "/", Duration::from_secs(5)).map(|a| a.status).unwrap_or(0);
     until("without backends a request is answered with 502", Duration::from_secs(5), || status() == 502);
+}
+
+/// What needs a person, but serves, is no reason not to start.
+#[test]
+fn a_certificate_whose_end_is_near_is_told_and_serves() {
+    if !tools(&["curl"]) {
+        return;
+    }
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let mut params = rcgen::CertificateParams::new(vec!["example.com".into()]).unwrap();
+    let soon = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + Duration::from_secs(3600);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + soon;
+    let pair = rcgen::KeyPair::generate().unwrap();
+    fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+    fs::write(&key, pair.serialize_pem()).unwrap();
+    let ip = address();
+    let at = |port: u16| SocketAddr::new(ip, port);
+    let _backend = Backend::start(at(9001), "backend").unwrap();
+    let serve =
+        Serve::start(&["--tls", &format!("{}={}", at(8443), at(9001)), "--cert", &cert, "--key", &key]);
+    let done = output("curl", &["-sSk", "--max-time", "5", &format!("https://{}/", at(8443))]);
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), "backend");
+    until("its end is told", Duration::from_secs(5), || {
+        let problems = serve.call("GET", "/v1/cluster", None)["data"]["problems"].to_string();
+        problems.contains(&cert) && problems.contains(" ends at ")
+    });
 }
 
 /// A certificate and its key for `example.com`, as paths.

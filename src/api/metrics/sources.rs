@@ -57,6 +57,15 @@ pub fn proxy(out: &mut Exposition, counters: &Counters) {
     for (listener, c) in &counters.listeners {
         out.sample(&[("listener", listener)], c.active);
     }
+    out.gauge(
+        "zonekeeper_proxy_certificate_expires_timestamp_seconds",
+        "When the first certificate of a listener ends, in Unix time.",
+    );
+    for (listener, c) in &counters.listeners {
+        if let Some(ends) = c.certificate_ends {
+            out.sample(&[("listener", listener)], ends);
+        }
+    }
     out.counter("zonekeeper_proxy_connections_total", "Client connections by what became of them.");
     for (listener, c) in &counters.listeners {
         out.sample(&[("listener", listener), ("outcome", &"accepted")], c.connections);

@@ -12,14 +12,13 @@ use axum::{Json, extract::State};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
-use x509_parser::prelude::{FromDer, X509Certificate};
 use zonekeeper_core::{
     Command,
     id::CertificateId,
     secrets::{Ring, SINCE, SecretId},
 };
 use zonekeeper_peer::keys::Keyring;
-use zonekeeper_proxy::{ReadCertificate, read_bundle};
+use zonekeeper_proxy::{Validity, read_bundle};
 
 /// A certificate may begin so much later than this node's clock says.
 const SKEW: Duration = Duration::from_secs(300);
@@ -40,11 +39,11 @@ async fn list(view: View) -> Result<Json<Seen<Vec<Certificate>>>, ApiError> {
 fn shown(state: &zonekeeper_core::State, keyring: &Keyring, id: &CertificateId, ring: &Ring) -> Certificate {
     let opened = opened(keyring, id, ring);
     let read = opened.as_ref().and_then(|pem| read_bundle(pem, id.as_str()).ok());
-    let [not_before, not_after] = read.as_ref().and_then(validity).map_or([None, None], |v| v.map(Some));
+    let times = read.as_ref().and_then(|read| times(read.validity));
     Certificate {
         name: id.to_string(),
-        not_before: not_before.map(|t| t.to_string()),
-        not_after: not_after.map(|t| t.to_string()),
+        not_before: times.map(|[begins, _]| begins.to_string()),
+        not_after: times.map(|[_, ends]| ends.to_string()),
         sha256: read.as_ref().map(|read| format!("{:x}", Sha256::digest(&read.key.cert[0]))),
         names: read.map(|read| read.names).unwrap_or_default(),
         listeners: state.users(id).map(ToString::to_string).collect(),
@@ -60,12 +59,8 @@ fn opened(keyring: &Keyring, id: &CertificateId, ring: &Ring) -> Option<Vec<u8>>
 }
 
 /// From when to when a certificate is good.
-fn validity(read: &ReadCertificate) -> Option<[Timestamp; 2]> {
-    let (_, parsed) = X509Certificate::from_der(read.key.cert.first()?).ok()?;
-    let validity = parsed.validity();
-    let [begins, ends] =
-        [&validity.not_before, &validity.not_after].map(|t| Timestamp::from_second(t.timestamp()));
-    Some([begins.ok()?, ends.ok()?])
+fn times(Validity { begins, ends }: Validity) -> Option<[Timestamp; 2]> {
+    Some([Timestamp::from_second(begins).ok()?, Timestamp::from_second(ends).ok()?])
 }
 
 /// Makes or replaces a certificate. New handshakes get it on every node from this index on. The same text again changes
@@ -82,7 +77,7 @@ async fn put(
     let id = certificate(&name)?;
     let pem = format!("{}\n{}\n", new.cert.trim(), new.key.as_deref().unwrap_or_default().trim());
     let read = read_bundle(pem.as_bytes(), "cert").map_err(|why| ApiError::refused(&why))?;
-    if let Some([begins, ends]) = validity(&read) {
+    if let Some([begins, ends]) = times(read.validity) {
         let now = Timestamp::now();
         if ends <= now {
             return Err(ApiError::refused(&format!(

@@ -6,7 +6,7 @@ mod tickets;
 
 pub use client::CheckTls;
 pub(crate) use client::{Backends, Client};
-pub use resolver::{Read, read_bundle};
+pub use resolver::{Read, Validity, read_bundle, read_files};
 pub(crate) use tickets::Secrets;
 
 use resolver::Resolver;
@@ -31,6 +31,9 @@ use zonekeeper_core::{
 
 /// What the cluster holds, opened.
 type Bundles = BTreeMap<CertificateId, Bundle>;
+
+/// From when to when certificates are good, each with its file or its name in the cluster.
+type Dated = Vec<(String, Validity)>;
 
 /// Files and when they were written.
 type Written = Vec<Option<SystemTime>>;
@@ -64,6 +67,7 @@ pub(crate) struct Loaded {
     secrets: Secrets,
     written: Written,
     held: Held,
+    dated: Dated,
     pub(crate) config: Arc<ServerConfig>,
 }
 
@@ -114,7 +118,7 @@ impl Loaded {
     ) -> Result<Loaded, String> {
         let written = written(files(spec));
         let provider = serving();
-        let resolver = Resolver::read(&spec.certificates, bundles)?;
+        let (resolver, dated) = Resolver::read(&spec.certificates, bundles)?;
         let versions: &[_] = if spec.only_13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)
@@ -139,8 +143,21 @@ impl Loaded {
             secrets: secrets.clone(),
             written,
             held: held(listener, bundles),
+            dated,
             config: Arc::new(config),
         })
+    }
+}
+
+impl Loaded {
+    /// When the first of its certificates ends, in Unix time.
+    pub(crate) fn ends(&self) -> Option<i64> {
+        self.dated.iter().map(|(_, validity)| validity.ends).min()
+    }
+
+    /// What there is to say about the ends of its certificates.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = String> {
+        self.dated.iter().filter_map(|(from, validity)| validity.ending(from))
     }
 }
 

@@ -212,3 +212,24 @@ async fn a_connection_outlives_its_certificate() {
     .await;
     assert_eq!(client.get("/").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_told() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let pair = ca.issue(&["w.example"]);
+    let world = with(&a, |_| {}, &[&pair]);
+    let ends = || world.proxy.counters().listeners[0].1.certificate_ends.unwrap() as u64;
+    assert!(world.proxy.problems().is_empty());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    for (end, word) in [(now + 3600, "ends at"), (now - 3600, "ended at")] {
+        ca.issue_until(&pair, end);
+        eventually("its end is told", async || {
+            let problems = world.proxy.problems();
+            let told = |m: &str| m.contains(&pair.files.cert) && m.contains(word);
+            ends() == end && problems.iter().any(|p| p.listener.as_str() == "web" && told(&p.message))
+        })
+        .await;
+    }
+    ca.issue_again(&pair);
+    eventually("all is well again", async || world.proxy.problems().is_empty() && ends() > now).await;
+}

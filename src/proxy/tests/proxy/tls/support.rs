@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -81,9 +82,25 @@ impl Ca {
         self.write(&pair.files, &pair.names, &rcgen::PKCS_ECDSA_P256_SHA256);
     }
 
+    /// Another certificate and key in the place of these, good until then, in seconds of Unix time.
+    pub fn issue_until(&self, pair: &Pair, ends: u64) {
+        let mut params = CertificateParams::new(pair.names.clone()).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(ends);
+        self.sign(params, &pair.files, &rcgen::PKCS_ECDSA_P256_SHA256);
+    }
+
     fn write(&self, files: &TlsFiles, names: &[String], algorithm: &'static SignatureAlgorithm) -> Vec<u8> {
+        self.sign(CertificateParams::new(names.to_vec()).unwrap(), files, algorithm)
+    }
+
+    fn sign(
+        &self,
+        params: CertificateParams,
+        files: &TlsFiles,
+        algorithm: &'static SignatureAlgorithm,
+    ) -> Vec<u8> {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let signed = CertificateParams::new(names.to_vec()).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
         std::fs::write(&files.cert, signed.pem() + &self.pem).unwrap();
         signed.der().to_vec()
