@@ -7,6 +7,7 @@ use crate::{
     plan::Expect,
     record::Record,
 };
+use std::collections::BTreeSet;
 use zonekeeper_core::{
     id::SiteId,
     invariant::epoch::Epochs,
@@ -50,26 +51,20 @@ pub fn left(record: &Record, m: &Move) -> Option<usize> {
 
 /// Invariant 5: a site is left by evidence of a majority, or by its own word.
 pub fn evidence(record: &Record) -> Finding {
-    let majority = record.sites.len() / 2 + 1;
     let mut wrong = Vec::new();
     for m in &record.moves {
         let Some(gone) = left(record, m) else { continue };
         let site = &record.sites[gone];
-        let mut red: Vec<&String> =
-            m.votes.iter().filter(|v| v.vote.starts_with("red")).map(|v| &v.site).collect();
-        red.sort_unstable();
-        red.dedup();
-        red.retain(|s| *s != site);
         // a row about the site itself must carry enough; another one, or none, may act on what was judged before
-        let good = match m.about == *site && m.verdict == "down" {
-            true => m.own.is_some() || red.len() >= majority,
+        let good = match finds_down(m, site) {
+            true => carries_enough(record, m, site),
             false => down_before(record, m, site),
         };
         if !good {
             wrong.push(format!(
                 "epoch {} left {site} by {} red of {} sites, own word {:?}",
                 m.epoch.1,
-                red.len(),
+                red(m, site),
                 record.sites.len(),
                 m.own
             ));
@@ -78,9 +73,30 @@ pub fn evidence(record: &Record) -> Finding {
     Finding::of("every move away carries its evidence", 5, format!("{} moves", record.moves.len()), wrong)
 }
 
-/// A node showed the site down under the assignment that the move ended: it was judged before, by a row that moved
-/// nothing because nobody could take over then.
+/// The move's row is about this site, and finds it down.
+fn finds_down(m: &Move, site: &str) -> bool {
+    m.about == site && m.verdict == "down"
+}
+
+/// Sites that hold this one for down in the move's row, itself left aside.
+fn red(m: &Move, site: &str) -> usize {
+    let red = m.votes.iter().filter(|v| v.vote.starts_with("red") && v.site != site);
+    red.map(|v| &v.site).collect::<BTreeSet<_>>().len()
+}
+
+/// The site's own word, or that of a majority.
+fn carries_enough(record: &Record, m: &Move, site: &str) -> bool {
+    m.own.is_some() || red(m, site) > record.sites.len() / 2
+}
+
+/// The site was judged before, by a row that moved nothing because nobody could take over then: a node showed it down
+/// under the assignment that the move ended, or that row made this very assignment, too short a while before for a look.
 fn down_before(record: &Record, m: &Move, site: &str) -> bool {
+    let ended = record.moves.iter().rev().find(|e| e.epoch < m.epoch);
+    if ended.is_some_and(|e| e.basis == "last-set" && finds_down(e, site) && carries_enough(record, e, site))
+    {
+        return true;
+    }
     let before = |shown: &Vec<Shown>| {
         let last =
             shown.iter().rev().find(|s| !s.role.is_empty() && s.epoch < m.epoch && s.at_us <= m.seen_us);
@@ -93,8 +109,7 @@ fn down_before(record: &Record, m: &Move, site: &str) -> bool {
 pub fn hold_down(record: &Record) -> Finding {
     let (mut wrong, mut backs) = (Vec::new(), 0);
     // where the site that took over has failed itself, the way back is open at once
-    let forced =
-        |m: &Move| m.from.iter().any(|s| (m.about == *s && m.verdict == "down") || down_before(record, m, s));
+    let forced = |m: &Move| m.from.iter().any(|s| finds_down(m, s) || down_before(record, m, s));
     let back = |m: &Move| left(record, m).is_none() && !forced(m);
     for (i, m) in record.moves.iter().enumerate().filter(|(_, m)| back(m)) {
         let earlier = record.moves[..i]
@@ -256,6 +271,27 @@ mod tests {
         record.moves[0] = moved(10 * SECOND, 9, "fra", "ams");
         record.moves[0].votes[0].vote = "green".into();
         assert!(!evidence(&record).good, "a row about the site itself carries enough or is wrong");
+    }
+
+    /// Nobody can take over from a site that is found down; the next entry, before any look, finds another one up.
+    #[test]
+    fn a_site_found_down_in_the_entry_before_may_be_left() {
+        let mut record = samples::record();
+        let stays = Move { basis: "last-set".into(), ..moved(10 * SECOND, 9, "iad", "iad") };
+        let next =
+            |to: &str| Move { about: to.into(), verdict: "up".into(), ..moved(10 * SECOND, 10, "iad", to) };
+        record.moves = vec![stays, next("fra")];
+        (record.moves[0].about, record.moves[0].verdict) = ("iad".into(), "down".into());
+        let good = |r: &Record| evidence(r).good && hold_down(r).good;
+        record.moves.insert(0, moved(9 * SECOND, 8, "fra", "iad"));
+        assert!(good(&record), "back to fra inside the hold-down, since iad has failed");
+        record.moves[1].basis = "usable".into();
+        assert!(!good(&record), "an assignment for another reason");
+        record.moves[1].basis = "last-set".into();
+        record.moves[1].votes.truncate(1);
+        assert!(!good(&record), "one vote is no majority");
+        record.moves[1] = Move { about: "ams".into(), ..record.moves[1].clone() };
+        assert!(!good(&record), "another site was found down");
     }
 
     #[test]
