@@ -7,7 +7,6 @@
 
 use super::{
     bell::{Bell, Rung},
-    stream::Sending,
     summons::Summons,
     timer::{Deadlines, TICK_MS, Timer},
 };
@@ -85,8 +84,6 @@ struct Ready {
     generation: u32,
     task: u32,
     flags: u8,
-    /// Here, where it takes no room.
-    sending: Sending,
 }
 
 #[derive(Default)]
@@ -158,16 +155,16 @@ impl Reactor {
     }
 
     /// A place for the readiness of a socket.
-    pub(crate) fn enter(&self, flags: u8, sending: Sending) -> u32 {
+    pub(crate) fn enter(&self, flags: u8) -> u32 {
         let mut sockets = self.sockets.borrow_mut();
         match sockets.free.pop() {
             Some(slot) => {
                 let ready = &mut sockets.ready[slot as usize];
-                (ready.task, ready.flags, ready.sending) = (NOBODY, flags, sending);
+                (ready.task, ready.flags) = (NOBODY, flags);
                 slot
             }
             None => {
-                sockets.ready.push(Ready { generation: 0, task: NOBODY, flags, sending });
+                sockets.ready.push(Ready { generation: 0, task: NOBODY, flags });
                 (sockets.ready.len() - 1) as u32
             }
         }
@@ -183,14 +180,6 @@ impl Reactor {
 
     pub(crate) fn flags(&self, slot: u32) -> u8 {
         self.sockets.borrow().ready[slot as usize].flags
-    }
-
-    pub(crate) fn sending(&self, slot: u32) -> Sending {
-        self.sockets.borrow().ready[slot as usize].sending
-    }
-
-    pub(crate) fn set_sending(&self, slot: u32, sending: Sending) {
-        self.sockets.borrow_mut().ready[slot as usize].sending = sending;
     }
 
     pub(crate) fn clear(&self, slot: u32, flag: u8) {

@@ -252,7 +252,11 @@ impl Direction {
         }
         for _ in 0..BURST {
             while !self.buffer.is_empty() {
-                let n = ready!(to.poll_write(self.buffer.bytes()))?;
+                let data = self.buffer.bytes();
+                let n = match self.end {
+                    Some(Ok(())) => ready!(to.poll_write_last(data))?,
+                    _ => ready!(to.poll_write(data))?,
+                };
                 self.buffer.consume(n);
             }
             ready!(to.poll_flush())?;
@@ -274,9 +278,6 @@ impl Direction {
                 n
             };
             self.end = if n == 0 { Some(Ok(())) } else { self.look_ahead(from) };
-            if let Some(Ok(())) = self.end {
-                to.end_after();
-            }
         }
         timer.reactor().again();
         Poll::Pending

@@ -14,20 +14,6 @@ use std::{
     task::Poll,
 };
 
-/// How what is written leaves.
-#[derive(Clone, Copy)]
-pub(crate) enum Sending {
-    /// Nothing was written yet: the first goes at once also by Nagle's rule (RFC 9293 §3.7.4), of whatever size, since Linux
-    /// holds back only what follows a small packet that is still on its way.
-    First,
-    /// From the next on that rule shall not hold.
-    Next,
-    /// At once.
-    AtOnce,
-    /// Our direction is ended as soon as it has gone: its last packet waits for that.
-    Last,
-}
-
 /// A connection. What cannot go on now makes the running task wait for it.
 pub(crate) struct Stream {
     fd: OwnedFd,
@@ -54,13 +40,9 @@ impl AsRawFd for Stream {
 }
 
 impl Stream {
-    fn new(fd: OwnedFd, (flags, sending): (u8, Sending), reactor: &Rc<Reactor>) -> Stream {
-        Stream { fd, slot: reactor.enter(flags, sending), reactor: reactor.clone() }
-    }
-
-    /// A connection that was accepted, without Nagle's rule. Most clients have sent something by then.
+    /// A connection that was accepted. Most clients have sent something by then.
     pub(crate) fn accepted(fd: OwnedFd, reactor: &Rc<Reactor>) -> Stream {
-        Stream::new(fd, (READABLE | WRITABLE, Sending::AtOnce), reactor)
+        Stream { fd, slot: reactor.enter(READABLE | WRITABLE), reactor: reactor.clone() }
     }
 
     /// The loop that it lives on.
@@ -89,6 +71,7 @@ impl Stream {
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        sockopt::set_tcp_nodelay(&fd, true)?;
         if more {
             sockopt::set_tcp_quickack(&fd, false)?;
         }
@@ -96,7 +79,7 @@ impl Stream {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(e) => return Err(e.into()),
         }
-        Ok(Stream::new(fd, (0, Sending::First), reactor))
+        Ok(Stream { fd, slot: reactor.enter(0), reactor: reactor.clone() })
     }
 
     /// A socket for datagrams to and from one address.
@@ -105,7 +88,7 @@ impl Stream {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
         net::connect(&fd, &addr)?;
-        Ok(Stream::new(fd, (0, Sending::AtOnce), reactor))
+        Ok(Stream { fd, slot: reactor.enter(0), reactor: reactor.clone() })
     }
 
     /// Sends a datagram, if there is room for it now; false when the other end refused an earlier one.
@@ -211,17 +194,21 @@ impl Stream {
         self.reactor.flags(self.slot) & ENDING != 0
     }
 
-    /// Our direction is ended as soon as what is written next has gone: its last packet waits for that.
-    pub(crate) fn end_after(&self) {
-        self.reactor.set_sending(self.slot, Sending::Last);
-    }
-
     /// Writes as much as fits, at least one byte.
     pub(crate) fn poll_write(&self, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(data, SendFlags::NOSIGNAL)
+    }
+
+    /// The same with what our direction is ended behind at once: both go in one packet.
+    pub(crate) fn poll_write_last(&self, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(data, SendFlags::NOSIGNAL | SendFlags::MORE)
+    }
+
+    #[inline]
+    fn poll_send(&self, data: &[u8], flags: SendFlags) -> Poll<io::Result<usize>> {
         if self.reactor.flags(self.slot) & WRITABLE == 0 {
             return self.wait();
         }
-        let flags = self.hurry();
         match retry(|| net::send(&self.fd, data, flags)) {
             Ok(n) => {
                 if n < data.len() {
@@ -235,20 +222,6 @@ impl Stream {
             }
             Err(e) => Poll::Ready(Err(e.into())),
         }
-    }
-
-    /// Takes Nagle's rule back before a second write; how the next one leaves.
-    fn hurry(&self) -> SendFlags {
-        match self.reactor.sending(self.slot) {
-            Sending::First => self.reactor.set_sending(self.slot, Sending::Next),
-            Sending::Next => {
-                let _ = sockopt::set_tcp_nodelay(&self.fd, true); // a connection that broke says so itself
-                self.reactor.set_sending(self.slot, Sending::AtOnce);
-            }
-            Sending::AtOnce => {}
-            Sending::Last => return SendFlags::NOSIGNAL | SendFlags::MORE,
-        }
-        SendFlags::NOSIGNAL
     }
 
     /// Moves up to `max` bytes into an empty pipe; 0 at the end. The pipe must be empty: only then does "try again" mean
@@ -273,7 +246,6 @@ impl Stream {
         if self.reactor.flags(self.slot) & WRITABLE == 0 {
             return self.wait();
         }
-        self.hurry();
         match retry(|| splice(pipe, None, &self.fd, None, len, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)) {
             Ok(n) => Poll::Ready(Ok(n)),
             Err(Errno::AGAIN) => {

@@ -115,14 +115,6 @@ impl Wire {
         }
     }
 
-    /// Our direction is ended as soon as what is written next has gone: both go in one packet. Pays for a connection of one
-    /// request through [`super::relay`]; for one of HTTP or TLS it was measured and did not.
-    pub(crate) fn end_after(&self) {
-        if let Kind::Plain(s) = &self.kind {
-            s.end_after();
-        }
-    }
-
     /// Nothing follows what was read or is there to be read.
     pub(crate) fn ending(&self) -> bool {
         matches!(&self.kind, Kind::Plain(s) if s.ending())
@@ -291,14 +283,26 @@ impl Wire {
         read.is_ok()
     }
 
+    /// Writes some of what our direction is ended behind at once: both go in one packet, where that is its way.
+    pub(crate) fn poll_write_last(&self, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &self.kind {
+            Kind::Plain(s) => self.wrote(s.poll_write_last(data)),
+            _ => self.poll_write(data),
+        }
+    }
+
     /// Writes some of it.
     pub(crate) fn poll_write(&self, data: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match &self.kind {
+        self.wrote(match &self.kind {
             Kind::Plain(s) => s.poll_write(data),
             Kind::Tls(t) => t.borrow_mut().poll_write(data),
             Kind::Http2(s) => s.poll_write(data),
             Kind::Upstream2(s) => s.poll_write(data),
-        };
+        })
+    }
+
+    #[inline]
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match polled {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(n)) => {
