@@ -147,9 +147,7 @@ impl Loaded {
             config: Arc::new(config),
         })
     }
-}
 
-impl Loaded {
     /// When the first of its certificates ends, in Unix time.
     pub(crate) fn ends(&self) -> Option<i64> {
         self.dated.iter().map(|(_, validity)| validity.ends).min()

@@ -104,13 +104,14 @@ impl Validity {
     fn ending_at(self, from: &str, now_s: i64) -> Option<String> {
         let Validity { begins, ends } = self;
         let soon = ENDING.0.min((ends - begins) / ENDING.1);
-        let at = ASN1Time::from_timestamp(ends).map_or(ends.to_string(), |t| t.to_string());
+        let at = || ASN1Time::from_timestamp(ends).map_or(ends.to_string(), |t| t.to_string());
         match ends - now_s {
             ..0 => Some(format!(
-                "the certificate of {from} ended at {at} and clients refuse it; put a new one there"
+                "the certificate of {from} ended at {} and clients refuse it; put a new one there",
+                at()
             )),
             left if left < soon => {
-                Some(format!("the certificate of {from} ends at {at}; put the next one there before"))
+                Some(format!("the certificate of {from} ends at {}; put the next one there before", at()))
             }
             _ => None,
         }
