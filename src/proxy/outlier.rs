@@ -49,6 +49,11 @@ pub(crate) fn failed(pool: &LivePool, index: usize, late: bool) {
     if !late || (pool.backends.len() > 1 && room(pool)) {
         return pool.health.eject(backend, pool.table.eject_ms);
     }
+    suspect(backend);
+}
+
+/// A request failed in a way that only counts with others.
+pub(crate) fn suspect(backend: &BackendHealth) {
     backend.totals.failures.fetch_add(1, Relaxed);
     backend.suspect.store(true, Relaxed);
 }

@@ -97,7 +97,10 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
         ms => within(ms, session, &mut plan).await,
     };
     let (listener, worker) = (plan.view.listener(plan.listener), session.client.worker.index);
-    listener.times.record(plan.route as usize, worker, now_us().saturating_sub(plan.began_us));
+    if session.seen.0.get() != 101 {
+        // a tunnel's time is not a request's
+        listener.times.record(plan.route as usize, worker, now_us().saturating_sub(plan.began_us));
+    }
     if let Some(began) = began {
         began.log(session, &plan);
     }
@@ -189,6 +192,10 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
             let now = now_us();
             health.latency.penalise(now, 0);
             outlier::failed(lease.pool(), lease.index(), failure.lost == Lost::Late);
+        } else if matches!(failure.lost, Lost::Invalid(_)) {
+            // It may be due to what was asked for: the rate tells. It was fast, and gets no more for that.
+            health.latency.penalise(now_us(), 0);
+            outlier::suspect(health);
         }
         if !failure.stale {
             health.totals.errors.fetch_add(1, Relaxed);
@@ -402,8 +409,17 @@ async fn respond(
             if sending && let Poll::Ready(sent) = up.as_mut().poll(cx) {
                 sending = false;
                 match sent {
-                    Uploaded::Done => uploaded = true,
-                    Uploaded::BackendGone => {}
+                    Uploaded::Done => {
+                        uploaded = true;
+                        if seen.0.get() == 0 {
+                            client.timer.arm(Side::Backend, response_ms); // the response has its time now
+                        }
+                    }
+                    Uploaded::BackendGone if seen.0.get() != 0 => {}
+                    Uploaded::BackendGone if client.timer.expired(Side::Upload) => {
+                        client.timer.expire(Side::Backend); // it had its time
+                    }
+                    Uploaded::BackendGone => client.timer.arm(Side::Backend, response_ms),
                     Uploaded::ClientGone => return Poll::Ready(None),
                     Uploaded::Refused(answer) => {
                         refused = Some(answer);
@@ -415,6 +431,7 @@ async fn respond(
         })
         .await
     };
+    client.timer.disarm(Side::Upload);
     Exchanged { down, refused, uploaded, buffer }
 }
 

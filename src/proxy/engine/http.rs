@@ -59,10 +59,12 @@ pub(crate) enum End {
 /// Serves a connection to its end.
 pub(crate) async fn serve(client: Client, wire: Wire) {
     let mut session = Session::new(client, wire, Buffer::default());
-    let mut first = true;
+    let mut served = 0;
     let end = loop {
-        match session.request(first).await {
-            End::Again => first = false,
+        match session.request(served == 0).await {
+            End::Again if session.buffer.is_empty() => served = 1,
+            // Who pipelines does not keep the others waiting.
+            End::Again => session.client.timer.piece(&mut served).await,
             end => break end,
         }
     };

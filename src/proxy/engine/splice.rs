@@ -123,7 +123,8 @@ impl Splice {
     }
 
     /// Moves a piece of at most `max` bytes and returns its size, 0 at the source's end; none when it does not pay any
-    /// more. The deadlines are those of the wires' sides.
+    /// more. The deadlines are those of the wires' sides; after an error they tell whether one
+    /// was over.
     pub(crate) async fn run(
         &mut self,
         timer: &Timer,
@@ -149,7 +150,7 @@ impl Splice {
             if timer.expired(slow.1) { Poll::Ready(Err(broke)) } else { Poll::Pending }
         })
         .await;
-        if waits_for.is_some() {
+        if waits_for.is_some() && moved.is_ok() {
             timer.disarm(from.1);
             timer.disarm(to.1);
         }

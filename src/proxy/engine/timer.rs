@@ -22,13 +22,15 @@ pub(crate) enum Side {
     Backend = 1,
     /// Neither: the request as a whole.
     Total = 2,
+    /// A request's body, which moves beside its response.
+    Upload = 3,
 }
 
 /// All deadlines of a worker, one per side and task; 0: none.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     now: Cell<u64>,
-    of: RefCell<Vec<[u64; 3]>>,
+    of: RefCell<Vec<[u64; 4]>>,
 }
 
 impl Deadlines {
@@ -45,9 +47,9 @@ impl Deadlines {
     pub(crate) fn reset(&self, task: u32) {
         let mut of = self.of.borrow_mut();
         if of.len() <= task as usize {
-            of.resize(task as usize + 1, [0; 3]);
+            of.resize(task as usize + 1, [0; 4]);
         }
-        of[task as usize] = [0; 3];
+        of[task as usize] = [0; 4];
     }
 
     /// The tasks with a deadline that is over.
@@ -91,6 +93,11 @@ impl Timer {
     pub(crate) fn arm(&self, side: Side, ms: u32) {
         let at = if ms == 0 { 0 } else { self.reactor.deadlines.now() + u64::from(ms) + TICK_MS };
         self.set(side, at);
+    }
+
+    /// Lets a deadline be over now.
+    pub(crate) fn expire(&self, side: Side) {
+        self.set(side, 1);
     }
 
     /// Takes a deadline back.
@@ -138,7 +145,7 @@ mod tests {
     fn only_deadlines_that_are_over_are_due() {
         let deadlines = Deadlines::default();
         (0..3).for_each(|task| deadlines.reset(task));
-        deadlines.of.borrow_mut()[1] = [0, 100, 0];
+        deadlines.of.borrow_mut()[1] = [0, 100, 0, 0];
         let due = |now| {
             let mut due = Vec::new();
             deadlines.set_now(now);

@@ -127,7 +127,7 @@ impl Upload {
         Ok(from)
     }
 
-    /// Sends the rest as the client sends it, then lets the response have its time.
+    /// Sends the rest as the client sends it. Where the backend took too long, [`Side::Upload`] is over.
     pub(crate) async fn run(
         &mut self,
         client: (&Wire, &mut Buffer, u32),
@@ -141,7 +141,7 @@ impl Upload {
             if let Decoder::Length(left) = self.decoder
                 && splice.on()
             {
-                let (source, sink) = ((from, Side::Client, idle_ms), (to, Side::Backend, response_ms));
+                let (source, sink) = ((from, Side::Upload, idle_ms), (to, Side::Upload, response_ms));
                 match splice.run(timer, source, sink, left).await {
                     Ok(None) => {}
                     Ok(Some(0)) | Err(Broke::Source) => return Uploaded::ClientGone,
@@ -152,9 +152,9 @@ impl Upload {
                     }
                 }
             }
-            timer.arm(Side::Client, idle_ms);
+            timer.arm(Side::Upload, idle_ms);
             let since = timer.now();
-            let filled = from.fill(buffer, timer, Side::Client).await;
+            let filled = from.fill(buffer, timer, Side::Upload).await;
             self.waited_ms += timer.now() - since;
             match filled {
                 _ if self.too_slow() => return Uploaded::Refused(Answer::Slow),
@@ -164,7 +164,7 @@ impl Upload {
                 Err(Trouble::Closed) if self.decoder == Decoder::Close => self.decoder = Decoder::Done,
                 Err(Trouble::Closed | Trouble::Io) => return Uploaded::ClientGone,
             }
-            timer.disarm(Side::Client);
+            timer.disarm(Side::Upload);
             let place = match self.stage(buffer) {
                 Ok(place) => place,
                 Err(answer) => return Uploaded::Refused(answer),
@@ -172,17 +172,16 @@ impl Upload {
             if self.bare && self.done() {
                 self.encoder.end(&mut self.framed); // the stream's end, which is no byte of it
             }
-            timer.arm(Side::Backend, response_ms);
+            timer.arm(Side::Upload, response_ms);
             to.set_last(self.done());
-            if to.write_all(&self.framed[place..], timer, Side::Backend).await.is_err() {
+            if to.write_all(&self.framed[place..], timer, Side::Upload).await.is_err() {
                 return Uploaded::BackendGone;
             }
-            timer.disarm(Side::Backend);
+            timer.disarm(Side::Upload);
         }
         if to.upstream2().is_some_and(|s| s.end().is_err()) {
             return Uploaded::BackendGone;
         }
-        timer.arm(Side::Backend, response_ms);
         Uploaded::Done
     }
 }

@@ -137,11 +137,12 @@ impl Lease {
     ) -> Result<Lease, Answer> {
         let live = view.pool(pool);
         let (queue, totals) = (&live.state.queue, &live.state.totals);
-        let same = || balance::choose_same(live, before?, exclude, timer.now());
-        let choose = || same().unwrap_or_else(|| balance::choose(live, key, exclude, timer.now()));
+        let same = |exclude| balance::choose_same(live, before?, exclude, timer.now());
+        let choose =
+            |exclude| same(exclude).unwrap_or_else(|| balance::choose(live, key, exclude, timer.now()));
         let lease = |backend| Lease::new(view, pool, backend);
         if live.table.max_connections == 0 || queue.len() == 0 {
-            match choose() {
+            match choose(exclude) {
                 Choice::Backend(backend) => return Ok(lease(backend)),
                 Choice::Nothing => return Err(Answer::Unavailable),
                 Choice::Full => {}
@@ -157,7 +158,8 @@ impl Lease {
         let until = timer.now() + u64::from(live.table.queue_timeout_ms);
         let chosen = poll_fn(|_| {
             if turn.first() {
-                match choose() {
+                // The first in line holds up all others: it takes what there is, also one that has failed it.
+                match choose(&[]) {
                     Choice::Backend(backend) => return Poll::Ready(Ok(lease(backend))),
                     Choice::Nothing => return Poll::Ready(Err(Answer::Unavailable)),
                     Choice::Full => {}

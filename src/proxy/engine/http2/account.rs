@@ -10,8 +10,9 @@ use std::{
 /// page cancels some dozens.
 const CANCELLED: u32 = 200;
 /// Bytes that a client may send beside requests and their bodies (floods of SETTINGS, PING, RST_STREAM, empty frames:
-/// CVE-2019-9512 to 9518): so many at once,
-const IDLE_BYTES: u64 = 256 * 1024;
+/// CVE-2019-9512 to 9518): so many at once. Bodies that wait in the windows that we granted count until they are taken,
+/// and are less;
+const IDLE_BYTES: u64 = 2 * 1024 * 1024;
 /// and so many for each byte of requests and responses.
 const IDLE_RATIO: u64 = 4;
 /// What a response's head counts.

@@ -200,8 +200,12 @@ async fn run(client: Client, stream: Rc<Stream2>, text: Out, mut open: Open) {
         })
         .await
     };
+    let broke = matches!(ended, Some(End::Close | End::Reset));
+    if ended.is_none() || (broke && stream.poll_cancelled().is_ready()) {
+        open.cancel();
+    }
     match ended {
-        None => open.cancel(),
+        None => {}
         Some(End::Reset) if stream.accept().is_some() => stream.reset(Reason::CANCEL), // RFC 8441 §5
         Some(End::Reset) => stream.reset(Reason::INTERNAL_ERROR),
         Some(_) => {}

@@ -172,3 +172,23 @@ async fn connections_to_a_backend_that_is_gone_end_though_an_old_request_runs() 
     eventually("the kept one ends", async || counted.count() == 0).await;
     drop(stream);
 }
+
+#[tokio::test]
+async fn a_backend_that_answers_rubbish_is_left_out() {
+    let (a, b) = (moody("a"), moody("b"));
+    let rubbish = Server::with(any(), |mut stream, _| async move {
+        let _ = read_request(&mut stream, &mut Vec::new()).await;
+        let _ = stream.write_all(b"\x15\x03\x01\x00\x02\x02\x46 no response at all\r\n\r\n").await;
+    });
+    let mut state = state(Protocol::Http, &[a.addr, b.addr, rubbish.addr]);
+    edit_pool(&mut state, |p| p.eject_ms = 60_000);
+    let world = World::start(state);
+    eventually("it is left out", async || {
+        world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+        ejected(&world) == 1
+    })
+    .await;
+    for _ in 0..6 {
+        assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.status, 200);
+    }
+}

@@ -236,3 +236,43 @@ async fn a_small_body_in_chunks_goes_over_a_kept_connection() {
     }
     assert_eq!((backend.count(), connections.load(Relaxed)), (5, 1));
 }
+
+#[tokio::test]
+async fn an_upload_that_its_backend_stops_reading_is_answered_in_time() {
+    let stopped = Server::with(any(), |mut stream, _| async move {
+        let _ = stream.read_u8().await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    });
+    let mut state = state(Protocol::Http, &[stopped.addr]);
+    edit_listener(&mut state, |l| l.max_body = 0);
+    edit_pool(&mut state, |p| p.response_timeout_ms = 500);
+    let world = World::start(state);
+    let (stream, _) = world.client().await.into_parts();
+    let (mut answers, mut body) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 64 << 20);
+        body.write_all(head.as_bytes()).await.unwrap();
+        let _ = body.write_all(&vec![0; 64 << 20]).await; // more than sockets hold: it is spliced until nobody reads
+    });
+    let mut status = [0; 12];
+    let read = tokio::time::timeout(PATIENCE, answers.read_exact(&mut status)).await;
+    read.expect("the proxy is silent").unwrap();
+    assert_eq!(std::str::from_utf8(&status).unwrap(), "HTTP/1.1 504");
+    sending.abort();
+}
+
+#[tokio::test]
+async fn an_interim_response_does_not_lengthen_the_wait_for_a_body() {
+    let eager = Server::with(any(), |mut stream, _| async move {
+        let _ = stream.read_u8().await;
+        let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    });
+    let mut state = state(Protocol::Http, &[eager.addr]);
+    edit_listener(&mut state, |l| l.idle_timeout_ms = 500);
+    let world = World::start(state);
+    let mut client = world.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n").await;
+    assert_eq!(client.answer(false).await.status, 100);
+    assert_eq!(client.answer(false).await.status, 408);
+}
