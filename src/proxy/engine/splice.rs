@@ -123,8 +123,7 @@ impl Splice {
     }
 
     /// Moves a piece of at most `max` bytes and returns its size, 0 at the source's end; none when it does not pay any
-    /// more. The deadlines are those of the wires' sides; after an error they tell whether one
-    /// was over.
+    /// more. The deadlines are those of the wires' sides; after an error they tell whether one was over.
     pub(crate) async fn run(
         &mut self,
         timer: &Timer,

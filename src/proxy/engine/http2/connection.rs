@@ -205,9 +205,8 @@ async fn run(client: Client, stream: Rc<Stream2>, text: Out, mut open: Open) {
         open.cancel();
     }
     match ended {
-        None => {}
         Some(End::Reset) if stream.accept().is_some() => stream.reset(Reason::CANCEL), // RFC 8441 §5
         Some(End::Reset) => stream.reset(Reason::INTERNAL_ERROR),
-        Some(_) => {}
+        _ => {}
     }
 }
