@@ -1,7 +1,7 @@
 //! From observations of one stream to a verdict: green, yellow or red, with the kind of trouble.
 //!
-//! - **Refused** is the network's own word and needs no patience: each refusal asks for the next probe at once, and
-//!   `fall` of them in a row are red.
+//! - **Refused** is the network's own word and needs no patience: a refusal asks for the next probes at once, none of which
+//!   waits for the one before it, and `fall` refusals in a row are red.
 //! - **Unhealthy** (a wrong answer) is red after `fall` in a row at the usual interval.
 //! - **Silence** is the absence of a word and needs patience: red only when `fall` probes in a row went unanswered *and*
 //!   they span the patience of the preset (counted from when the first of them was sent: a pause that begins right after
@@ -126,7 +126,7 @@ impl Pace {
     }
 }
 
-/// Wait between the re-probes that confirm a refusal, in milliseconds.
+/// From one of the probes that confirm a refusal to the next, in milliseconds.
 pub const CONFIRM_MS: u64 = 15;
 
 /// Mean deviations beyond the mean after which silence is no longer the stream's own rhythm.
@@ -249,9 +249,10 @@ impl Detector {
         Verdict { colour: self.colour, kind: self.kind, age_ms: now.since(self.since) }
     }
 
-    /// Whether the next probe should go out at once: a refusal that is not confirmed yet.
-    pub fn confirming(&self) -> bool {
-        self.colour == Colour::Yellow && self.kind == Some(Kind::Refused)
+    /// Refusals that are missing until a refusal is confirmed, to be asked for at once; 0: there is none to confirm.
+    pub fn unconfirmed(&self) -> u8 {
+        let confirming = self.colour == Colour::Yellow && self.kind == Some(Kind::Refused);
+        if confirming { self.thresholds.fall.saturating_sub(self.failures).max(1) } else { 0 }
     }
 }
 
@@ -311,13 +312,13 @@ mod tests {
     fn a_refusal_is_confirmed_at_once() {
         let mut d = steady();
         d.observe(Observation::Refused, Mono(10_010), Mono(10_010));
-        assert!(d.confirming());
+        assert_eq!(d.unconfirmed(), 2);
         d.observe(Observation::Refused, Mono(10_025), Mono(10_025));
-        assert!(d.confirming());
+        assert_eq!(d.unconfirmed(), 1);
         d.observe(Observation::Refused, Mono(10_040), Mono(10_040));
         let v = d.verdict(Mono(10_041));
         assert_eq!((v.colour, v.kind, v.age_ms), (Colour::Red, Some(Kind::Refused), 1));
-        assert!(!d.confirming());
+        assert_eq!(d.unconfirmed(), 0);
     }
 
     #[test]

@@ -14,10 +14,10 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Instant, interval_at, timeout},
+    time::{Instant, sleep, timeout},
 };
 use zonekeeper_core::{
-    detector::{Observation, Pace},
+    detector::{CONFIRM_MS, Observation, Pace},
     model::{CheckKind, HttpCheck, ProxyHeader},
 };
 use zonekeeper_proxy::preamble::{self, Ends};
@@ -52,22 +52,42 @@ impl Tries {
 
     /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
     /// one before, is what the probe saw. Where this machine could not make it, its silence says nothing.
-    pub(crate) async fn probe(&mut self, key: &Arc<Key>, pace: Pace) -> Result<Observation, Blind> {
+    ///
+    /// A probe that confirms a refusal goes on until so many tries were refused, sent [`CONFIRM_MS`] apart: none waits for
+    /// the one before it, so that a far path takes one round trip for all. What was seen, and how many times.
+    pub(crate) async fn probe(
+        &mut self,
+        key: &Arc<Key>,
+        pace: Pace,
+        refusals: u8,
+    ) -> Result<(Observation, u8), Blind> {
         self.begin(key, pace, None);
-        let again = Duration::from_millis(pace.again_ms);
-        let mut tick = interval_at(Instant::now() + again, again);
-        let mut blind = None;
+        let (soon, again) = (Duration::from_millis(CONFIRM_MS), Duration::from_millis(pace.again_ms));
+        let mut unsent = refusals.saturating_sub(1);
+        let next = sleep(if unsent > 0 { soon } else { again });
+        tokio::pin!(next);
+        let (mut blind, mut refused) = (None, 0);
         let seen = async {
             loop {
                 tokio::select! {
                     Some(ended) = self.under_way.join_next() => match ended {
-                        Ok(Ok(seen)) if seen != Observation::Silence => return seen,
+                        Ok(Ok(Observation::Refused)) => {
+                            refused += 1;
+                            if refused >= refusals {
+                                return (Observation::Refused, refused);
+                            }
+                        }
+                        Ok(Ok(seen)) if seen != Observation::Silence => return (seen, 1),
                         Ok(Err(why)) => blind = Some(why),
                         _ => {} // silent, or given up; another one may do better
                     },
-                    _ = tick.tick() => if let Ok(room) = self.spare.clone().try_acquire_owned() {
-                        self.begin(key, pace, Some(room));
-                    },
+                    () = &mut next => {
+                        if let Ok(room) = self.spare.clone().try_acquire_owned() {
+                            self.begin(key, pace, Some(room));
+                        }
+                        unsent = unsent.saturating_sub(1);
+                        next.as_mut().reset(Instant::now() + if unsent > 0 { soon } else { again });
+                    }
                 }
             }
         };
@@ -77,7 +97,8 @@ impl Tries {
                 self.under_way.detach_all();
                 Ok(seen)
             }
-            Err(_) => blind.map_or(Ok(Observation::Silence), Err),
+            Err(_) if refused > 0 => Ok((Observation::Refused, refused)),
+            Err(_) => blind.map_or(Ok((Observation::Silence, 1)), Err),
         }
     }
 
@@ -269,7 +290,7 @@ mod tests {
 
     async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
         let key = Arc::new(key(addr, check.clone(), host));
-        Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300)).await.unwrap()
+        Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300), 1).await.unwrap().0
     }
 
     fn get(path: &str, body: &str) -> CheckKind {
@@ -321,6 +342,24 @@ mod tests {
         assert_eq!(probe(&check(get("/", "")), silent, "h").await, Observation::Silence);
     }
 
+    #[tokio::test]
+    async fn a_refusal_is_confirmed_by_tries_that_do_not_wait_for_each_other() {
+        let key = |addr| Arc::new(key(addr, check(CheckKind::Tcp), "h"));
+        let pace = Pace { within_ms: 30_000, again_ms: 10_000, life_ms: 30_000 };
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut tries = Tries::new(Arc::new(Semaphore::new(8)));
+        let began = Instant::now();
+        assert_eq!(tries.probe(&key(closed), pace, 3).await, Ok((Observation::Refused, 3)));
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(2 * CONFIRM_MS) && took < Duration::from_secs(5), "{took:?}");
+        let open = server(b"").await;
+        assert_eq!(tries.probe(&key(open), pace, 3).await, Ok((Observation::Answer, 1)));
+        let brief = Pace { within_ms: 100, ..pace };
+        let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
+        let seen = crowded.probe(&key(closed), brief, 3).await;
+        assert_eq!(seen, Ok((Observation::Refused, 1)), "no room for more tries: what was seen counts");
+    }
+
     /// A server that lets its first connections hang; how many it has seen.
     async fn deaf(to: usize) -> (SocketAddr, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -345,12 +384,13 @@ mod tests {
         let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
-        assert_eq!(Tries::new(spare.clone()).probe(&key(addr), patient).await, Ok(Observation::Answer));
+        let seen = Tries::new(spare.clone()).probe(&key(addr), patient, 1).await;
+        assert_eq!(seen, Ok((Observation::Answer, 1)));
         assert!(seen.load(Relaxed) >= 3, "two tries hang");
         let (addr, seen) = deaf(usize::MAX).await;
         let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
         let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(crowded.probe(&key(addr), short).await, Ok(Observation::Silence));
+        assert_eq!(crowded.probe(&key(addr), short, 1).await, Ok((Observation::Silence, 1)));
         assert!(seen.load(Relaxed) <= 1, "no room for another try");
     }
 
@@ -361,10 +401,10 @@ mod tests {
         let key = Arc::new(key(addr, check(get("/", "")), "h"));
         let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
         let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(tries.probe(&key, pace).await, Ok(Observation::Silence));
+        assert_eq!(tries.probe(&key, pace, 1).await, Ok((Observation::Silence, 1)));
         let (mut first, _) = listener.accept().await.unwrap();
         first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         let patient = Pace { within_ms: 30_000, ..pace };
-        assert_eq!(tries.probe(&key, patient).await, Ok(Observation::Answer), "the second try hangs");
+        assert_eq!(tries.probe(&key, patient, 1).await, Ok((Observation::Answer, 1)), "the second try hangs");
     }
 }

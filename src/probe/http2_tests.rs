@@ -70,7 +70,7 @@ fn key(addr: SocketAddr, kind: CheckKind, tls: Option<BackendTls>) -> Arc<Key> {
 
 async fn probe(key: &Arc<Key>) -> Observation {
     // Long enough for a busy machine; who waits for silence waits for less.
-    Tries::new(Arc::new(Semaphore::new(0))).probe(key, Pace::once(5_000)).await.unwrap()
+    Tries::new(Arc::new(Semaphore::new(0))).probe(key, Pace::once(5_000), 1).await.unwrap().0
 }
 
 /// What a server does with a request.
@@ -274,7 +274,10 @@ async fn a_server_that_does_not_answer_has_refused_or_is_silent_or_wrong() {
         let deaf = raw(Vec::new(), false).await;
         for addr in [hangs, deaf] {
             let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
-            assert_eq!(tries.probe(&key(addr, kind.clone(), None), Pace::once(150)).await, Ok(Silence));
+            assert_eq!(
+                tries.probe(&key(addr, kind.clone(), None), Pace::once(150), 1).await,
+                Ok((Silence, 1))
+            );
         }
     }
 }

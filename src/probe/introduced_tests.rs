@@ -73,7 +73,7 @@ async fn probe(addr: SocketAddr, kind: CheckKind, send_proxy: Option<ProxyHeader
     state.pools.insert("web".parse().unwrap(), pool.into());
     let plan = plan(&state, 1, &"a".parse().unwrap(), true, |_| Vec::new());
     let key = Arc::new(plan.into_keys().next().unwrap());
-    Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(5_000)).await.unwrap()
+    Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(5_000), 1).await.unwrap().0
 }
 
 #[tokio::test]

@@ -157,13 +157,16 @@ impl Run {
             let started = Instant::now();
             let Ok(_permit) = self.in_flight.clone().acquire_owned().await else { return };
             let (sent, began) = (clock::mono(), Instant::now());
-            let seen = self.tries.probe(&key, self.pace()).await;
-            if seen == Ok(Observation::Answer) {
+            let seen = self.tries.probe(&key, self.pace(), detector.unconfirmed().max(1)).await;
+            if matches!(seen, Ok((Observation::Answer, _))) {
                 let took = began.elapsed();
                 self.answers = Some(self.answers.map_or(took, |old| (old * 7 + took) / 8));
             }
             let changed = match seen {
-                Ok(seen) => detector.observe(seen, sent, clock::mono()),
+                Ok((seen, times)) => {
+                    let now = clock::mono();
+                    (0..times).fold(false, |changed, _| detector.observe(seen, sent, now) | changed)
+                }
                 Err(_) if self.local => false, // nobody else looks, so that what was counted stays
                 Err(_) => detector.blind(clock::mono()),
             };
@@ -172,10 +175,10 @@ impl Run {
                 self.tell(&detector);
             }
             self.settle_backends(&detector);
-            let wait = match detector.confirming() {
-                true => Duration::from_millis(CONFIRM_MS),
-                false if round == 1 => place(check, self.phase),
-                false => jittered(check, round, self.phase),
+            let wait = match detector.unconfirmed() {
+                1.. => Duration::from_millis(CONFIRM_MS),
+                0 if round == 1 => place(check, self.phase),
+                0 => jittered(check, round, self.phase),
             };
             if seen == Err(Blind::NoRoom) {
                 self.board.had_no_room(wait.as_millis() as u64 + 2 * self.pace().within_ms);

@@ -25,7 +25,10 @@ use std::{
 };
 use zonekeeper_core::{
     Command, Entry, Outcome, Proposal, State,
-    detector::{Pace, Preset, Thresholds},
+    detector::{
+        Observation::{self, Answer, Refused, Silence},
+        Pace, Preset, Thresholds,
+    },
     entry::{Duty, Init, Member, Timing},
     evidence::Standing,
     id::SiteId,
@@ -200,7 +203,7 @@ impl Calm {
         self.report.observations += 1;
         let stream = &mut self.streams[i];
         stream.started = now;
-        if seen == zonekeeper_core::detector::Observation::Answer && stream.green() {
+        if seen == Answer && stream.green() {
             // nothing that anybody else could notice: no event of its own
             stream.detector.observe(seen, Mono(now), Mono(at));
             let next = stream.next(self.setup, &mut self.rng, at);
@@ -209,11 +212,15 @@ impl Calm {
         self.push(at, Event::Seen(i as u32, node::number(seen)));
     }
 
-    fn seen(&mut self, i: usize, seen: zonekeeper_core::detector::Observation, now: u64) {
-        self.report.silences += u64::from(seen == zonekeeper_core::detector::Observation::Silence);
+    fn seen(&mut self, i: usize, seen: Observation, now: u64) {
+        self.report.silences += u64::from(seen == Silence);
         let stream = &mut self.streams[i];
         let red = stream.red();
-        stream.detector.observe(seen, Mono(stream.started), Mono(now));
+        // the probes that confirm a refusal go out a few milliseconds apart: what the first of them sees, all do
+        let times = if stream.beat || seen != Refused { 1 } else { stream.detector.unconfirmed().max(1) };
+        for _ in 0..times {
+            stream.detector.observe(seen, Mono(stream.started), Mono(now));
+        }
         let turned = stream.red() != red;
         self.report.reds += u64::from(turned && !red);
         let beat = stream.beat;

@@ -65,12 +65,17 @@ async fn stream(node: Arc<Node>, target: Target, check: Check) {
     while node.alive() {
         world.gate(node.id).await;
         let (started, sent) = (world.now(), node.machine.mono());
-        let seen = probe(&node, &target, u64::from(check.timeout_ms)).await;
+        let Some(unconfirmed) = node.brain().endpoints.get(&target).map(Detector::unconfirmed) else {
+            return;
+        };
+        let seen = confirm(&node, &target, u64::from(check.timeout_ms), unconfirmed.max(1)).await;
         let mono = node.machine.mono();
         let (changed, confirming) = {
             let brain = &mut *node.brain();
             let Some(detector) = brain.endpoints.get_mut(&target) else { return };
-            (detector.observe(seen, sent, mono), detector.confirming())
+            let changed =
+                seen.into_iter().fold(false, |changed, s| detector.observe(s, sent, mono) | changed);
+            (changed, detector.unconfirmed() > 0)
         };
         if changed && node.alive() {
             node.news();
@@ -83,6 +88,26 @@ async fn stream(node: Arc<Node>, target: Target, check: Check) {
         };
         world.sleep((started + wait).saturating_sub(world.now())).await;
     }
+}
+
+/// So many probes, none of which waits for the one before it; what each of them saw, up to the first that was not refused.
+async fn confirm(node: &Arc<Node>, target: &Target, timeout_ms: u64, times: u8) -> Vec<Observation> {
+    let mut under_way = Vec::new();
+    for i in 0..times {
+        if i > 0 {
+            node.world.sleep(CONFIRM_MS).await;
+        }
+        let (node, target) = (node.clone(), target.clone());
+        under_way.push(SimRuntime::spawn(async move { probe(&node, &target, timeout_ms).await }));
+    }
+    let mut seen = Vec::new();
+    for ended in under_way {
+        seen.push(ended.await.unwrap_or(Observation::Silence));
+        if seen.last() != Some(&Observation::Refused) {
+            break;
+        }
+    }
+    seen
 }
 
 /// Probes as a client connects. What arrived while this program stood still is seen when it goes on.

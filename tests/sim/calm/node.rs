@@ -92,10 +92,10 @@ impl Stream {
 
     /// When it looks again: never two probes at once.
     pub(super) fn next(&self, setup: Setup, rng: &mut Rng, now: u64) -> u64 {
-        let wait = match (self.beat, self.detector.confirming()) {
+        let wait = match (self.beat, self.detector.unconfirmed()) {
             (true, _) => BEAT_MS,
-            (false, true) => CONFIRM_MS,
-            (false, false) => {
+            (false, 1..) => CONFIRM_MS,
+            (false, 0) => {
                 let interval = u64::from(setup.preset.interval_ms);
                 rng.range(interval * 9 / 10, interval * 11 / 10)
             }
