@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::{
     sync::watch,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 use zonekeeper_core::{
@@ -29,6 +29,8 @@ use zonekeeper_peer::{Lane, Loss, PeerError, Peers};
 pub(crate) const INTERVAL_MS: u64 = 500;
 /// A heartbeat that is not answered in this time was silence.
 const DEADLINE: Duration = Duration::from_secs(1);
+/// Reports at most that are on their way to a peer beside its heartbeat.
+const HURRIED: usize = 8;
 
 /// What travels on the Watch lane. Append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,11 +88,26 @@ async fn beat(
     let patience_ms = Preset::BALANCED.patience_ms.into();
     let thresholds = Thresholds { rise: 1, fall: 2, patience_ms };
     let mut detector = Detector::new(thresholds, clock::mono());
+    let (mut seen, mut hurried) = (Observation::Silence, JoinSet::new());
     loop {
         let (sent, started) = (clock::mono(), Instant::now());
         let fresh = report.borrow_and_update().clone();
-        let message = if votes { message(&fresh) } else { codec::bytes(&Beat::Ping) };
-        let seen = observe(peers.call(node, Lane::Watch, message, DEADLINE).await);
+        let first = if votes { message(&fresh) } else { codec::bytes(&Beat::Ping) };
+        let call = peers.call(node, Lane::Watch, first, DEADLINE);
+        tokio::pin!(call);
+        let answers = seen == Observation::Answer;
+        seen = loop {
+            tokio::select! {
+                answer = &mut call => break observe(answer),
+                // on a far path, what is new does not wait for the answer to what was
+                changed = report.changed(), if votes && answers && hurried.len() < HURRIED => {
+                    if changed.is_err() { return }
+                    let (peers, message) = (peers.clone(), message(&report.borrow_and_update().clone()));
+                    hurried.spawn(async move { peers.call(node, Lane::Watch, message, DEADLINE).await });
+                }
+                Some(_) = hurried.join_next() => {} // the call above says what the path is like
+            }
+        };
         let now = clock::mono();
         if detector.observe(seen, sent, now) {
             let verdict = detector.verdict(now);
