@@ -58,7 +58,7 @@ impl std::error::Error for ZoneFileErrors {}
 /// Reads a zone file into RRsets in canonical order, checked as a whole zone: SOA and NS at the apex, every name inside,
 /// no CNAME beside other records.
 pub fn load(path: &Path, origin: &Name) -> Result<Vec<RrSet>, ZoneFileErrors> {
-    let mut loader = Loader::new(origin);
+    let mut loader = Loader { includes: true, ..Loader::new(origin) };
     match File::open(path) {
         Ok(file) => loader.read(BufReader::with_capacity(1 << 16, file), path, 0),
         Err(e) => loader.error(path, 0, format!("cannot be opened: {e}")),
@@ -66,7 +66,8 @@ pub fn load(path: &Path, origin: &Name) -> Result<Vec<RrSet>, ZoneFileErrors> {
     loader.finish(path)
 }
 
-/// Reads zone text that stands in memory; `path` names it in messages and is where `$INCLUDE` starts from.
+/// Reads zone text that stands in memory, which `path` names in messages. It may come from anywhere, so that `$INCLUDE` is
+/// refused: it would show files of this machine.
 pub fn parse(text: &[u8], path: &Path, origin: &Name) -> Result<Vec<RrSet>, ZoneFileErrors> {
     let mut loader = Loader::new(origin);
     loader.read(text, path, 0);
@@ -169,6 +170,8 @@ struct Loader {
     key: Key,
     /// The apex has signatures.
     signed: bool,
+    /// `$INCLUDE` is followed.
+    includes: bool,
 }
 
 impl Loader {
@@ -185,6 +188,7 @@ impl Loader {
             errors: Vec::new(),
             key: Key::default(),
             signed: false,
+            includes: false,
         }
     }
 
@@ -229,6 +233,9 @@ impl Loader {
                 self.ttl = Some(
                     rdata::seconds(&ttl.text()).ok_or_else(|| format!("{:?} is not a TTL", ttl.text()))?,
                 );
+            }
+            ("$INCLUDE", _) if !self.includes => {
+                return Err("$INCLUDE is not followed here; put everything into one text".into());
             }
             ("$INCLUDE", [path, origin @ ..]) if origin.len() <= 1 => {
                 self.include(path, origin.first(), file, depth)?
@@ -302,15 +309,15 @@ impl Loader {
         added
     }
 
-    /// Stated, else `$TTL`, else the last one stated; for an SOA at the start its own minimum (RFC 2308 §4).
+    /// Stated, else `$TTL`, else the last one stated; where there is none yet the minimum of the SOA, as BIND takes
+    /// it.
     fn ttl_of(&mut self, stated: Option<u32>, number: u16, rdata: &[u8]) -> Result<u32, String> {
         let minimum =
             rdata.last_chunk::<4>().filter(|_| number == rtype::SOA).map(|m| u32::from_be_bytes(*m));
-        self.last_ttl = stated.or(self.last_ttl);
+        self.last_ttl = stated.or(self.last_ttl).or(minimum);
         stated
             .or(self.ttl)
             .or(self.last_ttl)
-            .or(minimum)
             .ok_or_else(|| "no TTL is known here; begin the file with $TTL".into())
     }
 

@@ -187,6 +187,7 @@ async fn put_records(
     let state = api.handles.published.load().state.clone();
     may_edit(&caller, &state, &origin)?;
     let set = records::read_set(&origin, &name, &rtype, &text)?;
+    records::leave_services(&state, &origin, &set)?;
     let changes = vec![Change::PutRecords(origin.clone(), vec![set])];
     Ok(Json(write_changes(&caller, &api, guard.reads(origin), changes).await?))
 }

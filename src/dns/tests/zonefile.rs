@@ -50,7 +50,7 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ("SRV", "1 2 443 www", "1 2 443 www.example."),
     ("CAA", "128 issue \"ca.test; x=1\"", ""),
     ("PTR", "a\\.b.test.", ""),
-    ("DS", "12345 13 2 aabb CCDD", "12345 13 2 AABBCCDD"),
+    ("DS", "12345 13 99 aabb CCDD", "12345 13 99 AABBCCDD"),
     ("DNSKEY", "257 3 13 AAEC AwQ=", "257 3 13 AAECAwQ="),
     ("RRSIG", "A 13 2 3600 20370101000000 20240229235959 7 example. AAEC", ""),
     ("NSEC", "b.example. A MX TYPE1234", ""),
@@ -319,7 +319,7 @@ fn mistakes_of_the_whole_zone_are_found() {
     );
     assert_eq!(
         errors(&format!(
-            "{HEAD}c CNAME x\nd A 192.0.2.1\nc TXT y\nc CNAME z\n@ DS 1 1 1 00\nsub SOA ns host 1 1 1 1 1\n"
+            "{HEAD}c CNAME x\nd A 192.0.2.1\nc TXT y\nc CNAME z\n@ DS 1 1 9 00\nsub SOA ns host 1 1 1 1 1\n"
         )),
         [
             "z:9: example. has a DS, which belongs to the parent",
@@ -335,6 +335,36 @@ fn mistakes_of_the_whole_zone_are_found() {
     assert_eq!(errors("a A 192.0.2.1\n")[0], "z:1: no TTL is known here; begin the file with $TTL");
     assert_eq!(errors(" 60 A 192.0.2.1\n")[0], "z:1: the first record has no owner name");
     assert_eq!(errors(&format!("{HEAD}a TXT ( x\n"))[0], "z:5: a parenthesis is never closed");
+}
+
+#[test]
+fn a_file_without_ttl_has_that_of_its_soa() {
+    let text = "@ SOA ns host 1 1 1 1 90\n@ NS ns\na A 192.0.2.1\nb 60 A 192.0.2.2\nc A 192.0.2.3\n";
+    let sets = parse(text.as_bytes(), Path::new("z"), &name("example.")).unwrap();
+    let ttls: Vec<u32> = sets.iter().map(|s| s.ttl).collect();
+    assert_eq!(ttls, [90, 90, 90, 60, 60], "the minimum; then the last one stated (RFC 1035 §5.1)");
+}
+
+#[test]
+fn a_record_without_its_last_field_is_none() {
+    let sha256 = "00".repeat(32);
+    for record in [
+        "DS 1 8 2",
+        "DNSKEY 257 3 8",
+        "TLSA 3 1 1",
+        "SSHFP 1 1",
+        "OPENPGPKEY",
+        "CDS 1 8 2",
+        "DS \\# 4 00010802",
+        "DS 1 8 2 00",
+        "CDS 1 8 4 00",
+    ] {
+        let errors = errors(&format!("{HEAD}a {record}\n"));
+        assert!(errors.len() == 1 && errors[0].starts_with("z:5: "), "{record}: {errors:?}");
+    }
+    for record in [&format!("DS 1 8 2 {sha256}")[..], "DS 1 8 99 00", "CDS 0 0 0 00", "CDNSKEY 0 3 0 AA=="] {
+        parse(format!("{HEAD}a {record}\n").as_bytes(), Path::new("z"), &name("example.")).expect(record);
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use zonekeeper_dns::{Transport, zonefile};
 const ZONE: &str = include_str!("differential/rules.zone");
 const MORE: &str = "a TXT \"x\\\"y\" \\065 ( \"two\"\n \"lines\" )\nb HTTPS 1 . alpn=\"h2,h3\" ipv4hint=192.0.2.1 key99=\"x y\"\n\
     c NSEC3 1 1 10 AABB 2T7B4G4VSA5SMI47K61MV5BV1A22BOJR NS DS\nd RRSIG A 13 2 3600 20370101000000 20240229235959 7 example. AAEC\n\
-    e CAA 128 issue \"ca.test; x=1\"\nf NAPTR 100 10 \"S\" \"SIP+D2U\" \"!^.*$!sip:x@y!\" _sip._udp\ng DS 1 13 2 aabb CCDD\n\
+    e CAA 128 issue \"ca.test; x=1\"\nf NAPTR 100 10 \"S\" \"SIP+D2U\" \"!^.*$!sip:x@y!\" _sip._udp\ng DS 1 13 99 aabb CCDD\n\
     h SSHFP 4 2 00ff\ni TYPE4711 \\# 4 0a00 0001\n$ORIGIN sub2\nj 1h30m IN LOC x\nk ALIAS x\nl URI 1 2 \"https://x/\"\n";
 /// What breaks readers.
 const PARTS: [&str; 34] = [

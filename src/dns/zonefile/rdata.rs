@@ -160,6 +160,7 @@ pub(super) fn parse(
     }
     match rest.first() {
         Some(t) => Err(format!("{:?} is one value too many", t.text())),
+        None if !digest_fits(rtype, out) => Err("the digest's length is not that of its type".into()),
         None if out.len() > usize::from(u16::MAX) => Err("RDATA is longer than 65535 bytes".into()),
         None => Ok(()),
     }
@@ -173,10 +174,23 @@ fn generic(rtype: u16, tokens: &[Token<'_>]) -> Result<Vec<u8>, String> {
     if bytes.len() != usize::from(len) {
         return Err(format!("\\# promises {len} bytes, but {} follow", bytes.len()));
     }
-    match TYPES.iter().any(|t| t.0 == rtype) && format(rtype, &bytes).is_none() {
+    let known = TYPES.iter().any(|t| t.0 == rtype);
+    match known && (format(rtype, &bytes).is_none() || !digest_fits(rtype, &bytes)) {
         true => Err(format!("these bytes are no RDATA of type {}", type_name(rtype))),
         false => Ok(bytes),
     }
+}
+
+/// A digest of a DS or CDS is as long as its type's is (RFC 4034 §5.1.4, RFC 4509, RFC 6605); other types are not known,
+/// and type 0 takes a CDS back (RFC 8078 §4).
+fn digest_fits(rtype: u16, rdata: &[u8]) -> bool {
+    let len = match (rtype, rdata.get(3)) {
+        (43 | 59, Some(1)) => 20,
+        (43 | 59, Some(2)) => 32,
+        (43 | 59, Some(4)) => 48,
+        _ => return true,
+    };
+    rdata.len() == 4 + len
 }
 
 /// Writes RDATA; none when it is not of its type's form.
@@ -349,6 +363,7 @@ impl Field {
             Types => types(tokens, out)?,
             Whole(form) => form.parse(tokens, origin, out)?,
             Params => svcb::parse(tokens, out)?,
+            Base64 | Hex if tokens.is_empty() => return Err(format!("{} is missing", self.what())),
             Base64 => out.extend(joined(tokens, &BASE64, "base64")?),
             Hex => out.extend(joined(tokens, &HEXLOWER_PERMISSIVE, "hex")?),
             Texts if tokens.is_empty() => return Err("a string is missing".into()),
@@ -441,6 +456,7 @@ impl Field {
                 .ok()
                 .filter(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric()))?,
             Rest => quoted(std::mem::take(rdata)),
+            Base64 | Hex if rdata.is_empty() => return None,
             Base64 => BASE64.encode(std::mem::take(rdata)),
             Hex => HEXUPPER.encode(std::mem::take(rdata)),
             Salt => match take_text(rdata)? {

@@ -55,6 +55,33 @@ async fn declared_zones_are_for_administrators() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_would_hide_a_service_are_refused() {
+    let node = Node::start().await;
+    let served = node.state().services.values().next().unwrap().spec.names[0].clone();
+    let zone = node.state().zone_of(&served).unwrap().clone();
+    let put = |owner: String, rtype: &'static str, rdata: &'static str| {
+        let path = format!("/v1/zones/{zone}/records/{owner}/{rtype}");
+        let (node, body) = (&node, json!({"ttl": 30, "records": [rdata]}));
+        async move { node.put(&path, &node.admin, body).await }
+    };
+    for (owner, rtype, rdata) in [
+        (served.to_string(), "NS", "ns.elsewhere.test."),
+        (served.to_string(), "CNAME", "elsewhere.test."),
+        (served.to_string(), "A", "192.0.2.9"),
+        (zone.to_string(), "DNAME", "elsewhere.test."),
+    ] {
+        let answer = put(owner, rtype, rdata).await;
+        assert!(
+            answer.status == 422 && answer.text.contains("would hide service"),
+            "{rtype}: {}",
+            answer.text
+        );
+    }
+    put(served.to_string(), "TXT", "\"beside\"").await.ok();
+    put(format!("below.{served}"), "NS", "ns.elsewhere.test.").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_records_are_told_what_is_wrong() {
     let node = Node::start().await;
     let cases = [
