@@ -25,6 +25,9 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
     "version",
     "rate_limit",
     "slip",
+    "tcp_connections",
+    "tcp_connections_per_network",
+    "tcp_idle",
     "query_log",
     "query_log_sample",
     "encrypted",
@@ -97,6 +100,12 @@ pub struct DnsConfig {
     pub version: Option<String>,
     /// Response rate limiting of UDP; none: off.
     pub rate_limit: Option<RateLimit>,
+    /// TCP connections at once, and as many encrypted ones.
+    pub tcp_connections: usize,
+    /// Of each of them from one network (one address of IPv4, /56 of IPv6).
+    pub tcp_connections_per_network: usize,
+    /// Longest wait for a query on such a connection.
+    pub tcp_idle: Duration,
     /// The query log (dnstap); none: off.
     pub query_log: Option<QueryLog>,
     /// DNS over TLS, HTTPS and QUIC; none: off.

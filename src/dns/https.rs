@@ -10,7 +10,7 @@ use crate::{
     tcp::{MAX_QUERY, Shared},
 };
 use data_encoding::BASE64URL_NOPAD;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -78,7 +78,7 @@ impl Https {
     }
 
     fn admit(self: &Arc<Https>, stream: TcpStream, peer: SocketAddr) {
-        let Some(admitted) = self.shared.admit(peer.ip().to_canonical()) else { return };
+        let Some(admitted) = self.shared.admit(Transport::Https, peer.ip()) else { return };
         let this = self.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -105,7 +105,11 @@ impl Https {
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEADERS as usize);
-        builder.http2().max_concurrent_streams(STREAMS).max_header_list_size(HEADERS);
+        builder
+            .http2()
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS)
+            .initial_stream_window_size(MAX_BODY as u32);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut before = 0;
         loop {
@@ -164,10 +168,20 @@ fn get(query: &str) -> Result<Vec<u8>, StatusCode> {
 /// The query in the body. It is read before it is refused: some clients do not see an answer that comes earlier.
 async fn post(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
     let fits = request.headers().get(CONTENT_TYPE).is_some_and(|t| t == MESSAGE);
-    match Limited::new(request.into_body(), MAX_BODY).collect().await.map(|body| body.to_bytes()) {
-        Ok(_) if !fits => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
-        Ok(body) if body.len() <= MAX_QUERY => Ok(body.to_vec()),
-        Ok(_) | Err(_) => Err(StatusCode::PAYLOAD_TOO_LARGE),
+    let (mut body, mut query, mut len) = (request.into_body(), Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let data = frame.map_err(|_| StatusCode::BAD_REQUEST)?.into_data().unwrap_or_default();
+        len += data.len();
+        match len {
+            ..=MAX_QUERY => query.extend_from_slice(&data),
+            ..=MAX_BODY => query = Vec::new(), // what is too long is not kept
+            _ => return Err(StatusCode::PAYLOAD_TOO_LARGE),
+        }
+    }
+    match len {
+        _ if !fits => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ..=MAX_QUERY => Ok(query),
+        _ => Err(StatusCode::PAYLOAD_TOO_LARGE),
     }
 }
 

@@ -17,6 +17,7 @@ mod geo;
 mod https;
 mod message;
 mod prefetch;
+mod quic;
 mod rate;
 mod responder;
 mod server;

@@ -42,10 +42,10 @@ pub struct DnsConfig {
     pub tap: Option<TapConfig>,
     /// Encrypted transports; default none.
     pub encrypted: Option<EncryptedConfig>,
-    /// TCP connections at once, those for TLS and HTTPS included; default 1000.
+    /// TCP connections at once, and as many encrypted ones (TLS, HTTPS and QUIC); default 1000.
     pub tcp_connections: usize,
-    /// TCP connections at once from one address; default 100.
-    pub tcp_connections_per_address: usize,
+    /// Of each of them from one address of IPv4 or one /56 of IPv6; default 100.
+    pub tcp_connections_per_network: usize,
     /// Longest wait for a query, or for a client that does not read; default 10 s (RFC 7766 §6.2.3 wants seconds).
     pub tcp_idle: Duration,
 }
@@ -61,7 +61,7 @@ impl Default for DnsConfig {
             tap: None,
             encrypted: None,
             tcp_connections: 1000,
-            tcp_connections_per_address: 100,
+            tcp_connections_per_network: 100,
             tcp_idle: Duration::from_secs(10),
         }
     }
@@ -148,7 +148,7 @@ impl DnsServer {
         let mut sockets = Sockets::new(inherited);
         let limits = tcp::Limits {
             total: config.tcp_connections,
-            per_address: config.tcp_connections_per_address,
+            per_network: config.tcp_connections_per_network,
             idle: config.tcp_idle,
         };
         let counters = Arc::new(Counters::default());
@@ -174,7 +174,7 @@ impl DnsServer {
             handed: Vec::new(),
         };
         if let Some(encrypted) = &config.encrypted {
-            let started = Encrypted::start(encrypted, config.tcp_idle, server.shared.clone(), &mut sockets);
+            let started = Encrypted::start(encrypted, server.shared.clone(), &mut sockets);
             server.encrypted = Some(started.map_err(BindError::from)?);
         }
         let workers = config.workers.max(1);
@@ -275,9 +275,6 @@ impl DnsServer {
             drop(socket.shutdown(Shutdown::Both));
         }
         self.shared.stop.cancel();
-        if let Some(encrypted) = &self.encrypted {
-            encrypted.halt();
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,12 +27,31 @@ pub(crate) const MAX_QUERY: usize = 4096;
 /// Answers that may wait in memory for a slow reader.
 const MAX_PENDING: usize = 64 << 10;
 
-/// Limits of all TCP connections together.
+/// Limits of all connections together: plain TCP has its share for itself, so that no flood of encrypted queries takes it
+/// from those who were told to come again over TCP.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) total: usize,
-    pub(crate) per_address: usize,
+    pub(crate) per_network: usize,
     pub(crate) idle: Duration,
+}
+
+/// Whose connection it is: plain or encrypted, and the client's network: an address of IPv4, a /56 of IPv6, of which one
+/// client may have all addresses (RFC 6177 §2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Holder {
+    plain: bool,
+    network: IpAddr,
+}
+
+impl Holder {
+    fn of(transport: Transport, ip: IpAddr) -> Holder {
+        let network = match ip.to_canonical() {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 72 << 72).into(),
+            v4 => v4,
+        };
+        Holder { plain: transport == Transport::Tcp, network }
+    }
 }
 
 /// What all connections share.
@@ -45,7 +64,7 @@ pub(crate) struct Shared {
     /// No more connections are accepted; those that are open go on.
     pub(crate) leave: CancellationToken,
     answerer: Mutex<Answerer>,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<HashMap<Holder, usize>>,
 }
 
 /// One responder for all connections, so that weighted answers keep their shares; answers are made without waiting.
@@ -79,16 +98,17 @@ impl Shared {
     }
 
     /// Counts a connection in; none when a limit is reached.
-    pub(crate) fn admit(self: &Arc<Shared>, ip: IpAddr) -> Option<Admitted> {
+    pub(crate) fn admit(self: &Arc<Shared>, transport: Transport, ip: IpAddr) -> Option<Admitted> {
+        let holder = Holder::of(transport, ip);
         let mut open = locked(&self.open);
-        let total: usize = open.values().sum();
-        let mine = open.get(&ip).copied().unwrap_or(0);
-        if total >= self.limits.total || mine >= self.limits.per_address {
+        let total: usize = open.iter().filter(|(h, _)| h.plain == holder.plain).map(|(_, n)| n).sum();
+        let mine = open.get(&holder).copied().unwrap_or(0);
+        if total >= self.limits.total || mine >= self.limits.per_network {
             self.counters.limited();
             return None;
         }
-        open.insert(ip, mine + 1);
-        Some(Admitted { shared: self.clone(), ip })
+        open.insert(holder, mine + 1);
+        Some(Admitted { shared: self.clone(), holder })
     }
 
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
@@ -125,15 +145,15 @@ impl Shared {
 /// A connection that is counted; it counts itself out.
 pub(crate) struct Admitted {
     shared: Arc<Shared>,
-    ip: IpAddr,
+    holder: Holder,
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         let mut open = locked(&self.shared.open);
-        match open.get_mut(&self.ip) {
+        match open.get_mut(&self.holder) {
             Some(n) if *n > 1 => *n -= 1,
-            _ => drop(open.remove(&self.ip)),
+            _ => drop(open.remove(&self.holder)),
         }
     }
 }
@@ -153,7 +173,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Optio
 }
 
 fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tls: Option<TlsAcceptor>) {
-    let Some(admitted) = shared.admit(peer.ip().to_canonical()) else { return };
+    let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+    let Some(admitted) = shared.admit(transport, peer.ip()) else { return };
     let stop = shared.stop.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -194,12 +215,10 @@ where
         if !timeout(idle, fill(stream, &mut input)).await?? {
             return Ok(());
         }
-        let mut at = 0;
-        while let Some(query) = frame(&input[at..]) {
+        let (mut at, mut good) = (0, true);
+        while good && let Some(query) = frame(&input[at..]) {
             at += 2 + query.len();
-            if !shared.answer(transport, peer, query, &mut out) {
-                return Ok(());
-            }
+            good = shared.answer(transport, peer, query, &mut out);
             if out.len() >= MAX_PENDING {
                 timeout(idle, stream.write_all(&out)).await??;
                 out.clear();
@@ -208,6 +227,9 @@ where
         input.drain(..at);
         timeout(idle, stream.write_all(&out)).await??;
         timeout(idle, stream.flush()).await??;
+        if !good {
+            return Ok(()); // what came before it has its answers
+        }
         out.clear();
         out.shrink_to(MAX_QUERY); // a quiet connection keeps little memory
     }

@@ -42,6 +42,9 @@ fn dns(config: &NodeConfig, certificate: Option<Arc<Certificate>>) -> DnsConfig 
         version: dns.version.clone().unwrap_or_default(),
         rate: dns.rate_limit.map(|r| RateConfig { rate: r.rate, slip: r.slip, ..RateConfig::default() }),
         tap,
+        tcp_connections: dns.tcp_connections,
+        tcp_connections_per_network: dns.tcp_connections_per_network,
+        tcp_idle: dns.tcp_idle,
         encrypted: encrypted.map(|(config, certificate)| encrypted_dns(config, certificate)),
         ..DnsConfig::default()
     }

@@ -126,6 +126,9 @@ fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
         nsid: None,
         version: None,
         rate_limit: None,
+        tcp_connections: 1000,
+        tcp_connections_per_network: 100,
+        tcp_idle: Duration::from_secs(10),
         query_log: None,
         encrypted: None,
         geo: Vec::new(),
@@ -141,12 +144,21 @@ fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
             true => v.word(&words),
             false => Err("does nothing without max_stale; give that too, as \"1h\"".into()),
         });
+        let connections =
+            |field, default| table.or(field, default, |v| v.integer(1..=1_000_000, "connections"));
         Ok(DnsConfig {
             listen: table.or("listen", default.listen.clone(), |v| v.each(listen)),
             workers: workers(&table),
             nsid: table.opt("nsid", |v| v.text(128)),
             version: table.opt("version", |v| v.text(255)),
             rate_limit: rate_limit(&table),
+            tcp_connections: connections("tcp_connections", default.tcp_connections),
+            tcp_connections_per_network: connections(
+                "tcp_connections_per_network",
+                default.tcp_connections_per_network,
+            ),
+            tcp_idle: table
+                .or("tcp_idle", default.tcp_idle, |v| millis(v, 1000..=600_000).map(Duration::from_millis)),
             query_log: query_log(&table, folder),
             encrypted: table.opt("encrypted", |v| encrypted(v, folder)).flatten(),
             geo: table.or("geo", Vec::new(), |v| v.each(|v| v.text(4096).map(|p| folder.join(p)))),

@@ -24,7 +24,7 @@ use std::{
 use zonekeeper_dns::{DnsConfig, DnsFlags, DnsServer, EncryptedConfig, Transport};
 
 const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n";
-/// What the types of hickory-server cannot hold.
+/// What not every library of types can hold.
 const ODD: &str = "empty TYPE65280 \\# 0\nlong CAA 0 abcdefghijklmnopq \"x\"\n";
 const PATH: &str = "/dns-query";
 
@@ -131,7 +131,7 @@ async fn answers_over_tls_are_those_of_every_transport() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_over_tls_are_limited_and_end_when_idle() {
     let idle = Duration::from_millis(1500);
-    let r = start_with(DnsConfig { tcp_connections_per_address: 2, tcp_idle: idle, ..DnsConfig::default() });
+    let r = start_with(DnsConfig { tcp_connections_per_network: 2, tcp_idle: idle, ..DnsConfig::default() });
     let (mut a, mut b, mut c, mut d) = (r.tls(), r.tls(), r.tls(), r.tls());
     let asked = tokio::task::spawn_blocking(move || {
         let q = query("www.example", 1);
@@ -289,20 +289,27 @@ async fn over_quic(connection: &quinn::Connection, q: &[u8]) -> Answer {
     read(&m[2..])
 }
 
+/// A client's endpoint and how it connects.
+fn quic_client(r: &Running) -> (quinn::Endpoint, quinn::ClientConfig) {
+    let quic = quinn::crypto::rustls::QuicClientConfig::try_from(r.client(b"doq")).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    (endpoint, quinn::ClientConfig::new(Arc::new(quic)))
+}
+
+/// A query for an address, with the ID of QUIC.
+fn quic_query(name: &str) -> Vec<u8> {
+    let mut q = query(name, 1);
+    q[..2].fill(0);
+    q
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quinn_asks_over_quic() {
     let r = start();
-    let tls = r.client(b"doq");
-    let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(quic));
+    let (endpoint, config) = quic_client(&r);
     let to = r.addr(Transport::Quic);
     let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
-    let ask = |name: &str| {
-        let mut q = query(name, 1);
-        q[..2].fill(0);
-        q
-    };
+    let ask = quic_query;
     let a = over_quic(&connection, &ask("www.example")).await;
     assert_eq!((a.rcode, a.answer[0].3.as_str()), (0, "192.0.2.80"));
     assert_eq!(over_quic(&connection, &ask("absent.example")).await.rcode, 3);
@@ -311,7 +318,88 @@ async fn quinn_asks_over_quic() {
     assert_eq!(over_quic(&connection, &padded).await.answer.len(), 1);
     let mut odd = query("empty.example", 65_280);
     odd[..2].fill(0);
-    assert_eq!(over_quic(&connection, &odd).await.rcode, 2, "it is answered at least");
+    assert_eq!(over_quic(&connection, &odd).await.answer[0].3, "\\# 0", "the bytes of every transport");
     assert_eq!(r.server.counters().quic, 5);
+    r.server.shutdown().await;
+}
+
+/// Sends the first packet of a handshake and no more, as who spoofs an address does.
+async fn begin_and_go(r: &Running, config: quinn::ClientConfig) {
+    let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (endpoint, _) = quic_client(r);
+    let connecting = endpoint.connect_with(config, relay.local_addr().unwrap(), "localhost").unwrap();
+    let mut packet = [0; 2048];
+    let (len, _) = relay.recv_from(&mut packet).await.unwrap();
+    drop(connecting);
+    relay.send_to(&packet[..len], r.addr(Transport::Quic)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_nobody_finishes_keep_no_one_out() {
+    let r = start_with(DnsConfig { tcp_connections_per_network: 200, ..DnsConfig::default() });
+    let (endpoint, config) = quic_client(&r);
+    for _ in 0..80 {
+        begin_and_go(&r, config.clone()).await;
+    }
+    let asked = async {
+        let connecting = endpoint.connect_with(config, r.addr(Transport::Quic), "localhost").unwrap();
+        let connection = connecting.await.unwrap();
+        over_quic(&connection, &quic_query("www.example")).await
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(4), asked).await;
+    assert_eq!(answer.expect("no answer in 4 s").answer[0].3, "192.0.2.80");
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_over_quic_are_limited_and_end_when_no_query_comes() {
+    let idle = Duration::from_millis(1500);
+    let r = start_with(DnsConfig { tcp_connections_per_network: 2, tcp_idle: idle, ..DnsConfig::default() });
+    let (endpoint, mut config) = quic_client(&r);
+    let mut transport = quinn::TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_millis(200))); // pings are no queries
+    config.transport_config(Arc::new(transport));
+    let connect = || endpoint.connect_with(config.clone(), r.addr(Transport::Quic), "localhost").unwrap();
+    let (a, b) = (connect().await.unwrap(), connect().await.unwrap());
+    let refused = connect().await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused:?}");
+    assert_eq!(over_quic(&a, &quic_query("www.example")).await.answer.len(), 1);
+    for connection in [a, b] {
+        let why = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap();
+        assert!(
+            matches!(&why, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 0u32.into()),
+            "{why:?}"
+        );
+    }
+    assert!(connect().await.is_ok(), "there is room again");
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_query_over_quic_ends_the_connection() {
+    let r = start();
+    let good = quic_query("www.example");
+    let framed = |q: &[u8]| [&(q.len() as u16).to_be_bytes(), q].concat();
+    let id = query("www.example", 1);
+    let (endpoint, config) = quic_client(&r);
+    for (what, bytes) in [
+        ("an ID", framed(&id)),
+        ("cut off", framed(&good)[..20].to_vec()),
+        ("too long", 5000u16.to_be_bytes().to_vec()),
+        ("nothing", Vec::new()),
+        ("a response", framed(&[&[0, 0, 0x80][..], &good[3..]].concat())),
+    ] {
+        let connecting = endpoint.connect_with(config.clone(), r.addr(Transport::Quic), "localhost").unwrap();
+        let connection = connecting.await.unwrap();
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(&bytes).await.unwrap();
+        send.finish().unwrap();
+        let why = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect(what);
+        let protocol_error = 2u32.into(); // RFC 9250 §4.3
+        assert!(
+            matches!(&why, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == protocol_error),
+            "{what}: {why:?}"
+        );
+    }
     r.server.shutdown().await;
 }

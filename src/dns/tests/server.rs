@@ -173,7 +173,7 @@ async fn answers_are_counted_by_zone_and_by_the_time_they_took() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tcp_is_bounded() {
     let idle = Duration::from_millis(300);
-    let r = start(DnsConfig { tcp_connections_per_address: 2, tcp_idle: idle, ..on("127.0.0.1:0") });
+    let r = start(DnsConfig { tcp_connections_per_network: 2, tcp_idle: idle, ..on("127.0.0.1:0") });
     let addr = r.server.local_addrs()[0];
     let mut quiet = connect(addr);
     quiet.write_all(&[0]).unwrap(); // half a length: the clock runs
@@ -191,6 +191,19 @@ async fn tcp_is_bounded() {
         answered == 2
     });
     assert!(r.server.counters().limited > 0);
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_before_a_bad_one_have_their_answers() {
+    let r = start(on("127.0.0.1:0"));
+    let mut s = connect(r.server.local_addrs()[0]);
+    let good = frame(&query("www.example", 1));
+    s.write_all(&[&good[..], &good, &frame(b"short"), &good].concat()).unwrap();
+    for _ in 0..2 {
+        receive(&mut s);
+    }
+    assert!(matches!(s.read(&mut [0; 1]), Ok(0) | Err(_)), "and then it is closed");
     r.server.shutdown().await;
 }
 
