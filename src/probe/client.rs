@@ -384,8 +384,8 @@ mod tests {
         let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
-        let seen = Tries::new(spare.clone()).probe(&key(addr), patient, 1).await;
-        assert_eq!(seen, Ok((Observation::Answer, 1)));
+        let saw = Tries::new(spare.clone()).probe(&key(addr), patient, 1).await;
+        assert_eq!(saw, Ok((Observation::Answer, 1)));
         assert!(seen.load(Relaxed) >= 3, "two tries hang");
         let (addr, seen) = deaf(usize::MAX).await;
         let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
