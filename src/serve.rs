@@ -15,7 +15,7 @@ use std::{
 };
 use zonekeeper_config::{
     AdminConfig, ClusterConfig, DRAIN_MS, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig,
-    plan, stages,
+    TCP_CONNECTIONS, TCP_CONNECTIONS_PER_NETWORK, TCP_IDLE, plan, stages,
 };
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
@@ -186,6 +186,9 @@ impl Serve {
                 nsid: None,
                 version: None,
                 rate_limit: None,
+                tcp_connections: TCP_CONNECTIONS,
+                tcp_connections_per_network: TCP_CONNECTIONS_PER_NETWORK,
+                tcp_idle: TCP_IDLE,
                 query_log: None,
                 encrypted: None,
                 geo: Vec::new(),

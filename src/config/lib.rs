@@ -34,7 +34,7 @@ mod zone;
 pub use cluster::ClusterConfig;
 pub use node::{
     AdminConfig, DRAIN_MS, DnsCertificate, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale,
-    PeerConfig, ProxyConfig, QueryLog, RateLimit,
+    PeerConfig, ProxyConfig, QueryLog, RateLimit, TCP_CONNECTIONS, TCP_CONNECTIONS_PER_NETWORK, TCP_IDLE,
 };
 pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
 pub use problem::{Place, Problem, Problems, Severity};

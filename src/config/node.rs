@@ -37,6 +37,12 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
 ];
 pub(crate) const ENCRYPTED_FIELDS: &[&str] = &["tls", "https", "quic", "path", "cert", "key", "certificate"];
 pub(crate) const PROXY_FIELDS: &[&str] = &["workers", "drain"];
+/// [`DnsConfig::tcp_connections`] where the file says nothing.
+pub const TCP_CONNECTIONS: usize = 1000;
+/// [`DnsConfig::tcp_connections_per_network`] where the file says nothing.
+pub const TCP_CONNECTIONS_PER_NETWORK: usize = 100;
+/// [`DnsConfig::tcp_idle`] where the file says nothing (RFC 7766 §6.2.3 wants seconds).
+pub const TCP_IDLE: Duration = Duration::from_secs(10);
 /// How long open connections may go on at a stop, in milliseconds.
 pub const DRAIN_MS: u32 = 5000;
 

@@ -172,10 +172,13 @@ async fn post(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
     while let Some(frame) = body.frame().await {
         let data = frame.map_err(|_| StatusCode::BAD_REQUEST)?.into_data().unwrap_or_default();
         len += data.len();
-        match len {
-            ..=MAX_QUERY => query.extend_from_slice(&data),
-            ..=MAX_BODY => query = Vec::new(), // what is too long is not kept
-            _ => return Err(StatusCode::PAYLOAD_TOO_LARGE),
+        if len > MAX_BODY {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        if len <= MAX_QUERY {
+            query.extend_from_slice(&data);
+        } else {
+            query = Vec::new(); // what is too long is not kept
         }
     }
     match len {

@@ -46,7 +46,6 @@ fn dns(config: &NodeConfig, certificate: Option<Arc<Certificate>>) -> DnsConfig 
         tcp_connections_per_network: dns.tcp_connections_per_network,
         tcp_idle: dns.tcp_idle,
         encrypted: encrypted.map(|(config, certificate)| encrypted_dns(config, certificate)),
-        ..DnsConfig::default()
     }
 }
 
