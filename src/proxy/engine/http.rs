@@ -282,9 +282,14 @@ impl Session {
             return Err((Answer::BodyTooLarge, asked, false));
         }
         let pool = live.routes[index].next();
-        // An answer of success would say that the tunnel stands (RFC 9113 §8.5), and another protocol has no upgrade.
-        let tunnels = pool.map_or(!fixed::succeeds(&route.spec.target), |p| !view.pool(p).table.http2);
-        if !tunnels && self.wire.stream2().is_some_and(|s| s.accept().is_some()) {
+        let websocket = request.upgrade.is_some_and(|u| u.eq_ignore_ascii_case(b"websocket"));
+        let refused = match pool {
+            // HTTP/2 has no upgrade; any other one may be ignored (RFC 9110 §7.8).
+            Some(pool) => websocket && view.pool(pool).table.http2,
+            // An answer of success would say that the tunnel stands (RFC 9113 §8.5).
+            None => websocket && self.wire.stream2().is_some() && fixed::succeeds(&route.spec.target),
+        };
+        if refused {
             return Err((Answer::Tunnel, asked, true));
         }
         let mut out = Out::new();

@@ -23,7 +23,7 @@ pub enum Answer {
     HeadTooLarge,
     /// CONNECT: this is no forward proxy.
     Method,
-    /// A tunnel of HTTP/2 to where nothing changes its protocol.
+    /// A WebSocket to where nothing changes its protocol.
     Tunnel,
     /// No backend answered properly.
     BadGateway,

@@ -228,6 +228,18 @@ async fn what_http2_cannot_carry_is_refused_and_no_backend_suffers() {
     assert_eq!((of_a.errors, of_a.ejections, of_a.requests), (0, 0, 3));
 }
 
+/// HTTP/2 has no upgrade: who asks for a WebSocket is told so, and what else is offered is not taken up.
+#[tokio::test]
+async fn an_upgrade_to_websocket_is_refused_and_any_other_one_ignored() {
+    let a = backend(|_, asked| echo("a", asked));
+    let world = over(&[a.addr]);
+    let ask = |to| format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {to}\r\n\r\n");
+    assert_eq!((world.ask(&ask("WebSocket")).await.status, a.count()), (501, 0));
+    for other in ["h2c", "other"] {
+        assert_eq!(world.ask(&ask(other)).await.by(), "a", "{other}");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_body_in_chunks_ends_the_request() {
     let a = backend(|_, asked| echo("a", asked));
