@@ -187,6 +187,44 @@ async fn a_backend_that_is_killed_is_invisible_to_what_may_be_repeated() {
     }
 }
 
+/// Messages of a few bytes that wait for a client that takes none do not end the connection that others share.
+#[tokio::test]
+async fn small_frames_that_wait_for_a_slow_client_harm_no_other() {
+    const FRAMES: u64 = 40_000; // more than the window of a stream holds
+    let sent = Arc::new(AtomicU64::new(0));
+    let told = sent.clone();
+    let a = backend(move |_, (request, mut respond): Asked| {
+        let sent = told.clone();
+        async move {
+            if request.uri().path() != "/small" {
+                return echo("a", (request, respond)).await;
+            }
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            while sent.fetch_add(1, Relaxed) < FRAMES {
+                send.reserve_capacity(8);
+                let Some(Ok(_)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+                send.send_data(Bytes::from_static(b"message."), false).unwrap();
+            }
+            let _ = send.send_data(Bytes::new(), true);
+        }
+    });
+    let world = over(&[a.addr]);
+    let client = Client2::connect(world.addr("web")).await;
+    let asked = Request::get("http://w.example/small").body(()).unwrap();
+    let mut sender = client.0.clone().ready().await.unwrap();
+    let (response, _) = sender.send_request(asked, true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    eventually("the window is full", async || sent.load(Relaxed) >= 32_000).await;
+    assert_eq!(world.client().await.get("/").await.by(), "a");
+    let mut got = 0;
+    while let Some(data) = timeout(PATIENCE, body.data()).await.expect("the proxy is silent") {
+        let data = data.unwrap();
+        got += data.len() as u64;
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    assert_eq!(got, 8 * FRAMES);
+}
+
 /// A backend that accepts streams and stays silent: its connection gets no more requests.
 #[tokio::test]
 async fn a_silent_connection_is_left() {

@@ -223,6 +223,51 @@ async fn streams_of_one_connection_run_side_by_side() {
     assert_eq!((of_web.connections, of_web.requests), (1, 100));
 }
 
+/// A body in frames as small as the messages of a stream, which waits for its backend, is no flood.
+#[tokio::test]
+async fn a_window_of_small_frames_may_wait() {
+    const FRAMES: usize = 256 * 1024 / 16;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = Server::with(any(), move |mut stream, n| {
+        let mut released = released.clone();
+        async move {
+            let mut pending = Vec::new();
+            while let Some((_, body)) = read_request(&mut stream, &mut pending).await {
+                n.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let _ = released.wait_for(|r| *r).await;
+                let (text, answer) = (body.len().to_string(), "HTTP/1.1 200 OK\r\nContent-Length:");
+                let answer = format!("{answer} {}\r\n\r\n{text}", text.len());
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await;
+            }
+        }
+    });
+    let mut state = clear(&[slow.addr]);
+    edit_pool(&mut state, |p| p.max_connections = 1);
+    edit_listener(&mut state, |l| l.routes[0].hosts = vec!["w.example".into()]);
+    let world = World::start(state);
+    let client = Client2::connect(world.addr("web")).await;
+    let first = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/").await.status }
+    });
+    eventually("the backend has the first", async || slow.count() == 1).await;
+    let second = tokio::spawn({
+        let client = client.clone();
+        let asked = post("/").header("content-length", 16 * FRAMES).body(()).unwrap();
+        async move { client.ask(asked, &vec![[b'x'; 16].as_slice(); FRAMES]).await }
+    });
+    eventually("all frames wait", async || {
+        let other = Request::get("http://other.example/").body(()).unwrap();
+        assert_eq!(client.ask(other, &[]).await.status, 404, "the connection goes on");
+        world.proxy.counters().listeners[0].1.bytes_in > (9 + 16) * FRAMES as u64
+    })
+    .await;
+    release.send(true).unwrap();
+    assert_eq!(first.await.unwrap(), 200);
+    let got = second.await.unwrap();
+    assert_eq!((got.status, got.by()), (200, (16 * FRAMES).to_string()));
+}
+
 #[tokio::test]
 async fn what_is_refused_and_what_a_route_answers_itself() {
     let a = Server::start("a");
