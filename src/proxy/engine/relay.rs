@@ -145,11 +145,12 @@ async fn forward(
         return (Ended::Unserved, pool, None);
     };
     let idle_ms = listener.table.idle_timeout_ms;
+    let announced = backend.written();
     let ok = relay(&client.timer, idle_ms, wire, &backend, (read, Buffer::default())).await;
     counters::add(&cell.bytes_in, wire.read());
     counters::add(&cell.bytes_out, wire.written());
     let totals = &lease.health().totals;
-    totals.bytes_in.fetch_add(backend.written(), Relaxed);
+    totals.bytes_in.fetch_add(backend.written() - announced, Relaxed);
     totals.bytes_out.fetch_add(backend.read(), Relaxed);
     let ended = match ok {
         true => Ended::Closed,

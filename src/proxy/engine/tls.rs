@@ -35,7 +35,7 @@ pub(crate) struct Tls {
     end: End,
     /// Read and not yet decrypted.
     incoming: Buffer,
-    /// Encrypted bytes that the system took.
+    /// Bytes that the system took: encrypted ones, and what stood before them.
     sent: u64,
     /// Its TCP ended before it said so itself.
     cut: bool,
@@ -149,7 +149,12 @@ impl Tls {
         &self.stream
     }
 
-    /// Encrypted bytes that the system took so far.
+    /// Counts what the system took before the handshake.
+    pub(crate) fn count_before(&mut self, n: usize) {
+        self.sent += n as u64;
+    }
+
+    /// Bytes that the system took so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }

@@ -266,9 +266,9 @@ impl Lease {
         opened
     }
 
-    /// Tells whose connection it is, where the pool's backends are told; false when that is not taken.
-    async fn announce(&self, stream: &Stream, timer: &Timer, ends: Option<Ends>) -> bool {
-        let (Some(version), Some(ends)) = (self.pool().table.send_proxy, ends) else { return true };
+    /// Tells whose connection it is, where the pool's backends are told; in how many bytes, none when they are not taken.
+    async fn announce(&self, stream: &Stream, timer: &Timer, ends: Option<Ends>) -> Option<usize> {
+        let (Some(version), Some(ends)) = (self.pool().table.send_proxy, ends) else { return Some(0) };
         let mut header = Out::new();
         preamble::write(version, ends, &mut header);
         let mut at = 0;
@@ -276,25 +276,28 @@ impl Lease {
             while at < header.len() {
                 match stream.poll_write(&header[at..]) {
                     Poll::Ready(Ok(n)) if n > 0 => at += n,
-                    Poll::Ready(_) => return Poll::Ready(false),
-                    Poll::Pending if timer.expired(Side::Backend) => return Poll::Ready(false),
+                    Poll::Ready(_) => return Poll::Ready(None),
+                    Poll::Pending if timer.expired(Side::Backend) => return Poll::Ready(None),
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            Poll::Ready(true)
+            Poll::Ready(Some(at))
         })
         .await
     }
 
-    /// Shakes hands where the pool has TLS; none when the backend is not who it shall be.
-    async fn encrypt(&self, stream: Stream, timer: &Timer) -> Option<Wire> {
+    /// Shakes hands where the pool has TLS; none when the backend is not who it shall be. So many bytes were sent `before`.
+    async fn encrypt(&self, stream: Stream, before: usize, timer: &Timer) -> Option<Wire> {
         let table = &self.pool().table;
         if table.tls.is_none() {
-            return Some(Wire::plain(stream));
+            let wire = Wire::plain(stream);
+            wire.count_before(before);
+            return Some(wire);
         }
         let client = self.pool().tls.as_ref()?;
         let tls = Tls::to(stream, client.config().clone(), client.name(self.health().addr.ip())).ok()?;
         let wire = Wire::tls(tls);
+        wire.count_before(before);
         let shaken = wire.handshake(timer, Side::Backend).await;
         (shaken.is_ok() && (!table.http2 || wire.speaks_http2())).then_some(wire)
     }
@@ -313,9 +316,10 @@ impl Lease {
             Poll::Pending => Poll::Pending,
         })
         .await;
-        let wire = match connected && self.announce(&stream, timer, ends).await {
-            true => self.encrypt(stream, timer).await,
-            false => None,
+        let announced = if connected { self.announce(&stream, timer, ends).await } else { None };
+        let wire = match announced {
+            Some(before) => self.encrypt(stream, before, timer).await,
+            None => None,
         };
         timer.disarm(Side::Backend);
         wire

@@ -194,6 +194,14 @@ impl Wire {
         self.written.get()
     }
 
+    /// Counts what its TCP was given before it was made, for [`Wire::sent`].
+    pub(crate) fn count_before(&self, n: usize) {
+        match &self.kind {
+            Kind::Tls(t) => t.borrow_mut().count_before(n),
+            _ => add(&self.written, n),
+        }
+    }
+
     /// Bytes that its TCP was given so far.
     pub(crate) fn sent(&self) -> u64 {
         match &self.kind {

@@ -3,7 +3,10 @@
 use crate::support::*;
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering::Relaxed,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zonekeeper_core::model::{Network, Protocol, ProxyHeader};
@@ -213,6 +216,40 @@ async fn clients_that_come_and_go_leave_a_bounded_number_of_connections() {
     }
     assert!(most <= 300, "{most} connections stand");
     assert_eq!(kept.get("/").await.text(), own, "who stays is served on");
+}
+
+/// A backend that ends its connection after each request, just as the next one comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_told_connection_that_ended_is_invisible_to_any_method() {
+    let late = Arc::new(AtomicU64::new(0));
+    let came_late = late.clone();
+    let ending = Server::with(any(), move |mut stream, n| {
+        let late = came_late.clone();
+        async move {
+            loop {
+                let mut pending = Vec::new();
+                while !pending.ends_with(b"hello") {
+                    if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
+                        return;
+                    }
+                }
+                let n = n.fetch_add(1, Relaxed);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                let end = std::time::Instant::now() + std::time::Duration::from_micros(n * 7 % 400);
+                while std::time::Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                if crate::exchange::ended(&stream, &late) {
+                    return;
+                }
+            }
+        }
+    });
+    let mut state = state(Protocol::Http, &[ending.addr]);
+    edit_pool(&mut state, |p| p.send_proxy = Some(ProxyHeader::V2));
+    let world = World::try_start(state, 1).unwrap();
+    let posted = crate::exchange::posts_come_through(&world, &late).await;
+    assert!(ending.count() <= posted, "none was executed twice");
 }
 
 /// Connections to an address that stand, as the system counts them.
