@@ -1,11 +1,16 @@
-//! Sockets: how listeners are opened, and the two socket options that no safe interface offers.
-#![allow(unsafe_code)] // TCP_INFO and TCP_DEFER_ACCEPT have no safe wrapper in our dependencies
+//! Sockets: how listeners are opened, and the socket options that no safe interface offers.
+#![allow(unsafe_code)] // TCP_INFO, TCP_DEFER_ACCEPT and IP_PKTINFO have no safe wrapper in our dependencies
 
-use rustix::net::sockopt;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use libc::c_int;
+use rustix::{
+    io::Errno,
+    net::{RecvAncillaryBuffer, RecvFlags, getsockname, recvmsg, sockopt},
+};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 use std::{
-    io, mem,
-    net::SocketAddr,
+    io::{self, IoSlice, IoSliceMut},
+    mem::{self, MaybeUninit},
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -72,8 +77,78 @@ pub(crate) fn is_udp(socket: &OwnedFd) -> bool {
     sockopt::socket_type(socket).is_ok_and(|t| t == rustix::net::SocketType::DGRAM)
 }
 
+/// A control message of Linux: its length, its level and kind, and what it says from here on.
+const SAYS: usize = mem::size_of::<usize>() + 8;
+/// Room for one with an `in6_pktinfo`, the largest.
+const CONTROL: usize = SAYS + 24;
+
+/// That room, aligned as `cmsghdr` asks.
+#[repr(align(8))]
+struct Control([MaybeUninit<u8>; CONTROL]);
+
+/// Asks for the address that each datagram was sent to, where the socket has many: one that is bound to a wildcard. Whether
+/// it is.
+pub(crate) fn tell_local(socket: &OwnedFd) -> bool {
+    let local = getsockname(socket).ok().and_then(|a| SocketAddr::try_from(a).ok());
+    match local.filter(|a| a.ip().is_unspecified()) {
+        Some(SocketAddr::V4(_)) => set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1).is_ok(),
+        Some(SocketAddr::V6(_)) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1).is_ok(),
+        None => false,
+    }
+}
+
+/// A datagram: its length, who sent it, and to which address of ours, where [`tell_local`] asked for that.
+pub(crate) type Datagram = (usize, Option<SocketAddr>, Option<IpAddr>);
+
+/// Takes a datagram.
+pub(crate) fn receive_told(socket: &OwnedFd, room: &mut [u8]) -> Result<Datagram, Errno> {
+    let mut control = Control([MaybeUninit::new(0); CONTROL]);
+    let mut told = RecvAncillaryBuffer::new(&mut control.0);
+    let got = recvmsg(socket, &mut [IoSliceMut::new(room)], &mut told, RecvFlags::empty())?;
+    drop(told);
+    // SAFETY: all of it was written above, and the kernel writes bytes over it.
+    let control = control.0.map(|byte| unsafe { byte.assume_init() });
+    Ok((got.bytes, got.address.and_then(|a| SocketAddr::try_from(a).ok()), local_of(&control)))
+}
+
+/// The address that an answer can leave from; none when it was sent to many.
+fn local_of(control: &[u8; CONTROL]) -> Option<IpAddr> {
+    let (head, says) = control.split_first_chunk::<SAYS>()?;
+    let [.., a, b, c, d, e, f, g, h] = *head;
+    let addr: IpAddr = match (c_int::from_ne_bytes([a, b, c, d]), c_int::from_ne_bytes([e, f, g, h])) {
+        // Behind the number of an interface: our address, and then the one in the packet, which may be of many.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => (*says[4..].first_chunk::<4>()?).into(),
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => (*says.first_chunk::<16>()?).into(),
+        _ => return None,
+    };
+    (!addr.is_unspecified() && !addr.is_multicast()).then_some(addr)
+}
+
+/// Sends a datagram from this address of ours, if there is room for it now.
+pub(crate) fn send_from(socket: &OwnedFd, data: &[u8], from: IpAddr, to: SocketAddr) -> io::Result<usize> {
+    let mut control = [0; CONTROL];
+    let (head, says) = control.split_at_mut(SAYS);
+    let (level, kind, len) = match from {
+        IpAddr::V4(v4) => {
+            says[4..8].copy_from_slice(&v4.octets());
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, mem::size_of::<libc::in_pktinfo>())
+        }
+        IpAddr::V6(v6) => {
+            says[..16].copy_from_slice(&v6.octets());
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, mem::size_of::<libc::in6_pktinfo>())
+        }
+    };
+    let len = SAYS + len;
+    head[..SAYS - 8].copy_from_slice(&len.to_ne_bytes());
+    head[SAYS - 8..SAYS - 4].copy_from_slice(&level.to_ne_bytes());
+    head[SAYS - 4..].copy_from_slice(&kind.to_ne_bytes());
+    let (to, data) = (SockAddr::from(to), [IoSlice::new(data)]);
+    let message = MsgHdr::new().with_addr(&to).with_buffers(&data).with_control(&control[..len]);
+    SockRef::from(socket).sendmsg(&message, libc::MSG_DONTWAIT)
+}
+
 /// How many seconds the system waits for a client's first bytes before it hands the connection over without them.
-const DEFER_S: libc::c_int = 1;
+const DEFER_S: c_int = 1;
 
 /// One worker's listening socket on a reserved address. With `spoken` a connection is accepted when its client has sent
 /// something, which saves a wake-up; only where the client speaks first.
@@ -84,22 +159,22 @@ pub(crate) fn listen(addr: SocketAddr, spoken: bool) -> io::Result<std::net::Tcp
     socket.set_tcp_nodelay(true)?;
     sockopt::set_tcp_quickack(&socket, false)?;
     if spoken {
-        defer_accept(&socket)?;
+        set(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFER_S)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn defer_accept(socket: &Socket) -> io::Result<()> {
-    // SAFETY: the pointer and the length describe `DEFER_S`, a constant of the type that the option takes.
+fn set(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which outlives the call and is of the type that the options take.
     let rc = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            std::ptr::from_ref(&DEFER_S).cast::<libc::c_void>(),
-            mem::size_of_val(&DEFER_S) as libc::socklen_t,
+            level,
+            name,
+            std::ptr::from_ref(&value).cast::<libc::c_void>(),
+            mem::size_of_val(&value) as libc::socklen_t,
         )
     };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

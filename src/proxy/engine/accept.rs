@@ -79,6 +79,8 @@ pub(crate) struct Handed {
 /// A door as its worker has it.
 pub(crate) struct Door {
     handed: Handed,
+    /// Datagrams come for many addresses, and their answers leave from those.
+    pub(crate) wildcard: bool,
     /// Those of its datagrams.
     pub(crate) sessions: udp::Sessions,
 }
@@ -183,7 +185,8 @@ enum Accepted {
 
 /// Begins to accept.
 pub(crate) fn open(worker: &Rc<Worker>, handed: Handed) {
-    let door = Door { handed, sessions: RefCell::default() };
+    let wildcard = handed.udp && socket::tell_local(&handed.socket);
+    let door = Door { handed, wildcard, sessions: RefCell::default() };
     let mut doors = worker.doors.borrow_mut();
     let number = doors.iter().position(Option::is_none).unwrap_or_else(|| {
         doors.push(None);

@@ -3,7 +3,8 @@
 //! configuration: the client's next datagram begins another one.
 //!
 //! A client's datagram costs a lookup and two system calls; one that its backend's socket does not take is lost, as on a
-//! full network. Sessions are bounded as connections are, by listener and by address.
+//! full network. Sessions are bounded as connections are, by listener and by address. At a wildcard, one client has one for
+//! each address that it sends to: clients take answers from there only.
 
 use super::{
     View, Worker,
@@ -13,7 +14,7 @@ use super::{
     timer::{BURST, Side},
     upstream::Lease,
 };
-use crate::{counters, health::BackendHealth, live::Split};
+use crate::{counters, health::BackendHealth, live::Split, socket};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, recvfrom, sendto},
@@ -22,7 +23,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::poll_fn,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -40,12 +41,16 @@ thread_local! {
     static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGEST].into());
 }
 
+/// A client, and the address of ours that it sends to, where there are many.
+type Asker = (SocketAddr, Option<IpAddr>);
 /// The sessions at one socket.
-pub(crate) type Sessions = RefCell<HashMap<SocketAddr, Rc<Session>>>;
+pub(crate) type Sessions = RefCell<HashMap<Asker, Rc<Session>>>;
 
 /// One client's datagrams.
 pub(crate) struct Session {
     lease: Lease,
+    /// What its answers leave from; none: the socket has one address.
+    local: Option<IpAddr>,
     backend: Stream,
     /// When a datagram went either way, in milliseconds of the loop's clock.
     last: Cell<u64>,
@@ -87,19 +92,24 @@ fn declared(view: &View, door: &Door, backend: &Arc<BackendHealth>) -> Option<Ba
 pub(crate) fn receive(worker: &Rc<Worker>, door: &Rc<Door>) {
     ROOM.with_borrow_mut(|room| {
         for _ in 0..BATCH {
-            let (len, from) = match recvfrom(&door.socket, &mut room[..], RecvFlags::empty()) {
-                Ok((_, len, from)) => (len, from.and_then(|a| SocketAddr::try_from(a).ok())),
+            let received = match door.wildcard {
+                true => socket::receive_told(&door.socket, room),
+                false => recvfrom(&door.socket, &mut room[..], RecvFlags::empty())
+                    .map(|(_, len, from)| (len, from.and_then(|a| SocketAddr::try_from(a).ok()), None)),
+            };
+            let (len, from, local) = match received {
+                Ok(datagram) => datagram,
                 Err(Errno::AGAIN) => return,
                 Err(_) => continue, // of an answer that did not reach its client
             };
             if let Some(from) = from {
-                forward(worker, door, from, &room[..len]);
+                forward(worker, door, (from, local), &room[..len]);
             }
         }
     });
 }
 
-fn forward(worker: &Rc<Worker>, door: &Rc<Door>, from: SocketAddr, data: &[u8]) {
+fn forward(worker: &Rc<Worker>, door: &Rc<Door>, from: Asker, data: &[u8]) {
     let mut known = door.sessions.borrow().get(&from).cloned();
     if let Some(session) = known.take_if(|s| !s.stays(worker, door)) {
         door.sessions.borrow_mut().remove(&from);
@@ -117,7 +127,7 @@ fn forward(worker: &Rc<Worker>, door: &Rc<Door>, from: SocketAddr, data: &[u8]) 
 }
 
 /// A session of a new client; none at a limit or without a backend.
-fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Session>> {
+fn begin(worker: &Rc<Worker>, door: &Rc<Door>, (peer, local): Asker) -> Option<Rc<Session>> {
     let view = worker.view();
     let index = view.live.find(&door.id)?;
     let listener = view.listener(index);
@@ -141,6 +151,7 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Se
     let table = Cell::new(declared(&view, door, lease.health()));
     let session = Rc::new(Session {
         lease,
+        local,
         backend,
         last: Cell::new(now),
         received: Cell::new(0),
@@ -150,7 +161,7 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Se
         version: Cell::new(view.version),
         table,
     });
-    door.sessions.borrow_mut().insert(peer, session.clone());
+    door.sessions.borrow_mut().insert((peer, local), session.clone());
     let (door, worker_, served) = (door.clone(), worker.clone(), session.clone());
     worker.reactor.spawn(|timer| {
         served.task.set(timer.task());
@@ -162,8 +173,9 @@ fn begin(worker: &Rc<Worker>, door: &Rc<Door>, peer: SocketAddr) -> Option<Rc<Se
 async fn serve(client: Client, door: Rc<Door>, session: Rc<Session>, view: Rc<View>, idle_ms: u32) {
     let sent = answer(&client, &door, &session, idle_ms).await;
     let own = |known: &Rc<Session>| Rc::ptr_eq(known, &session);
-    if door.sessions.borrow().get(&client.peer).is_some_and(own) {
-        door.sessions.borrow_mut().remove(&client.peer);
+    let asker = (client.peer, session.local);
+    if door.sessions.borrow().get(&asker).is_some_and(own) {
+        door.sessions.borrow_mut().remove(&asker);
     }
     if let Some(index) = view.live.find(&client.listener) {
         let cell = view.listener(index).cells.of(client.worker.index);
@@ -197,7 +209,7 @@ async fn answer(client: &Client, door: &Door, session: &Session, idle_ms: u32) -
             let polled = ROOM.with_borrow_mut(|room| match session.backend.poll_datagram(room) {
                 Poll::Ready(Ok(len)) => {
                     sent += len as u64;
-                    let _ = sendto(&door.socket, &room[..len], SendFlags::DONTWAIT, &client.peer);
+                    reply(door, &room[..len], (client.peer, session.local));
                     Poll::Ready(Ok(len as u64))
                 }
                 Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
@@ -233,6 +245,15 @@ async fn answer(client: &Client, door: &Door, session: &Session, idle_ms: u32) -
     })
     .await;
     sent
+}
+
+/// Sends a datagram to a client.
+fn reply(door: &Door, data: &[u8], (peer, local): Asker) {
+    // One that finds no room is lost.
+    let _ = match local {
+        Some(local) => socket::send_from(&door.socket, data, local, peer),
+        None => sendto(&door.socket, data, SendFlags::DONTWAIT, &peer).map_err(Into::into),
+    };
 }
 
 /// The backend takes no datagrams: the next one of the client goes to another one.

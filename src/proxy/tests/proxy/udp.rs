@@ -38,8 +38,14 @@ struct Asker(UdpSocket);
 
 impl Asker {
     async fn new(world: &World) -> Asker {
-        let socket = UdpSocket::bind(any()).await.unwrap();
-        socket.connect(world.addr("web")).await.unwrap();
+        Asker::of(world.addr("web")).await
+    }
+
+    /// One that takes answers from there only.
+    async fn of(addr: SocketAddr) -> Asker {
+        let own = if addr.is_ipv4() { any() } else { "[::1]:0".parse().unwrap() };
+        let socket = UdpSocket::bind(own).await.unwrap();
+        socket.connect(addr).await.unwrap();
         Asker(socket)
     }
 
@@ -78,6 +84,31 @@ async fn a_client_keeps_its_backend_and_clients_are_balanced() {
     let counters = world.proxy.counters();
     assert_eq!((counters.listeners[0].1.connections, counters.listeners[0].1.active), (6, 6));
     assert_eq!(counters.backends.iter().map(|b| b.2.active).sum::<u64>(), 6);
+}
+
+#[tokio::test]
+async fn at_a_wildcard_answers_leave_from_the_address_that_was_asked() {
+    let a = echo("a").await;
+    for (wildcard, addresses) in [("0.0.0.0:0", &["127.0.0.2", "127.0.0.3"][..]), ("[::]:0", &["::1"])] {
+        let mut state = state(Protocol::Udp, &[a.addr]);
+        edit_listener(&mut state, |l| l.binds[0].addr = wildcard.parse().unwrap());
+        let world = World::start(state);
+        let port = world.addr("web").port();
+        let of = |addr: &&str| SocketAddr::new(addr.parse().unwrap(), port);
+        for addr in addresses.iter().map(of) {
+            assert_eq!(Asker::of(addr).await.must("x").await, "a x", "{addr}");
+        }
+        // One socket that asks them all.
+        let asker = UdpSocket::bind(SocketAddr::new(wildcard.parse::<SocketAddr>().unwrap().ip(), 0)).await;
+        let (asker, mut room) = (asker.unwrap(), [0; 8]);
+        for addr in addresses.iter().chain(addresses).map(of) {
+            asker.send_to(b"y", addr).await.unwrap();
+            let (n, from) = timeout(PATIENCE, asker.recv_from(&mut room)).await.expect("no answer").unwrap();
+            assert_eq!((&room[..n], from), (b"a y".as_slice(), addr));
+        }
+        let sessions = world.proxy.counters().listeners[0].1.connections;
+        assert_eq!(sessions, 2 * addresses.len() as u64);
+    }
 }
 
 #[tokio::test]
