@@ -27,8 +27,7 @@ const SERVER_ERROR: u16 = 500;
 pub(crate) enum Downloaded {
     /// All of it was forwarded.
     Done {
-        /// The backend's connection can carry another request.
-        reuse: bool,
+        reuse: Reuse,
         /// The client may send another request.
         keep_alive: bool,
     },
@@ -40,6 +39,15 @@ pub(crate) enum Downloaded {
     Cut,
     /// The client takes no more.
     ClientGone,
+}
+
+/// Who may have the backend's connection next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Nobody,
+    /// This client alone: it is authenticated, or about to be.
+    Client,
+    Anyone,
 }
 
 /// Why no response began.
@@ -86,8 +94,7 @@ pub(crate) struct Download<'a> {
 struct Begun {
     decoder: Decoder,
     encoder: Encoder,
-    /// The backend keeps its connection.
-    reuse: bool,
+    reuse: Reuse,
     tunnel: bool,
     /// The client may send another request.
     keep_alive: bool,
@@ -208,7 +215,7 @@ impl Download<'_> {
                 return Downloaded::ClientGone;
             }
         }
-        Downloaded::Done { reuse: reuse && self.buffer.is_empty(), keep_alive }
+        Downloaded::Done { reuse: if self.buffer.is_empty() { reuse } else { Reuse::Nobody }, keep_alive }
     }
 
     /// Judges the final head and writes what the client gets of it and of the body so far. The error says why it is not
@@ -243,7 +250,12 @@ impl Download<'_> {
                 (if tunnel { bare.map(http2::accepted) } else { bare }, Encoder::Raw, true)
             }
         };
-        let (mut decoder, reuse) = (Decoder::new(response.framing), response.keep_alive);
+        let mut decoder = Decoder::new(response.framing);
+        let reuse = match (response.keep_alive, response.authenticates) {
+            (false, _) => Reuse::Nobody,
+            (true, true) => Reuse::Client,
+            (true, false) => Reuse::Anyone,
+        };
         self.buffer.consume(len);
         let first = decoder.transfer(encoder, self.buffer.bytes(), out);
         if let Ok((used, _)) = first

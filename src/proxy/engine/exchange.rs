@@ -12,7 +12,7 @@
 use super::{
     View,
     buffer::{Buffer, Out},
-    download::{Asked, Download, Downloaded, Lost, Wait},
+    download::{Asked, Download, Downloaded, Lost, Reuse, Wait},
     http::{End, Session},
     http2::{self, Refused, Upstream2},
     preamble, relay,
@@ -55,13 +55,16 @@ pub(crate) struct Plan {
     pub(crate) upload: Upload,
     pub(crate) asked: Asked,
     pub(crate) idempotent: bool,
+    /// It authenticates the backend's connection, which no other client's request may follow on.
+    pub(crate) authenticates: bool,
     /// How often it is tried on another backend.
     pub(crate) retries: u8,
     /// Longest wait for the first byte of a response, in milliseconds.
     pub(crate) response_ms: u32,
     /// What a hash chooses by.
     pub(crate) key: u64,
-    /// The backend that the client's sticky cookie names, and whether the cookie needs no renewal.
+    /// The backend that the client's sticky cookie names, and whether the cookie needs no renewal; else that of its private
+    /// connection.
     pub(crate) before: Option<(u32, bool)>,
     /// Longest time until the response is over, in milliseconds; 0 for no limit.
     pub(crate) total_ms: u32,
@@ -222,6 +225,8 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
 struct Opened {
     wire: Wire,
     reused: bool,
+    /// It is the client's alone.
+    private: bool,
     /// Bytes written and read before.
     before: (u64, u64),
     /// Bytes that its TCP was given before.
@@ -231,16 +236,18 @@ struct Opened {
 }
 
 impl Opened {
-    async fn open(session: &Session, lease: &Lease, fresh: bool) -> Option<Opened> {
-        let timer = &session.client.timer;
+    async fn open(session: &mut Session, lease: &Lease, fresh: bool) -> Option<Opened> {
         let ends = preamble::ends(&session.client, &session.wire, lease.pool());
-        let kept = if fresh { None } else { lease.take_kept(timer, ends) };
+        let own = lease.take_private(&mut session.private, ends);
+        let (timer, private) = (&session.client.timer, own.is_some());
+        let kept = own.or_else(|| if fresh { None } else { lease.take_kept(timer, ends) });
         let reused = kept.is_some();
         let wire = match kept {
             Some(wire) => wire,
             None => lease.open(timer, ends).await?,
         };
-        Some(Opened { reused, before: (wire.written(), wire.read()), sent: wire.sent(), wire, ends })
+        let (before, sent) = ((wire.written(), wire.read()), wire.sent());
+        Some(Opened { reused, private, before, sent, wire, ends })
     }
 
     /// Not a byte came for this request.
@@ -295,14 +302,15 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
         }
     };
     backend.count(lease);
-    match end {
-        Ok((end, true)) => {
+    let (end, reuse) = end?;
+    match reuse {
+        Reuse::Nobody => {}
+        Reuse::Anyone if !backend.private && !plan.authenticates => {
             lease.kept().give(backend.wire, session.client.timer.now(), backend.ends);
-            Ok(end)
         }
-        Ok((end, false)) => Ok(end),
-        Err(failure) => Err(failure),
+        _ => lease.keep_private(&mut session.private, backend.wire, backend.ends),
     }
+    Ok(end)
 }
 
 enum Sending {
@@ -450,14 +458,14 @@ impl Drop for Tunnel<'_> {
     }
 }
 
-/// Decides what becomes of both connections; true when the backend's can be kept.
+/// Decides what becomes of both connections.
 async fn settle(
     session: &mut Session,
     plan: &Plan,
     lease: &Lease,
     backend: &Opened,
     exchanged: Exchanged,
-) -> Result<(End, bool), Failure> {
+) -> Result<(End, Reuse), Failure> {
     let Exchanged { down, refused, uploaded, buffer } = exchanged;
     let end = match down {
         None => match refused {
@@ -487,7 +495,7 @@ async fn settle(
                 (true, false, true) => End::Close,
                 _ => End::Linger, // the client may still be sending
             };
-            return Ok((end, reuse && uploaded));
+            return Ok((end, if uploaded { reuse } else { Reuse::Nobody }));
         }
         Some(Downloaded::Tunnel) => {
             let idle_ms = plan.view.listener(plan.listener).table.tunnel_timeout_ms;
@@ -507,5 +515,5 @@ async fn settle(
         }
         Some(Downloaded::ClientGone) => End::Reset,
     };
-    Ok((end, false))
+    Ok((end, Reuse::Nobody))
 }

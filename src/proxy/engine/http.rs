@@ -10,6 +10,7 @@ use super::{
     timer::Side,
     unsent::Unsent,
     upload::Upload,
+    upstream::Private,
     wire::{Trouble, Wire},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) wire: Wire,
     pub(crate) buffer: Buffer,
     at: Option<(u64, usize)>,
+    /// The connection to a backend that is this client's alone.
+    pub(crate) private: Option<Box<Private>>,
     /// What the last request was answered, and the backend that was tried last.
     pub(crate) seen: (Cell<u16>, Option<SocketAddr>),
 }
@@ -102,7 +105,7 @@ type Judged = Result<Planned, (Answer, Asked, bool)>;
 
 impl Session {
     pub(crate) fn new(client: Client, wire: Wire, buffer: Buffer) -> Session {
-        Session { client, wire, buffer, at: None, seen: Default::default() }
+        Session { client, wire, buffer, at: None, private: None, seen: Default::default() }
     }
 
     /// Serves the next request.
@@ -330,14 +333,21 @@ impl Session {
                 (self.wire.stream2().is_some(), table.http2),
             ),
             asked,
+            authenticates: request.authenticates,
             idempotent: request.idempotent() || route.spec.target.idempotent(),
             retries: route.spec.limits.retries.unwrap_or(table.retries),
             response_ms: route.spec.limits.response_timeout_ms.unwrap_or(table.response_timeout_ms),
             key: balance::key(table, &request),
-            before: balance::sticky(view.pool(pool), &request).map(|(i, now)| (i as u32, now)),
+            before: self.before(view, pool, &request),
             total_ms: route.spec.limits.request_timeout_ms.unwrap_or(live.table.request_timeout_ms),
             client,
         }))
+    }
+
+    /// The backend that the request goes back to, and whether its sticky cookie is one of now.
+    fn before(&self, view: &View, pool: usize, request: &Request<'_, '_>) -> Option<(u32, bool)> {
+        let private = || Some((self.private.as_ref()?.backend(view, pool)?, false));
+        balance::sticky(view.pool(pool), request).or_else(private).map(|(i, now)| (i as u32, now))
     }
 
     /// Answers a request that is not served because of what it is, and ends the connection.

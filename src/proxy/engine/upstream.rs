@@ -53,6 +53,21 @@ struct Idle {
     ends: Option<Ends>,
 }
 
+/// A connection that its backend takes for one user's, kept with that client's own: no other client has it, and it ends with
+/// that one (RFC 4559 §6).
+pub(crate) struct Private {
+    kept: Rc<Kept>,
+    wire: Wire,
+    ends: Option<Ends>,
+}
+
+impl Private {
+    /// Whose it is among the pool's backends.
+    pub(crate) fn backend(&self, view: &View, pool: usize) -> Option<usize> {
+        view.kept[pool].iter().position(|kept| Rc::ptr_eq(kept, &self.kept))
+    }
+}
+
 impl Kept {
     /// The kept connections of a backend, from an earlier view if it had some.
     pub(crate) fn take_over(health: &Arc<BackendHealth>, pool: &LivePool, before: Option<&View>) -> Rc<Kept> {
@@ -224,8 +239,27 @@ impl Lease {
         &self.pool().backends[self.index()]
     }
 
-    pub(crate) fn kept(&self) -> &Kept {
+    pub(crate) fn kept(&self) -> &Rc<Kept> {
         &self.view.kept[self.pool as usize][self.index()]
+    }
+
+    /// The client's private connection, if it leads to this backend in the same way and is still open and quiet.
+    pub(crate) fn take_private(
+        &self,
+        private: &mut Option<Box<Private>>,
+        ends: Option<Ends>,
+    ) -> Option<Wire> {
+        let ours = |p: &mut Box<Private>| Rc::ptr_eq(&p.kept, self.kept()) && p.ends == ends;
+        let wire = private.take_if(ours)?.wire;
+        (!self.pool().table.http2 && wire.quiet()).then_some(wire)
+    }
+
+    /// Keeps a connection as the client's private one.
+    pub(crate) fn keep_private(&self, private: &mut Option<Box<Private>>, wire: Wire, ends: Option<Ends>) {
+        // One of HTTP/2 has others' streams meanwhile: no server may authenticate it.
+        if wire.upstream2().is_none() {
+            *private = Some(Box::new(Private { kept: self.kept().clone(), wire, ends }));
+        }
     }
 
     /// A place on a connection that stands.

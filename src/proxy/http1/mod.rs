@@ -54,6 +54,16 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|m| !m.is_empty())
 }
 
+/// Whether a field of authentication names a scheme that authenticates the connection and not the request: what follows on
+/// it, be it anyone's, is taken for the same user's (RFC 4559 §6).
+fn of_connection(value: &[u8]) -> bool {
+    let scheme = |member: &[u8]| {
+        let scheme = member.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    };
+    list(value).any(scheme)
+}
+
 /// The framing that header fields ask for, gathered one field at a time.
 #[derive(Debug, Default)]
 struct FramingFields {
@@ -94,6 +104,16 @@ impl FramingFields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scheme_is_a_word_of_its_own() {
+        for yes in ["NTLM", "ntlm TlRMTVNT", "Negotiate\tYII=", "Basic realm=\"a\", Negotiate YII="] {
+            assert!(of_connection(yes.as_bytes()), "{yes}");
+        }
+        for no in ["", "Basic bnRsbQ==", "Bearer ntlm", "NTLMv2x", "Digest realm=\"ntlm\""] {
+            assert!(!of_connection(no.as_bytes()), "{no}");
+        }
+    }
 
     #[test]
     fn a_length_is_digits_only() {

@@ -1,6 +1,6 @@
 //! A request head, parsed and judged.
 
-use super::{Answer, Framing, FramingFields, MAX_FIELDS, MAX_TARGET, list};
+use super::{Answer, Framing, FramingFields, MAX_FIELDS, MAX_TARGET, list, of_connection};
 use httparse::{Error, Header};
 use std::{mem::MaybeUninit, net::IpAddr};
 use zonekeeper_core::route::RequestHead;
@@ -27,6 +27,8 @@ pub struct Request<'h, 'b> {
     pub keep_alive: bool,
     /// The protocol that it wants to change to, the first where there are many; never HTTP/2 in clear.
     pub upgrade: Option<&'b [u8]>,
+    /// It authenticates the connection that it goes over (NTLM, Negotiate).
+    pub authenticates: bool,
     /// Who asks, when the caller says so.
     pub client: Option<IpAddr>,
 }
@@ -86,6 +88,7 @@ impl<'h, 'b> Request<'h, 'b> {
             framing: Framing::None,
             keep_alive: minor == 1,
             upgrade: None,
+            authenticates: false,
             client: None,
         };
         request.read_fields(authority)?;
@@ -121,6 +124,9 @@ impl<'h, 'b> Request<'h, 'b> {
                             _ => {}
                         }
                     }
+                }
+                13 if name.eq_ignore_ascii_case("authorization") => {
+                    self.authenticates |= of_connection(field.value);
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => framing.content_length(field.value),
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {

@@ -1,6 +1,6 @@
 //! A response head, parsed and judged.
 
-use super::{Framing, FramingFields, Offer, list, request::Fields};
+use super::{Framing, FramingFields, Offer, list, of_connection, request::Fields};
 use httparse::Header;
 
 /// A backend's response head. Borrows the bytes that it was parsed from.
@@ -20,6 +20,8 @@ pub struct Response<'h, 'b> {
     pub keep_alive: bool,
     /// `Upgrade`.
     pub upgrade: Option<&'b [u8]>,
+    /// It authenticates the connection (NTLM, Negotiate).
+    pub authenticates: bool,
 }
 
 impl<'h, 'b> Response<'h, 'b> {
@@ -49,6 +51,7 @@ impl<'h, 'b> Response<'h, 'b> {
             length: None,
             keep_alive: minor == 1,
             upgrade: None,
+            authenticates: false,
         };
         response.read_fields(minor, to_head)?;
         Ok(response)
@@ -80,6 +83,9 @@ impl<'h, 'b> Response<'h, 'b> {
                     }
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => framing.content_length(field.value),
+                16 if name.eq_ignore_ascii_case("www-authenticate") => {
+                    self.authenticates |= of_connection(field.value);
+                }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     framing.transfer_encoding(field.value)
                 }

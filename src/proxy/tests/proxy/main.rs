@@ -12,6 +12,7 @@ mod http;
 mod http2;
 mod l4;
 mod preamble;
+mod private;
 mod protect;
 mod queue;
 mod routes;

@@ -57,7 +57,9 @@ impl Client2 {
     pub async fn over(
         io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     ) -> Client2 {
-        let (send, connection) = h2::client::handshake(io).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.data_frame_budget(64 << 20); // it may be slow to take small frames
+        let (send, connection) = builder.handshake(io).await.unwrap();
         tokio::spawn(connection);
         Client2(send)
     }
