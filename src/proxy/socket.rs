@@ -56,11 +56,17 @@ pub(crate) fn reserve_udp(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One worker's socket for datagrams.
+/// One worker's socket for datagrams. At a wildcard it tells to which address of ours each one was sent.
 pub(crate) fn receive(addr: SocketAddr) -> io::Result<OwnedFd> {
     let socket = datagrams(addr)?;
     socket.set_reuse_port(true)?;
     let _ = socket.set_recv_buffer_size(DATAGRAMS); // a smaller one works, too
+    match addr {
+        _ if !addr.ip().is_unspecified() => {}
+        // Before the bind: the kernel notes the address when a datagram comes, not when it is read.
+        SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?,
+        SocketAddr::V6(_) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
+    }
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }
@@ -86,18 +92,12 @@ const CONTROL: usize = SAYS + 24;
 #[repr(align(8))]
 struct Control([MaybeUninit<u8>; CONTROL]);
 
-/// Asks for the address that each datagram was sent to, where the socket has many: one that is bound to a wildcard. Whether
-/// it is.
-pub(crate) fn tell_local(socket: &OwnedFd) -> bool {
-    let local = getsockname(socket).ok().and_then(|a| SocketAddr::try_from(a).ok());
-    match local.filter(|a| a.ip().is_unspecified()) {
-        Some(SocketAddr::V4(_)) => set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1).is_ok(),
-        Some(SocketAddr::V6(_)) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1).is_ok(),
-        None => false,
-    }
+/// Whether the socket has many addresses: one that is bound to a wildcard.
+pub(crate) fn is_wildcard(socket: &OwnedFd) -> bool {
+    getsockname(socket).is_ok_and(|a| SocketAddr::try_from(a).is_ok_and(|a| a.ip().is_unspecified()))
 }
 
-/// A datagram: its length, who sent it, and to which address of ours, where [`tell_local`] asked for that.
+/// A datagram: its length, who sent it, and to which address of ours, where the socket tells.
 pub(crate) type Datagram = (usize, Option<SocketAddr>, Option<IpAddr>);
 
 /// Takes a datagram.

@@ -185,7 +185,7 @@ enum Accepted {
 
 /// Begins to accept.
 pub(crate) fn open(worker: &Rc<Worker>, handed: Handed) {
-    let wildcard = handed.udp && socket::tell_local(&handed.socket);
+    let wildcard = handed.udp && socket::is_wildcard(&handed.socket);
     let door = Door { handed, wildcard, sessions: RefCell::default() };
     let mut doors = worker.doors.borrow_mut();
     let number = doors.iter().position(Option::is_none).unwrap_or_else(|| {
