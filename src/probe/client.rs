@@ -12,7 +12,7 @@ use std::{io, net::Ipv6Addr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -41,31 +41,43 @@ pub(crate) enum Blind {
 pub(crate) struct Tries {
     under_way: JoinSet<Result<Observation, Blind>>,
     spare: Arc<Semaphore>,
+    news: Arc<Notify>,
     trust: Trust,
 }
 
+/// How many tries in a row must be refused until that is what a probe saw.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusals {
+    /// Without news.
+    pub(crate) needed: u8,
+    /// Once there are news of the one who is asked: all that make it red, so that a far path takes one round trip for all.
+    pub(crate) on_news: u8,
+}
+
 impl Tries {
-    /// None yet. `spare`: room for tries beside the first one of a probe.
-    pub(crate) fn new(spare: Arc<Semaphore>) -> Tries {
-        Tries { under_way: JoinSet::new(), spare, trust: Trust::default() }
+    /// None yet. `spare`: room for tries beside the first one of a probe. `news`: of the one who is asked.
+    pub(crate) fn new(spare: Arc<Semaphore>, news: Arc<Notify>) -> Tries {
+        Tries { under_way: JoinSet::new(), spare, news, trust: Trust::default() }
     }
 
     /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
     /// one before, is what the probe saw. Where this machine could not make it, its silence says nothing.
     ///
     /// A probe that confirms a refusal goes on until so many tries were refused, sent [`CONFIRM_MS`] apart: none waits for
-    /// the one before it, so that a far path takes one round trip for all. What was seen, and how many times.
+    /// the one before it, so that a far path takes one round trip for all. So does one that news overtake, and what an
+    /// older try of it sees other than a refusal leaves them for the next. What was seen, and how many times.
     pub(crate) async fn probe(
         &mut self,
         key: &Arc<Key>,
         pace: Pace,
-        refusals: u8,
+        mut refusals: Refusals,
     ) -> Result<(Observation, u8), Blind> {
         self.begin(key, pace, None);
         let (soon, again) = (Duration::from_millis(CONFIRM_MS), Duration::from_millis(pace.again_ms));
-        let mut unsent = refusals.saturating_sub(1);
+        let mut unsent = refusals.needed.saturating_sub(1);
         let next = sleep(if unsent > 0 { soon } else { again });
         tokio::pin!(next);
+        let (news, mut overtaken) = (self.news.clone(), false);
         let (mut blind, mut refused) = (None, 0);
         let seen = async {
             loop {
@@ -73,7 +85,7 @@ impl Tries {
                     Some(ended) = self.under_way.join_next() => match ended {
                         Ok(Ok(Observation::Refused)) => {
                             refused += 1;
-                            if refused >= refusals {
+                            if refused >= refusals.needed {
                                 return (Observation::Refused, refused);
                             }
                         }
@@ -81,17 +93,26 @@ impl Tries {
                         Ok(Err(why)) => blind = Some(why),
                         _ => {} // silent, or given up; another one may do better
                     },
+                    () = news.notified(), if !overtaken => {
+                        (overtaken, unsent) = (true, refusals.on_news);
+                        refusals.needed = refusals.needed.max(refusals.on_news);
+                        next.as_mut().reset(Instant::now());
+                    }
                     () = &mut next => {
                         if let Ok(room) = self.spare.clone().try_acquire_owned() {
                             self.begin(key, pace, Some(room));
+                            unsent = unsent.saturating_sub(1);
                         }
-                        unsent = unsent.saturating_sub(1);
                         next.as_mut().reset(Instant::now() + if unsent > 0 { soon } else { again });
                     }
                 }
             }
         };
-        match timeout(Duration::from_millis(pace.within_ms), seen).await {
+        let seen = timeout(Duration::from_millis(pace.within_ms), seen).await;
+        if overtaken && !matches!(seen, Ok((Observation::Refused, _))) {
+            news.notify_one();
+        }
+        match seen {
             Ok(seen) => {
                 self.under_way.abort_all();
                 self.under_way.detach_all();
@@ -270,6 +291,14 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 #[cfg(test)]
+impl Refusals {
+    /// So many, with news and without.
+    pub(crate) fn just(needed: u8) -> Refusals {
+        Refusals { needed, on_news: needed }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::{
@@ -290,7 +319,11 @@ mod tests {
 
     async fn probe(check: &Check, addr: SocketAddr, host: &str) -> Observation {
         let key = Arc::new(key(addr, check.clone(), host));
-        Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(300), 1).await.unwrap().0
+        Tries::new(Arc::new(Semaphore::new(0)), Arc::default())
+            .probe(&key, Pace::once(300), Refusals::just(1))
+            .await
+            .unwrap()
+            .0
     }
 
     fn get(path: &str, body: &str) -> CheckKind {
@@ -347,17 +380,48 @@ mod tests {
         let key = |addr| Arc::new(key(addr, check(CheckKind::Tcp), "h"));
         let pace = Pace { within_ms: 30_000, again_ms: 10_000, life_ms: 30_000 };
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let mut tries = Tries::new(Arc::new(Semaphore::new(8)));
+        let mut tries = Tries::new(Arc::new(Semaphore::new(8)), Arc::default());
         let began = Instant::now();
-        assert_eq!(tries.probe(&key(closed), pace, 3).await, Ok((Observation::Refused, 3)));
+        assert_eq!(tries.probe(&key(closed), pace, Refusals::just(3)).await, Ok((Observation::Refused, 3)));
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(2 * CONFIRM_MS) && took < Duration::from_secs(5), "{took:?}");
         let open = server(b"").await;
-        assert_eq!(tries.probe(&key(open), pace, 3).await, Ok((Observation::Answer, 1)));
+        assert_eq!(tries.probe(&key(open), pace, Refusals::just(3)).await, Ok((Observation::Answer, 1)));
         let brief = Pace { within_ms: 100, ..pace };
-        let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
-        let seen = crowded.probe(&key(closed), brief, 3).await;
+        let mut crowded = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
+        let seen = crowded.probe(&key(closed), brief, Refusals::just(3)).await;
         assert_eq!(seen, Ok((Observation::Refused, 1)), "no room for more tries: what was seen counts");
+    }
+
+    #[tokio::test]
+    async fn news_send_all_confirming_tries_at_once_beside_one_that_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let key = Arc::new(key(listener.local_addr().unwrap(), check(get("/", "")), "h"));
+        let pace = Pace { within_ms: 30_000, again_ms: 30_000, life_ms: 30_000 };
+        let news = Arc::new(Notify::new());
+        let mut tries = Tries::new(Arc::new(Semaphore::new(8)), news.clone());
+        let gone = async {
+            let held = listener.accept().await.unwrap();
+            drop(listener);
+            news.notify_one();
+            held
+        };
+        let probe = tries.probe(&key, pace, Refusals { needed: 1, on_news: 3 });
+        let (seen, (mut held, _)) = tokio::join!(probe, gone);
+        assert_eq!(seen, Ok((Observation::Refused, 3)));
+        // An answer that was on its way when the news came: they are looked into after it.
+        let listener = TcpListener::bind(key.addr).await.unwrap();
+        let late = async {
+            held = listener.accept().await.unwrap().0;
+            news.notify_one();
+            tokio::task::yield_now().await;
+            held.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        };
+        let mut tries = Tries::new(Arc::new(Semaphore::new(0)), news.clone());
+        let probe = tries.probe(&key, pace, Refusals { needed: 1, on_news: 3 });
+        let (seen, ()) = tokio::join!(probe, late);
+        assert_eq!(seen, Ok((Observation::Answer, 1)));
+        timeout(Duration::from_secs(5), news.notified()).await.expect("the news are still there");
     }
 
     /// A server that lets its first connections hang; how many it has seen.
@@ -384,13 +448,14 @@ mod tests {
         let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
         let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
-        let saw = Tries::new(spare.clone()).probe(&key(addr), patient, 1).await;
+        let saw =
+            Tries::new(spare.clone(), Arc::default()).probe(&key(addr), patient, Refusals::just(1)).await;
         assert_eq!(saw, Ok((Observation::Answer, 1)));
         assert!(seen.load(Relaxed) >= 3, "two tries hang");
         let (addr, seen) = deaf(usize::MAX).await;
         let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
-        let mut crowded = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(crowded.probe(&key(addr), short, 1).await, Ok((Observation::Silence, 1)));
+        let mut crowded = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
+        assert_eq!(crowded.probe(&key(addr), short, Refusals::just(1)).await, Ok((Observation::Silence, 1)));
         assert!(seen.load(Relaxed) <= 1, "no room for another try");
     }
 
@@ -400,11 +465,15 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let key = Arc::new(key(addr, check(get("/", "")), "h"));
         let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
-        let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
-        assert_eq!(tries.probe(&key, pace, 1).await, Ok((Observation::Silence, 1)));
+        let mut tries = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
+        assert_eq!(tries.probe(&key, pace, Refusals::just(1)).await, Ok((Observation::Silence, 1)));
         let (mut first, _) = listener.accept().await.unwrap();
         first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         let patient = Pace { within_ms: 30_000, ..pace };
-        assert_eq!(tries.probe(&key, patient, 1).await, Ok((Observation::Answer, 1)), "the second try hangs");
+        assert_eq!(
+            tries.probe(&key, patient, Refusals::just(1)).await,
+            Ok((Observation::Answer, 1)),
+            "the second try hangs"
+        );
     }
 }

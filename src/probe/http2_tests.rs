@@ -1,7 +1,7 @@
 //! Checks in HTTP/2 and of gRPC against real servers: what each answer is taken for.
 
 use super::{
-    client::Tries,
+    client::{Refusals, Tries},
     plan::{Key, Plan, Subject},
     stream::Streams,
 };
@@ -70,7 +70,11 @@ fn key(addr: SocketAddr, kind: CheckKind, tls: Option<BackendTls>) -> Arc<Key> {
 
 async fn probe(key: &Arc<Key>) -> Observation {
     // Long enough for a busy machine; who waits for silence waits for less.
-    Tries::new(Arc::new(Semaphore::new(0))).probe(key, Pace::once(5_000), 1).await.unwrap().0
+    Tries::new(Arc::new(Semaphore::new(0)), Arc::default())
+        .probe(key, Pace::once(5_000), Refusals::just(1))
+        .await
+        .unwrap()
+        .0
 }
 
 /// What a server does with a request.
@@ -273,9 +277,9 @@ async fn a_server_that_does_not_answer_has_refused_or_is_silent_or_wrong() {
         let hangs = backend(Does { hangs: true, ..Does::default() }).await.0;
         let deaf = raw(Vec::new(), false).await;
         for addr in [hangs, deaf] {
-            let mut tries = Tries::new(Arc::new(Semaphore::new(0)));
+            let mut tries = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
             assert_eq!(
-                tries.probe(&key(addr, kind.clone(), None), Pace::once(150), 1).await,
+                tries.probe(&key(addr, kind.clone(), None), Pace::once(150), Refusals::just(1)).await,
                 Ok((Silence, 1))
             );
         }

@@ -1,6 +1,9 @@
 //! Checks of a pool whose connections begin with a PROXY protocol header, against servers that want one.
 
-use super::{client::Tries, plan::plan};
+use super::{
+    client::{Refusals, Tries},
+    plan::plan,
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -73,7 +76,11 @@ async fn probe(addr: SocketAddr, kind: CheckKind, send_proxy: Option<ProxyHeader
     state.pools.insert("web".parse().unwrap(), pool.into());
     let plan = plan(&state, 1, &"a".parse().unwrap(), true, |_| Vec::new());
     let key = Arc::new(plan.into_keys().next().unwrap());
-    Tries::new(Arc::new(Semaphore::new(0))).probe(&key, Pace::once(5_000), 1).await.unwrap().0
+    Tries::new(Arc::new(Semaphore::new(0)), Arc::default())
+        .probe(&key, Pace::once(5_000), Refusals::just(1))
+        .await
+        .unwrap()
+        .0
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::{
     board::Board,
-    client::{self, Blind},
+    client::{self, Blind, Refusals},
     plan::{Key, Plan, Subject},
 };
 use crate::clock;
@@ -112,7 +112,7 @@ impl Streams {
             local,
             key: Arc::new(key),
             answers: None,
-            tries: client::Tries::new(self.spare.clone()),
+            tries: client::Tries::new(self.spare.clone(), now.clone()),
             subjects: subjects.clone(),
             now: now.clone(),
             board: self.board.clone(),
@@ -150,14 +150,14 @@ impl Run {
         let mut next = Instant::now() + if self.local { Duration::ZERO } else { first_look(self.phase) };
         let mut round = 0u64;
         loop {
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.now.notified() => {}
-            }
+            let news = tokio::select! {
+                () = sleep_until(next) => false,
+                () = self.now.notified() => true,
+            };
             let started = Instant::now();
             let Ok(_permit) = self.in_flight.clone().acquire_owned().await else { return };
             let (sent, began) = (clock::mono(), Instant::now());
-            let seen = self.tries.probe(&key, self.pace(), detector.unconfirmed().max(1)).await;
+            let seen = self.tries.probe(&key, self.pace(), refusals(&detector, check.fall, news)).await;
             if matches!(seen, Ok((Observation::Answer, _))) {
                 let took = began.elapsed();
                 self.answers = Some(self.answers.map_or(took, |old| (old * 7 + took) / 8));
@@ -215,6 +215,16 @@ impl Run {
             }
         }
     }
+}
+
+/// How many refusals the next probe looks for: those that confirm one; all that make red, where news say that something
+/// happened there.
+fn refusals(detector: &Detector, fall: u8, news: bool) -> Refusals {
+    let on_news = match (detector.unconfirmed(), detector.verdict(clock::mono()).colour) {
+        (0, Colour::Green) => fall.max(1),
+        (missing, _) => missing.max(1),
+    };
+    Refusals { needed: if news { on_news } else { detector.unconfirmed().max(1) }, on_news }
 }
 
 /// New streams look within this time, whatever their interval.
