@@ -24,6 +24,7 @@ use zonekeeper_core::{
     id::{PoolId, SiteId},
     model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route, TlsFiles, ZoneOwner},
     name::Name,
+    zone::{RrSet, rtype},
 };
 use zonekeeper_peer::keys::{Ca, ClusterKey, save_cluster_key};
 
@@ -82,6 +83,16 @@ enum BalanceArg {
     LeastConnections,
     RoundRobin,
     ResponseTime,
+}
+
+/// Whether both hold the same records; the serial of a zone that is edited is its own.
+fn same_but_soa(a: &[RrSet], b: &[RrSet]) -> bool {
+    fn sorted(sets: &[RrSet]) -> Vec<&RrSet> {
+        let mut sets: Vec<&RrSet> = sets.iter().filter(|s| s.rtype != rtype::SOA).collect();
+        sets.sort_by(|a, b| (&a.name, a.rtype).cmp(&(&b.name, b.rtype)));
+        sets
+    }
+    sorted(a) == sorted(b)
 }
 
 /// `example.com=example.com.zone`.
@@ -209,10 +220,20 @@ impl Serve {
         let mut wanted = running.clone();
         wanted.pools.retain(|id, _| !id.as_str().starts_with(PREFIX));
         wanted.listeners.retain(|id, _| !id.as_str().starts_with(PREFIX));
-        for zone in self.zone.iter().filter(|z| !running.zones.contains_key(&z.origin)) {
-            let records =
-                zonekeeper_dns::zonefile::load(&zone.file, &zone.origin).map_err(|e| e.to_string())?;
-            wanted.zones.insert(zone.origin.clone(), (ZoneOwner::Api, records));
+        for zone in &self.zone {
+            let (origin, file) = (&zone.origin, zone.file.display());
+            let records = zonekeeper_dns::zonefile::load(&zone.file, origin).map_err(|e| e.to_string());
+            match (running.zones.get(origin), records) {
+                (None, records) => drop(wanted.zones.insert(origin.clone(), (ZoneOwner::Api, records?))),
+                (Some((_, kept)), Ok(records)) if same_but_soa(kept, &records) => {}
+                (Some(_), Ok(_)) => tracing::warn!(
+                    "zone {origin} is served as the folder of --dir has it, with the edits made there; {file} differs. \
+                     `zonekeeper zone delete {origin} --yes` and a restart take what the file says"
+                ),
+                (Some(_), Err(e)) => {
+                    tracing::warn!("zone {origin} is served as the folder of --dir has it: {e}")
+                }
+            }
         }
         let kinds = [("http", &self.http), ("tcp", &self.tcp), ("tls", &self.tls)];
         for (kind, forwards) in kinds {

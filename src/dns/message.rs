@@ -239,6 +239,15 @@ impl<'b> Message<'b> {
         self.count(Section::Additional, 1);
     }
 
+    /// A record behind all others, if it fits.
+    pub(crate) fn put_last(&mut self, limit: usize, record: &[u8]) {
+        self.limit = limit.min(self.buf.len());
+        if self.len + record.len() <= self.limit {
+            self.push(record);
+            self.count(Section::Additional, 1);
+        }
+    }
+
     /// Writes the header's flags and counts.
     pub(crate) fn finish(&mut self, flags: [u8; 2], questions: u16) -> usize {
         self.buf[2..4].copy_from_slice(&flags);

@@ -5,6 +5,7 @@ mod chaos;
 mod edns;
 mod proof;
 mod resolve;
+mod tsig;
 
 use crate::{
     cookie::{CLIENT, CookieSecrets},
@@ -29,6 +30,7 @@ use std::{
     },
     time::Duration,
 };
+use tsig::Unsigned;
 use zonekeeper_core::{
     answer::DnsTable,
     zone::{Key, rtype},
@@ -375,12 +377,13 @@ impl Responder {
         };
         let asked = [buf[2], buf[3]];
         let cookie = Cookie::of(view, peer, &query, buf);
+        let tsig = (query.tsig != 0).then(|| Unsigned::of(buf, usize::from(query.tsig)));
         let limit = limit(&query, view.transport).min(buf.len());
         let opt = query.edns.map(|e| Opt::new(e, cookie, view.transport, &self.nsid, self.keepalive));
         let reserve = opt.as_ref().map_or(0, Opt::reserve);
         let mut message = Message::new(buf, query.end(), limit.saturating_sub(reserve));
         let slot = &self.slots[i];
-        let mut verdict = screen(&query, cookie).unwrap_or_else(|| {
+        let mut verdict = screen(&query, cookie, tsig.as_ref()).unwrap_or_else(|| {
             let name = &slot.name[..query.name_len];
             if query.class == CHAOS {
                 return self.chaos.answer(&query, name, &mut message);
@@ -421,6 +424,11 @@ impl Responder {
         if let Some(opt) = opt {
             opt.put(&mut message, limit, &verdict);
         }
+        if let Some(Some(tsig)) = tsig
+            && verdict.rcode == rcode::NOTAUTH
+        {
+            message.put_last(limit, tsig.bytes());
+        }
         let flags = [
             0x80 | (asked[0] & 0x01)
                 | if verdict.authoritative { 4 } else { 0 }
@@ -434,7 +442,7 @@ impl Responder {
         Some(message.finish(flags, query.questions))
     }
 
-    /// What is no query gets a header, or nothing.
+    /// What is no query gets a header and an OPT record for its own, or nothing.
     fn finish_bad(
         &mut self,
         view: &View<'_>,
@@ -442,7 +450,7 @@ impl Responder {
         bad: Bad,
         buf: &mut [u8],
     ) -> Option<usize> {
-        let Bad::Code(code) = bad else {
+        let Bad::Code(code, edns) = bad else {
             self.counters.dropped();
             return None;
         };
@@ -454,7 +462,13 @@ impl Responder {
         }
         self.counters.answered(view.transport, 0, code, false);
         let flags = [0x80 | (buf[2] & 0x79), code as u8];
-        Some(Message::new(buf, HEADER, HEADER).finish(flags, 0))
+        let limit = buf.len().min(UDP_PLAIN);
+        let mut message = Message::new(buf, HEADER, limit);
+        if let Some(edns) = edns {
+            let opt = Opt::new(edns, Cookie::default(), view.transport, &[], None);
+            opt.put(&mut message, limit, &Verdict::code(code));
+        }
+        Some(message.finish(flags, 0))
     }
 }
 
@@ -520,12 +534,13 @@ fn limit(query: &Query, transport: Transport) -> usize {
 }
 
 /// What is decided without looking at any zone.
-fn screen(query: &Query, cookie: Cookie) -> Option<Verdict> {
+fn screen(query: &Query, cookie: Cookie, tsig: Option<&Option<Unsigned>>) -> Option<Verdict> {
     if query.edns.is_some_and(|e| e.version != 0) {
         return Some(Verdict::code(rcode::BADVERS)); // RFC 6891 §6.1.3
     }
-    if query.signed {
-        return Some(Verdict::code(rcode::NOTAUTH)); // RFC 8945 §5.2: we hold no key
+    if let Some(tsig) = tsig {
+        // RFC 8945 §5.2: what cannot be read; §5.2.1: we hold no key
+        return Some(Verdict::code(if tsig.is_some() { rcode::NOTAUTH } else { rcode::FORMERR }));
     }
     if query.questions == 0 {
         // RFC 7873 §5.4: a server cookie is asked for, or whether the one that came along is good.

@@ -5,10 +5,11 @@
 
 use crate::responder::Transport;
 use std::{
-    fs::File,
-    io::{self, BufWriter, Read, Write},
+    fs::{self, File, Metadata},
+    io::{self, Read, Seek, SeekFrom, Write},
+    mem,
     net::{IpAddr, SocketAddr},
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::PathBuf,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Answers that wait to be written.
@@ -27,6 +28,8 @@ const CONTENT: &[u8] = b"protobuf:dnstap.Dnstap";
 const FLUSH: Duration = Duration::from_millis(500);
 /// After a lost connection, so that a missing reader costs nothing.
 const RETRY: Duration = Duration::from_secs(5);
+/// Bytes that are written at once.
+const AT_ONCE: usize = 16 << 10;
 /// Longest control frame that is read.
 const MAX_CONTROL: usize = 512;
 
@@ -44,7 +47,7 @@ pub struct TapConfig {
 /// Where the log goes.
 #[derive(Debug, Clone)]
 pub enum TapTarget {
-    /// A file, begun anew at each start; `dnstap-read` prints it.
+    /// A file, begun anew at each start and after it was moved away; `dnstap-read` prints it.
     File(PathBuf),
     /// A unix socket on which somebody listens, as `fstrm_capture`; connected again when it goes.
     Socket(PathBuf),
@@ -78,7 +81,7 @@ impl Tap {
     pub(crate) fn start(config: &TapConfig) -> io::Result<Tap> {
         let (sender, receiver) = sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
-        let mut out = Out { target: config.target.clone(), stream: None };
+        let mut out = Out { target: config.target.clone(), stream: None, waiting: (Vec::new(), 0) };
         if matches!(config.target, TapTarget::File(_)) {
             out.open()?; // a wrong path is told at the start
         }
@@ -116,18 +119,19 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, receiver: Receiver<Event>) {
+        let mut flushed = Instant::now();
         loop {
-            match receiver.recv_timeout(FLUSH) {
-                Ok(event) => {
-                    let frame = dnstap(&self.identity, &event);
-                    if self.out.frame(&frame).is_err() {
-                        self.lost.fetch_add(1, Relaxed);
-                        self.out.forget();
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.out.flush(),
+            let mut lost = match receiver.recv_timeout(FLUSH) {
+                Ok(event) => self.out.frame(&dnstap(&self.identity, &event)),
+                Err(RecvTimeoutError::Timeout) => 0,
                 Err(RecvTimeoutError::Disconnected) => return self.out.finish(),
+            };
+            if flushed.elapsed() >= FLUSH {
+                lost += self.out.write();
+                self.out.follow();
+                flushed = Instant::now();
             }
+            self.lost.fetch_add(lost, Relaxed);
             if self.out.stream.is_none() && !self.reopen(&receiver) {
                 return;
             }
@@ -153,7 +157,15 @@ impl Writer {
 /// Frame Streams: frames with their length before them, control frames with a length of 0.
 struct Out {
     target: TapTarget,
-    stream: Option<BufWriter<Box<dyn Write + Send>>>,
+    stream: Option<Stream>,
+    /// Whole frames that are to be written, and their number.
+    waiting: (Vec<u8>, u64),
+}
+
+enum Stream {
+    /// And its length, where a frame ends.
+    File(File, u64),
+    Socket(UnixStream),
 }
 
 #[derive(Clone, Copy)]
@@ -174,46 +186,89 @@ fn control(kind: Control) -> Vec<u8> {
     [&0u32.to_be_bytes()[..], &(body.len() as u32).to_be_bytes(), &body].concat()
 }
 
+impl Stream {
+    /// Writes all of it or, to a file, nothing.
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Socket(socket) => socket.write_all(data),
+            Stream::File(file, len) => match file.write_all(data) {
+                Ok(()) => {
+                    *len += data.len() as u64;
+                    Ok(())
+                }
+                Err(e) => {
+                    file.set_len(*len)?;
+                    file.seek(SeekFrom::Start(*len))?;
+                    Err(e)
+                }
+            },
+        }
+    }
+}
+
 impl Out {
     fn open(&mut self) -> io::Result<()> {
-        let mut stream: Box<dyn Write + Send> = match &self.target {
-            TapTarget::File(path) => Box::new(File::create(path)?),
+        let mut stream = match &self.target {
+            TapTarget::File(path) => Stream::File(File::create(path)?, 0),
             TapTarget::Socket(path) => {
                 let mut socket = UnixStream::connect(path)?;
                 socket.set_read_timeout(Some(RETRY))?;
                 socket.set_write_timeout(Some(RETRY))?;
                 socket.write_all(&control(Control::Ready))?;
                 accepted(&mut socket)?;
-                Box::new(socket)
+                Stream::Socket(socket)
             }
         };
-        stream.write_all(&control(Control::Start))?;
-        self.stream = Some(BufWriter::new(stream));
+        stream.write(&control(Control::Start))?;
+        self.stream = Some(stream);
         Ok(())
     }
 
-    fn frame(&mut self, frame: &[u8]) -> io::Result<()> {
-        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        stream.write_all(&(frame.len() as u32).to_be_bytes())?;
-        stream.write_all(frame)
+    /// Takes a frame. How many were lost.
+    fn frame(&mut self, frame: &[u8]) -> u64 {
+        let (waiting, frames) = &mut self.waiting;
+        waiting.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        waiting.extend_from_slice(frame);
+        *frames += 1;
+        if waiting.len() < AT_ONCE { 0 } else { self.write() }
     }
 
-    fn flush(&mut self) {
-        if self.stream.as_mut().is_some_and(|s| s.flush().is_err()) {
-            self.forget();
+    /// Writes what waits. How many frames were lost: all of them, so that what follows can be read.
+    fn write(&mut self) -> u64 {
+        let (waiting, frames) = &mut self.waiting;
+        let written = match &mut self.stream {
+            _ if waiting.is_empty() => Ok(()),
+            Some(stream) => stream.write(waiting),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        waiting.clear();
+        let frames = mem::take(frames);
+        if written.is_ok() {
+            return 0;
         }
+        if let TapTarget::Socket(_) = self.target {
+            self.stream = None; // a file stays open: it may have room again
+        }
+        frames
     }
 
-    /// Drops a connection that is lost. A file stays open: it may have room again.
-    fn forget(&mut self) {
-        if matches!(self.target, TapTarget::Socket(_)) {
+    /// Begins another file when the one that is written to has another name now, or none.
+    fn follow(&mut self) {
+        let (TapTarget::File(path), Some(Stream::File(file, _))) = (&self.target, &self.stream) else {
+            return;
+        };
+        let place = |m: Metadata| (m.dev(), m.ino());
+        let (there, ours) = (fs::metadata(path).map(place), file.metadata().map(place));
+        if there.ok() != ours.ok() {
+            self.finish();
             self.stream = None;
         }
     }
 
     fn finish(&mut self) {
+        let _ = self.write(); // nobody is left to tell
         if let Some(stream) = &mut self.stream {
-            let _ = stream.write_all(&control(Control::Stop)).and_then(|()| stream.flush()); // nobody is left to tell
+            let _ = stream.write(&control(Control::Stop));
         }
     }
 }

@@ -41,8 +41,8 @@ pub(crate) struct Query {
     pub(crate) qtype: u16,
     pub(crate) class: u16,
     pub(crate) edns: Option<Edns>,
-    /// A TSIG record stands at the end.
-    pub(crate) signed: bool,
+    /// Where the TSIG record at the end begins; 0: there is none.
+    pub(crate) tsig: u16,
 }
 
 impl Query {
@@ -84,11 +84,11 @@ pub(crate) mod option {
 pub(crate) enum Bad {
     /// Silence: too short for a header, or itself a response.
     Drop,
-    /// A header with this code and nothing else.
-    Code(u16),
+    /// A header with this code, and an OPT record where there was one (RFC 6891 §7).
+    Code(u16, Option<Edns>),
 }
 
-fn u16_at(m: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(m: &[u8], at: usize) -> Option<u16> {
     m.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]))
 }
 
@@ -98,15 +98,38 @@ pub(crate) fn parse(m: &[u8], name: &mut [u8; 256]) -> Result<Query, Bad> {
         return Err(Bad::Drop); // RFC 8906 §3.1.1: never answer a response
     }
     if m[2] & 0x78 != 0 {
-        return Err(Bad::Code(rcode::NOTIMP));
+        return Err(refused(rcode::NOTIMP, m));
     }
-    read(m, name).ok_or(Bad::Code(rcode::FORMERR))
+    read(m, name).ok_or_else(|| refused(rcode::FORMERR, m))
+}
+
+#[cold]
+fn refused(code: u16, m: &[u8]) -> Bad {
+    Bad::Code(code, announced(m))
+}
+
+/// The OPT record of a message that is refused, without its options; none also where it cannot be found.
+fn announced(m: &[u8]) -> Option<Edns> {
+    let mut at = HEADER;
+    for _ in 0..u16_at(m, 4)? {
+        at = name_end(m, at)? + 4;
+    }
+    for _ in 0..u32::from(u16_at(m, 6)?) + u32::from(u16_at(m, 8)?) {
+        at = record(m, at)?.end;
+    }
+    for _ in 0..u16_at(m, 10)? {
+        let r = record(m, at)?;
+        if r.rtype == qtype::OPT && r.root {
+            return Some(Edns::new(r.class, r.ttl));
+        }
+        at = r.end;
+    }
+    None
 }
 
 fn read(m: &[u8], name: &mut [u8; 256]) -> Option<Query> {
     let counts = [u16_at(m, 4)?, u16_at(m, 6)?, u16_at(m, 8)?, u16_at(m, 10)?];
-    let mut query =
-        Query { questions: counts[0], name_len: 0, qtype: 0, class: 1, edns: None, signed: false };
+    let mut query = Query { questions: counts[0], name_len: 0, qtype: 0, class: 1, edns: None, tsig: 0 };
     if query.questions == 1 {
         query.name_len = question(m, name)?;
         let at = HEADER + query.name_len;
@@ -124,13 +147,13 @@ fn read(m: &[u8], name: &mut [u8; 256]) -> Option<Query> {
         at = record(m, at)?.end;
     }
     for i in 0..counts[3] {
-        let r = record(m, at)?;
+        let (start, r) = (at, record(m, at)?);
         at = r.end;
         match r.rtype {
             qtype::OPT if query.edns.is_some() || !r.root => return None, // RFC 6891 §6.1.1: one, at the root
             qtype::OPT => query.edns = Some(opt(r.class, r.ttl, m, r.rdata..r.end)?),
             qtype::TSIG if i + 1 != counts[3] => return None, // RFC 8945 §5.1: the last
-            qtype::TSIG => query.signed = true,
+            qtype::TSIG => query.tsig = u16::try_from(start).ok()?,
             _ => {}
         }
     }
@@ -172,20 +195,25 @@ struct Place {
     end: usize,
 }
 
-fn record(m: &[u8], at: usize) -> Option<Place> {
-    let mut fixed = at;
-    let root = *m.get(at)? == 0;
+/// Where a name ends that begins there.
+fn name_end(m: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
     loop {
-        match *m.get(fixed)? {
-            0 => break fixed += 1,
-            n @ 1..=63 => fixed += 1 + usize::from(n),
-            0xc0..=0xff => break fixed += 2,
+        match *m.get(at)? {
+            0 => return Some(at + 1),
+            n @ 1..=63 => at += 1 + usize::from(n),
+            0xc0..=0xff => return Some(at + 2),
             _ => return None,
         }
-        if fixed - at > 254 {
+        if at - start > 254 {
             return None;
         }
     }
+}
+
+fn record(m: &[u8], at: usize) -> Option<Place> {
+    let root = *m.get(at)? == 0;
+    let fixed = name_end(m, at)?;
     let rdata = fixed + 10;
     let end = rdata + usize::from(u16_at(m, fixed + 8)?);
     let ttl = (u32::from(u16_at(m, fixed + 4)?) << 16) | u32::from(u16_at(m, fixed + 6)?);
@@ -193,18 +221,26 @@ fn record(m: &[u8], at: usize) -> Option<Place> {
     (end <= m.len()).then_some(place)
 }
 
-/// The OPT record: class is the payload size, TTL is extended code, version and flags (RFC 6891 §6.1.2).
+impl Edns {
+    /// An OPT record without options: class is the payload size, TTL is extended code, version and flags (RFC 6891
+    /// §6.1.2).
+    fn new(class: u16, ttl: u32) -> Edns {
+        Edns {
+            payload: class,
+            version: (ttl >> 16) as u8,
+            dnssec_ok: ttl & 0x8000 != 0,
+            nsid: false,
+            cookie: None,
+            keepalive: false,
+            subnet: None,
+            padding: false,
+        }
+    }
+}
+
+/// The OPT record with its options.
 fn opt(class: u16, ttl: u32, m: &[u8], rdata: Range<usize>) -> Option<Edns> {
-    let mut edns = Edns {
-        payload: class,
-        version: (ttl >> 16) as u8,
-        dnssec_ok: ttl & 0x8000 != 0,
-        nsid: false,
-        cookie: None,
-        keepalive: false,
-        subnet: None,
-        padding: false,
-    };
+    let mut edns = Edns::new(class, ttl);
     let mut at = rdata.start;
     while at < rdata.end {
         let (code, len) = (u16_at(m, at)?, usize::from(u16_at(m, at + 2)?));

@@ -57,6 +57,22 @@ impl Serve {
         answer.json().unwrap()
     }
 
+    /// What it says on stderr, from a run that is ended at once.
+    fn said(args: &[&str], log: &Path) -> String {
+        let log_file = fs::File::create(log).unwrap();
+        let mut command = Command::new(exe());
+        command.arg("serve").args(args).stdout(Stdio::piped()).stderr(log_file);
+        let mut process = Process::start(&mut command);
+        let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("admin") {
+            line.clear();
+            assert!(stdout.read_line(&mut line).unwrap() > 0, "{}", fs::read_to_string(log).unwrap());
+        }
+        process.stop();
+        fs::read_to_string(log).unwrap()
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.0.id()
@@ -107,9 +123,31 @@ fn a_zone_file_is_answered_at_once_and_its_edits_outlive_a_restart() {
     serve.process.0.kill().unwrap();
     serve.process.0.wait().unwrap();
 
-    let _serve = Serve::start(&args);
+    let mut serve = Serve::start(&args);
     assert_eq!(ask(dns, "new.example.com", "A").answer, edited, "an edit outlives SIGKILL");
     assert!(serial(dns) >= killed);
+    serve.stop();
+}
+
+#[test]
+fn a_file_that_is_not_taken_any_more_is_named() {
+    let _turn = share();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (file, dns) = (path("example.com.zone"), SocketAddr::new(address(), 5300).to_string());
+    let (zone, dir, log) = (format!("example.com={file}"), path("state"), folder.path().join("log"));
+    let args = ["--dir", &dir, "--dns", &dns, "--zone", &zone, "--workers", "1"];
+    let run = |text: &str| {
+        fs::write(&file, text).unwrap();
+        Serve::said(&args, &log)
+    };
+    for text in [ZONE.to_owned(), ZONE.replace("2026010100", "2026010101")] {
+        assert!(!run(&text).contains("example.com"), "nothing differs");
+    }
+    let said = run(&format!("{ZONE}www A 192.0.2.80\n"));
+    assert!(said.contains("zonekeeper zone delete example.com --yes") && said.contains(&file), "{said}");
+    let said = run(&format!("{ZONE}www A nowhere\n"));
+    assert!(said.contains("zone example.com is served as the folder") && said.contains(":7"), "{said}");
 }
 
 /// The node file of a node at an address, with the state that `serve` keeps in a folder.
@@ -340,6 +378,26 @@ fn sigterm_takes_nothing_new_and_finishes_what_runs_within_the_drain_time() {
         // the drain time of five seconds, and the end of everything else on a busy machine
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     }
+}
+
+#[test]
+fn open_connections_are_told() {
+    let _turn = share();
+    let ip = address();
+    let at = |port: u16| SocketAddr::new(ip, port);
+    let _backend = Backend::start(at(9001), "backend").unwrap();
+    let serve = Serve::start(&["--tcp", &format!("{}={}", at(8080), at(9001)), "--workers", "1"]);
+    let open = |n: u64| {
+        until(&format!("{n} connections are told"), Duration::from_secs(20), || {
+            serve.call("GET", "/v1/listeners", None)["data"][0]["connections"] == json!(n)
+        });
+    };
+    open(0);
+    let clients: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(at(8080)).unwrap()).collect();
+    open(3);
+    assert_eq!(serve.call("GET", "/v1/pools", None)["data"][0]["waiting"], json!(0));
+    drop(clients);
+    open(0);
 }
 
 /// A process that had no descriptor left for the very first connection serves when it has some again.

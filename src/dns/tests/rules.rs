@@ -61,25 +61,37 @@ fn malformed_messages_are_format_errors() {
         q[at] = to;
         q
     };
-    let two_opts = with_edns(with_edns(good.clone(), 1232, 0, &[]), 1232, 0, &[]);
     let long_name = query(&format!("{0}.{0}.{0}.{0}.{0}.example", "a".repeat(50)), 1);
     let pointer = [&good[..12], &[0xc0, 12, 0, 1, 0, 1]].concat();
     let cases = [
-        changed(5, 0),                                   // no question
-        changed(5, 2),                                   // two
-        changed(7, 1),                                   // an answer is promised
-        changed(9, 1),                                   // an authority record is promised
-        changed(11, 1),                                  // an additional record is promised
-        changed(12, 64),                                 // a label of a type that does not exist
-        good[..good.len() - 1].to_vec(),                 // the class is cut
-        [&good[..], &[0]].concat(),                      // something follows
-        with_edns(good.clone(), 1232, 0, &[0, 3, 0, 9]), // an option longer than OPT
-        two_opts,
+        changed(5, 0),                   // no question
+        changed(5, 2),                   // two
+        changed(7, 1),                   // an answer is promised
+        changed(9, 1),                   // an authority record is promised
+        changed(11, 1),                  // an additional record is promised
+        changed(12, 64),                 // a label of a type that does not exist
+        good[..good.len() - 1].to_vec(), // the class is cut
+        [&good[..], &[0]].concat(),      // something follows
         long_name,
         pointer,
     ];
     for q in cases {
         assert_eq!(header_only(&q), (0x80, 1), "{q:?}");
+    }
+}
+
+#[test]
+fn who_sends_opt_gets_opt_with_the_refusal() {
+    let good = query("www.example", 1);
+    let mut notify = with_edns(good.clone(), 4096, 0, &[]);
+    notify[2] = 4 << 3;
+    let two = with_edns(with_edns(good.clone(), 1232, 0, &[]), 1232, 0, &[]);
+    let long = with_edns(good.clone(), 1232, 0, &[0, 3, 0, 9]); // an option longer than OPT
+    let cookie = with_edns(good.clone(), 1232, 0, &[0, 10, 0, 2, 0, 0]); // RFC 7873 §5.2.2
+    for (q, flags) in [(two, [0x80, 1]), (long, [0x80, 1]), (cookie, [0x80, 1]), (notify, [0xa0, 4])] {
+        let head = [&q[..2], &flags, &[0, 0, 0, 0, 0, 0, 0, 1]].concat();
+        let opt = [0, 0, 41, 1232u16.to_be_bytes()[0], 1232u16.to_be_bytes()[1], 0, 0, 0, 0, 0, 0];
+        assert_eq!(asker().raw(Transport::Udp, &q).unwrap(), [&head[..], &opt].concat(), "{q:?}");
     }
 }
 
@@ -134,10 +146,30 @@ fn opt_comes_when_it_was_sent_and_says_our_size() {
 
 #[test]
 fn a_signed_query_is_told_that_we_hold_no_key() {
-    let mut q = query("www.example", 1);
-    q[11] = 1;
-    q.extend_from_slice(&[&wire("key")[..], &[0, 250, 0, 255, 0, 0, 0, 0, 0, 0]].concat());
-    assert_eq!(udp(&q).unwrap().rcode, 9);
+    let (key, algorithm) = (wire("key.Example"), wire("hmac-sha256"));
+    let (time, id) = ([0, 0, 0x67, 1, 2, 3, 1, 44], [0xbe, 0xef]);
+    let mac = [7; 32];
+    let rdata = [&algorithm[..], &time, &[0, 32], &mac, &id, &[0, 0, 0, 0]].concat();
+    let with = |rdata: &[u8]| {
+        let mut q = with_edns(query("www.example", 1), 1232, 0, &[]);
+        q[11] += 1;
+        let fixed = [0, 250, 0, 255, 0, 0, 0, 0];
+        [&q[..], &key, &fixed, &(rdata.len() as u16).to_be_bytes(), rdata].concat()
+    };
+    let m = asker().raw(Transport::Udp, &with(&rdata)).unwrap();
+    let end = query("www.example", 1).len();
+    assert_eq!(
+        (m[3] & 15, &m[10..12], &m[end..end + 3]),
+        (9, &[0, 2][..], &[0, 0, 41][..]),
+        "OPT, then TSIG"
+    );
+    let unsigned = [&algorithm[..], &time, &[0, 0], &id, &[0, 17, 0, 0]].concat();
+    let fixed = [0, 250, 0, 255, 0, 0, 0, 0, 0, unsigned.len() as u8];
+    assert_eq!(m[end + 11..], [&key[..], &fixed, &unsigned].concat(), "BADKEY, without a MAC");
+    let torn = [&rdata[..rdata.len() - 1], &[&rdata[..], &[0]].concat(), &[0xc0, 12], &[]];
+    for rdata in torn {
+        assert_eq!(udp(&with(rdata)).unwrap().rcode, 1, "{rdata:?}");
+    }
 }
 
 #[test]

@@ -82,6 +82,77 @@ async fn dnstap_read_prints_every_answer() {
     server.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_moved_away_is_whole_and_another_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, old) = (dir.path().join("log.dnstap"), dir.path().join("log.dnstap.1"));
+    let server = start(TapTarget::File(path.clone()), 1);
+    let to = server.local_addrs()[0];
+    udp(to, &query("www.example", 1));
+    std::fs::rename(&path, &old).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "no file comes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    udp(to, &query("ns.example", 1));
+    if let (Some(old), Some(new)) = (printed(&old, 1), printed(&path, 1)) {
+        assert!(old.contains("www.example") && !old.contains("ns.example. "), "{old}");
+        assert!(new.contains("192.0.2.1") && !new.contains("192.0.2.80"), "{new}");
+    }
+    assert!(std::fs::read(&old).unwrap().ends_with(&[0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3]), "STOP");
+    assert_eq!(server.counters().untapped, 0);
+    server.shutdown().await;
+}
+
+/// A file system of 64 KiB, as long as the test runs.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Small> {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"];
+        let mounted = Command::new("mount").args(args).arg(dir.path()).status().is_ok_and(|s| s.success());
+        if !mounted {
+            eprintln!("NOT RUN: a full disk needs root, to mount a small one");
+            assert!(env::var_os("CI").is_none(), "CI runs as root");
+        }
+        mounted.then_some(Small(dir))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status(); // the folder is removed behind it
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_costs_answers_of_the_log_and_tears_none() {
+    let Some(disk) = Small::mount() else { return };
+    let (path, other) = (disk.0.path().join("log.dnstap"), disk.0.path().join("other"));
+    let server = start(TapTarget::File(path.clone()), 1);
+    let to = server.local_addrs()[0];
+    std::fs::write(&other, [0; 50_000]).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while server.counters().untapped == 0 {
+        assert!(Instant::now() < deadline, "nothing is lost");
+        (0..100).for_each(|_| udp(to, &query("www.example", 1)));
+    }
+    std::thread::sleep(Duration::from_millis(700)); // what waited is written, or lost
+    std::fs::remove_file(other).unwrap();
+    udp(to, &query("ns.example", 1));
+    if let Some(text) = printed(&path, 1) {
+        assert!(text.contains("192.0.2.80"), "{text}");
+        let deadline = Instant::now() + PATIENCE;
+        while !printed(&path, 1).unwrap().contains("192.0.2.1\n") {
+            assert!(Instant::now() < deadline, "what follows is not read");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    server.shutdown().await;
+}
+
 /// A control frame: its kind.
 fn control(s: &mut UnixStream) -> u32 {
     let mut head = [0; 8];
