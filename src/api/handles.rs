@@ -13,7 +13,10 @@ use zonekeeper_core::{
 };
 use zonekeeper_dns::DnsFlags;
 use zonekeeper_peer::keys::Keyring;
-use zonekeeper_proxy::LocalHealth;
+use zonekeeper_proxy::{Counters, LocalHealth};
+
+/// Reads the proxy's totals.
+pub type Totals = Arc<dyn Fn() -> Counters + Send + Sync>;
 
 /// Handles to the parts of one node. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +35,8 @@ pub struct Handles {
     pub events: Events,
     /// The proxy's view of its backends; none on a node without a proxy.
     pub proxy: Option<Arc<LocalHealth>>,
+    /// The proxy's totals; none on a node without one.
+    pub totals: Option<Totals>,
     /// What DNS knows about itself, and of clients' whereabouts.
     pub dns: Arc<DnsFlags>,
     /// Metrics of the node's other parts, added to the API's own.

@@ -34,6 +34,6 @@ pub mod wire;
 
 pub use auth::{Secret, hash as token_hash};
 pub use events::Events;
-pub use handles::{Handles, LocalView};
+pub use handles::{Handles, LocalView, Totals};
 pub use server::serve;
 pub use wire::stamp;

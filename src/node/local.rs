@@ -60,6 +60,7 @@ impl Local {
             consensus: self.consensus.clone(),
             events: Events::default(),
             proxy: self.counters.proxy.as_ref().map(|_| self.health.clone()),
+            totals: super::metrics::totals(&self),
             dns: self.dns.clone(),
             metrics: super::metrics::sources(&self),
             keyring: self.keyring.clone(),

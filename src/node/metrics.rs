@@ -2,7 +2,16 @@
 
 use super::{local::Local, secrets};
 use std::{sync::Arc, time::UNIX_EPOCH};
-use zonekeeper_api::metrics::{self, Source};
+use zonekeeper_api::{
+    Totals,
+    metrics::{self, Source},
+};
+
+/// The proxy's totals, as long as it runs.
+pub(super) fn totals(local: &Local) -> Option<Totals> {
+    let proxy = local.counters.proxy.clone()?;
+    Some(Arc::new(move || proxy.upgrade().map(|p| p.counters()).unwrap_or_default()))
+}
 
 /// The sources that the API adds to its own metrics.
 pub(super) fn sources(local: &Local) -> Vec<Source> {
@@ -15,12 +24,8 @@ pub(super) fn sources(local: &Local) -> Vec<Source> {
             }
         }));
     }
-    if let Some(proxy) = counters.proxy.clone() {
-        sources.push(Arc::new(move |out| {
-            if let Some(proxy) = proxy.upgrade() {
-                metrics::proxy(out, &proxy.counters());
-            }
-        }));
+    if let Some(totals) = totals(local) {
+        sources.push(Arc::new(move |out| metrics::proxy(out, &totals())));
     }
     let (peers, vitals) = (local.peers.clone(), local.vitals.clone());
     sources.push(Arc::new(move |out| {

@@ -84,14 +84,16 @@ fn observed(handles: &Handles, pool: &PoolId, addr: SocketAddr) -> Option<(&'sta
     Some((word, backend.inflight()))
 }
 
-/// All listeners with their routes. Role: read.
+/// All listeners with their routes, and their connections at this node. Role: read.
 #[utoipa::path(get, path = "/v1/listeners", tag = "proxy", responses((status = 200, body = Seen<Vec<Listener>>)))]
 async fn listeners(view: View) -> Json<Seen<Vec<Listener>>> {
+    let served = view.api.handles.totals.as_ref().map(|totals| totals().listeners).unwrap_or_default();
     let one =
         |(id, l): (&zonekeeper_core::id::ListenerId, &std::sync::Arc<model::Listener>)| wire::Listener {
             id: id.clone(),
             protocol: l.protocol,
             tls: l.tls.is_some(),
+            connections: served.iter().find(|(served, _)| served == id).map(|(_, c)| c.active),
             binds: l.binds.iter().map(|b| Bind { site: b.site.clone(), addr: b.addr }).collect(),
             routes: l
                 .routes

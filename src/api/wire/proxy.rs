@@ -61,6 +61,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Whether it terminates TLS.
     pub tls: bool,
+    /// Clients' connections (of UDP: sessions) that are open at the answering node; absent when it does not serve it.
+    pub connections: Option<u64>,
     /// Its addresses.
     pub binds: Vec<Bind>,
     /// Its routes; the first match wins.

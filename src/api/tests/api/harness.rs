@@ -197,6 +197,7 @@ impl Node {
             consensus,
             events: Events::default(),
             proxy: None,
+            totals: None,
             dns: Arc::default(),
             metrics: Vec::new(),
             keyring: Keyring::load(&dir.path().join("keys")),
