@@ -8,7 +8,7 @@ use super::{
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use std::{io, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{io, mem, net::Ipv6Addr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -73,9 +73,10 @@ impl Tries {
         mut refusals: Refusals,
     ) -> Result<(Observation, u8), Blind> {
         self.begin(key, pace, None);
-        let (soon, again) = (Duration::from_millis(CONFIRM_MS), Duration::from_millis(pace.again_ms));
+        let [soon, again, more] = [CONFIRM_MS, pace.again_ms, pace.more_ms].map(Duration::from_millis);
         let mut unsent = refusals.needed.saturating_sub(1);
-        let next = sleep(if unsent > 0 { soon } else { again });
+        let mut overdue = unsent == 0; // once the next one goes out
+        let next = sleep(if overdue { again } else { soon });
         tokio::pin!(next);
         let (news, mut overtaken) = (self.news.clone(), false);
         let (mut blind, mut refused) = (None, 0);
@@ -94,7 +95,7 @@ impl Tries {
                         _ => {} // silent, or given up; another one may do better
                     },
                     () = news.notified(), if !overtaken => {
-                        (overtaken, unsent) = (true, refusals.on_news);
+                        (overtaken, unsent, overdue) = (true, refusals.on_news, false);
                         refusals.needed = refusals.needed.max(refusals.on_news);
                         next.as_mut().reset(Instant::now());
                     }
@@ -103,7 +104,12 @@ impl Tries {
                             self.begin(key, pace, Some(room));
                             unsent = unsent.saturating_sub(1);
                         }
-                        next.as_mut().reset(Instant::now() + if unsent > 0 { soon } else { again });
+                        let wait = match unsent {
+                            1.. => soon,
+                            0 if mem::replace(&mut overdue, true) => more,
+                            0 => again,
+                        };
+                        next.as_mut().reset(Instant::now() + wait);
                     }
                 }
             }
@@ -378,7 +384,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_confirmed_by_tries_that_do_not_wait_for_each_other() {
         let key = |addr| Arc::new(key(addr, check(CheckKind::Tcp), "h"));
-        let pace = Pace { within_ms: 30_000, again_ms: 10_000, life_ms: 30_000 };
+        let pace = Pace { within_ms: 30_000, again_ms: 10_000, more_ms: 10_000, life_ms: 30_000 };
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let mut tries = Tries::new(Arc::new(Semaphore::new(8)), Arc::default());
         let began = Instant::now();
@@ -397,7 +403,7 @@ mod tests {
     async fn news_send_all_confirming_tries_at_once_beside_one_that_waits() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let key = Arc::new(key(listener.local_addr().unwrap(), check(get("/", "")), "h"));
-        let pace = Pace { within_ms: 30_000, again_ms: 30_000, life_ms: 30_000 };
+        let pace = Pace { within_ms: 30_000, again_ms: 30_000, more_ms: 30_000, life_ms: 30_000 };
         let news = Arc::new(Notify::new());
         let mut tries = Tries::new(Arc::new(Semaphore::new(8)), news.clone());
         let gone = async {
@@ -447,13 +453,13 @@ mod tests {
         let spare = Arc::new(Semaphore::new(8));
         let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
         let (addr, seen) = deaf(2).await;
-        let patient = Pace { within_ms: 30_000, again_ms: 20, life_ms: 30_000 };
+        let patient = Pace { within_ms: 30_000, again_ms: 20, more_ms: 20, life_ms: 30_000 };
         let saw =
             Tries::new(spare.clone(), Arc::default()).probe(&key(addr), patient, Refusals::just(1)).await;
         assert_eq!(saw, Ok((Observation::Answer, 1)));
         assert!(seen.load(Relaxed) >= 3, "two tries hang");
         let (addr, seen) = deaf(usize::MAX).await;
-        let short = Pace { within_ms: 300, again_ms: 20, life_ms: 1_000 };
+        let short = Pace { within_ms: 300, again_ms: 20, more_ms: 20, life_ms: 1_000 };
         let mut crowded = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
         assert_eq!(crowded.probe(&key(addr), short, Refusals::just(1)).await, Ok((Observation::Silence, 1)));
         assert!(seen.load(Relaxed) <= 1, "no room for another try");
@@ -464,7 +470,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let key = Arc::new(key(addr, check(get("/", "")), "h"));
-        let pace = Pace { within_ms: 100, again_ms: 30_000, life_ms: 30_000 };
+        let pace = Pace { within_ms: 100, again_ms: 30_000, more_ms: 30_000, life_ms: 30_000 };
         let mut tries = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
         assert_eq!(tries.probe(&key, pace, Refusals::just(1)).await, Ok((Observation::Silence, 1)));
         let (mut first, _) = listener.accept().await.unwrap();

@@ -31,7 +31,7 @@ use zonekeeper_proxy::LocalHealth;
 pub(crate) const IN_FLIGHT: usize = 256;
 /// Tries beside the first ones of all these probes. A try outlives its probe, to [`Pace::LIFE_MS`] at most: so few sockets
 /// may be open beside those above.
-const SPARE: usize = 256;
+const SPARE: usize = 512;
 
 /// All streams of a node.
 #[derive(Debug)]

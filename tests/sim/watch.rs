@@ -1,12 +1,13 @@
 //! The streams of one program: probes of the endpoints of other sites, and heartbeats of other nodes.
 
 use crate::{bug::Bug, network::Lost, node::Node, world::World};
+use futures_util::future::{self, Either};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::oneshot;
+use std::{mem, pin::pin, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
 use zonekeeper_core::{
-    detector::{CONFIRM_MS, Detector, Observation, Preset, Thresholds},
+    detector::{CONFIRM_MS, Detector, Observation, Pace, Preset, Thresholds},
     evidence::Target,
     id::{NodeId, SiteId},
     model::Check,
@@ -110,18 +111,31 @@ async fn confirm(node: &Arc<Node>, target: &Target, timeout_ms: u64, times: u8) 
     seen
 }
 
-/// Probes as a client connects. What arrived while this program stood still is seen when it goes on.
+/// Probes as a client connects, again and again while nothing comes. What arrived while this program stood still is seen
+/// when it goes on.
 async fn probe(node: &Arc<Node>, target: &Target, timeout_ms: u64) -> Observation {
     let (world, from, to) = (node.world.clone(), node.id, node_of(&target.site));
+    let pace = Pace::new(timeout_ms, Some(world.outside().links.rtt_ms()));
     let service = target.service.to_string();
-    let (tx, mut rx) = oneshot::channel();
-    drop(SimRuntime::spawn(async move {
-        if let Some(seen) = knock(&world, from, to, service).await {
-            let _ = tx.send(seen); // the prober may have given up
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    let mut wait = pace.again_ms;
+    let tries = async {
+        loop {
+            let (world_, service, tx) = (world.clone(), service.clone(), tx.clone());
+            drop(SimRuntime::spawn(async move {
+                if let Some(seen) = knock(&world_, from, to, service).await {
+                    let _ = tx.send(seen); // the prober may have given up
+                }
+            }));
+            world.sleep(mem::replace(&mut wait, pace.more_ms)).await;
         }
-    }));
-    let timeout = Duration::from_millis(timeout_ms);
-    let seen = SimRuntime::timeout(timeout, &mut rx).await.ok().and_then(Result::ok);
+    };
+    let within = Duration::from_millis(pace.within_ms);
+    let seen = match SimRuntime::timeout(within, future::select(pin!(tries), pin!(rx.recv()))).await {
+        Ok(Either::Right((seen, _))) => seen,
+        Ok(Either::Left((never, _))) => never,
+        Err(_) => None,
+    };
     node.world.gate(from).await;
     seen.or_else(|| rx.try_recv().ok()).unwrap_or(Observation::Silence)
 }

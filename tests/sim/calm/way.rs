@@ -3,6 +3,7 @@
 
 use super::trouble::Trouble;
 use crate::rng::Rng;
+use std::iter;
 use zonekeeper_core::detector::{Observation, Pace};
 
 /// First retransmission of a SYN.
@@ -21,7 +22,8 @@ pub(super) fn probe(
 ) -> (Observation, u64) {
     let end = now + pace.within_ms;
     let mut first = late.take().map(|at| (Observation::Answer, at));
-    for begins in (now..end).step_by(pace.again_ms as usize) {
+    let others = (now + pace.again_ms..end).step_by(pace.more_ms as usize);
+    for begins in iter::once(now).chain(others) {
         // a program that stands still tries nothing; one that has its answer tries no more
         if trouble.free(from, begins) > begins || first.is_some_and(|(_, at)| at <= begins) {
             break;
