@@ -2,7 +2,8 @@
 //!
 //! - **Refused** is the network's own word and needs no patience: a refusal asks for the next probes at once, none of which
 //!   waits for the one before it, and `fall` refusals in a row are red.
-//! - **Unhealthy** (a wrong answer) is red after `fall` in a row at the usual interval.
+//! - **Unhealthy** (a wrong answer) is red after `fall` in a row at the usual interval. Silences before either do not count
+//!   with it: a lossy path and one refusal are no outage.
 //! - **Silence** is the absence of a word and needs patience: red only when `fall` probes in a row went unanswered *and*
 //!   they span the patience of the preset (counted from when the first of them was sent: a pause that begins right after
 //!   an answer is not charged for the interval before it) *and* the last answer is older than the stream's own rhythm explains.
@@ -93,10 +94,10 @@ impl Preset {
 /// A lost SYN is sent again after a second (RFC 6298 §2), by when the probe is over: it would hang on two packets. So a
 /// probe that is not answered soon opens another connection, as a client does that has several addresses to try (RFC
 /// 8305 §5). The first answer on any of them is its answer, also on one that the probe before it has opened: a path that
-/// lets one of many packets through is not silent. Once the first try is overdue, others follow at half the distance: in
-/// ten thousand hours of bursts that lose half of all packets, eight tries in 0.28 s were once too few. A far path is given more time than its check says: three of its own
-/// answer times, so that a third try can still be answered, but no more than [`Pace::LIFE_MS`]; so is one that has not
-/// answered yet.
+/// lets one of many packets through is not silent. Once the first try is overdue, others follow at half the distance: at
+/// the whole of it, bursts that lose half of all packets took a site from `fast` once in ten thousand hours. A far path is
+/// given more time than its check says: three of its own answer times, so that a third try can still be answered, but no
+/// more than [`Pace::LIFE_MS`]; so is one that has not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// The probe was silence after this, in milliseconds.
@@ -112,15 +113,15 @@ pub struct Pace {
 impl Pace {
     /// Life of a try, unless the check's timeout is longer, in milliseconds.
     pub const LIFE_MS: u64 = 1_000;
-    /// Parts of a probe's time after the first of which there is a second try.
-    const TRIES: u64 = 8;
+    /// The second try comes after such a part of a probe's time.
+    const AGAIN: u64 = 8;
 
     /// For a timeout, on a path whose answers take so long (none: unknown), both in milliseconds.
     pub fn new(timeout_ms: u64, answer_ms: Option<u64>) -> Pace {
         let far = answer_ms.map_or(Pace::LIFE_MS, |ms| (3 * ms).min(Pace::LIFE_MS));
         let within_ms = timeout_ms.max(far);
-        let again_ms = (within_ms / Pace::TRIES).clamp(20, 250).max(answer_ms.unwrap_or(0) * 5 / 4);
-        let more_ms = (within_ms / (2 * Pace::TRIES)).clamp(20, 125);
+        let again_ms = (within_ms / Pace::AGAIN).clamp(20, 250).max(answer_ms.unwrap_or(0) * 5 / 4);
+        let more_ms = (within_ms / (2 * Pace::AGAIN)).clamp(20, 125);
         Pace { within_ms, again_ms, more_ms, life_ms: within_ms.max(Pace::LIFE_MS) }
     }
 
@@ -147,6 +148,8 @@ pub struct Detector {
     /// Answers (positive) or failures (negative) in a row.
     answers: u8,
     failures: u8,
+    /// Of the failures, the last ones in a row that were no silence.
+    said: u8,
     last_answer: Option<Mono>,
     /// A probe could not be made since the last one that was.
     unseen: bool,
@@ -167,6 +170,7 @@ impl Detector {
             since: now,
             answers: 0,
             failures: 0,
+            said: 0,
             last_answer: None,
             unseen: false,
             failing_since: now,
@@ -191,7 +195,7 @@ impl Detector {
     /// True when the verdict changed.
     pub fn blind(&mut self, now: Mono) -> bool {
         let before = (self.colour, self.kind);
-        (self.failures, self.unseen) = (0, true);
+        (self.failures, self.said, self.unseen) = (0, 0, true);
         if self.colour == Colour::Yellow && self.last_answer.is_some() {
             self.kind = None;
         }
@@ -219,7 +223,7 @@ impl Detector {
             }
         }
         self.last_answer = Some(now);
-        self.failures = 0;
+        (self.failures, self.said) = (0, 0);
         self.answers = self.answers.saturating_add(1);
         let first = self.colour == Colour::Yellow && self.kind.is_none();
         if first || self.colour == Colour::Yellow || self.answers >= self.thresholds.rise {
@@ -233,9 +237,11 @@ impl Detector {
             self.failing_since = sent;
         }
         self.failures = self.failures.saturating_add(1);
-        let enough = self.failures >= self.thresholds.fall;
-        let red =
-            enough && (kind != Kind::Silent || self.silent_too_long(now)) || mutant::on(Mutant::Impatience);
+        self.said = if kind == Kind::Silent { 0 } else { self.said.saturating_add(1) };
+        let fall = self.thresholds.fall;
+        let red = self.said >= fall
+            || self.failures >= fall && self.silent_too_long(now)
+            || mutant::on(Mutant::Impatience);
         if self.colour == Colour::Red {
             self.kind = Some(kind);
         } else {
@@ -257,7 +263,13 @@ impl Detector {
     /// Refusals that are missing until a refusal is confirmed, to be asked for at once; 0: there is none to confirm.
     pub fn unconfirmed(&self) -> u8 {
         let confirming = self.colour == Colour::Yellow && self.kind == Some(Kind::Refused);
-        if confirming { self.thresholds.fall.saturating_sub(self.failures).max(1) } else { 0 }
+        if confirming { self.missing() } else { 0 }
+    }
+
+    /// Refusals in a row that make this stream red, at least 1: what to ask for when there are news of the one who is asked.
+    pub fn missing(&self) -> u8 {
+        let missing = self.thresholds.fall.saturating_sub(self.said).max(1);
+        if self.colour == Colour::Red { 1 } else { missing }
     }
 }
 
@@ -314,8 +326,30 @@ mod tests {
     }
 
     #[test]
+    fn silences_before_a_refusal_do_not_confirm_it() {
+        let mut d = steady();
+        for at in [10_100, 10_200] {
+            d.observe(Observation::Silence, Mono(at), Mono(at + 80));
+        }
+        assert_eq!(d.missing(), 3);
+        d.observe(Observation::Refused, Mono(10_300), Mono(10_301));
+        assert_eq!((d.verdict(Mono(10_301)).colour, d.unconfirmed(), d.missing()), (Colour::Yellow, 2, 2));
+        // one who is refused and not answered in turn is not forgotten
+        let mut d = steady();
+        let seen =
+            [Observation::Refused, Observation::Silence].into_iter().cycle().zip((10_100..).step_by(100));
+        let red = seen.take(60).find(|&(seen, at)| {
+            d.observe(seen, Mono(at), Mono(at + 80));
+            d.verdict(Mono(at + 80)).colour == Colour::Red
+        });
+        assert!(red.is_some_and(|(_, at)| at - 10_100 >= T.patience_ms), "{red:?}");
+        assert_eq!(d.missing(), 1);
+    }
+
+    #[test]
     fn a_refusal_is_confirmed_at_once() {
         let mut d = steady();
+        assert_eq!((d.unconfirmed(), d.missing()), (0, 3));
         d.observe(Observation::Refused, Mono(10_010), Mono(10_010));
         assert_eq!(d.unconfirmed(), 2);
         d.observe(Observation::Refused, Mono(10_025), Mono(10_025));

@@ -36,10 +36,15 @@ pub(crate) enum Blind {
     NoWay,
 }
 
+/// Tries of one stream at most: one that hangs shall not take the room of all others.
+const MOST: usize = 48;
+
 /// The tries of one stream that are under way.
 #[derive(Debug)]
 pub(crate) struct Tries {
-    under_way: JoinSet<Result<Observation, Blind>>,
+    under_way: JoinSet<(u32, Result<Observation, Blind>)>,
+    /// Counts volleys: tries that confirm a refusal together. Those of before confirm nothing.
+    volley: u32,
     spare: Arc<Semaphore>,
     news: Arc<Notify>,
     trust: Trust,
@@ -57,51 +62,66 @@ pub(crate) struct Refusals {
 impl Tries {
     /// None yet. `spare`: room for tries beside the first one of a probe. `news`: of the one who is asked.
     pub(crate) fn new(spare: Arc<Semaphore>, news: Arc<Notify>) -> Tries {
-        Tries { under_way: JoinSet::new(), spare, news, trust: Trust::default() }
+        Tries { under_way: JoinSet::new(), volley: 0, spare, news, trust: Trust::default() }
     }
 
     /// Probes once, within the time that the pace allows. Whatever the first try sees that ends, of this probe or of the
     /// one before, is what the probe saw. Where this machine could not make it, its silence says nothing.
     ///
-    /// A probe that confirms a refusal goes on until so many tries were refused, sent [`CONFIRM_MS`] apart: none waits for
-    /// the one before it, so that a far path takes one round trip for all. So does one that news overtake, and what an
-    /// older try of it sees other than a refusal leaves them for the next. What was seen, and how many times.
+    /// A probe that confirms a refusal goes on until so many tries of its own were refused, sent [`CONFIRM_MS`] apart: none
+    /// waits for the one before it, so that a far path takes one round trip for all. So does one that news overtake; an
+    /// answer to an older try leaves them for the next. What was seen, and how many times.
     pub(crate) async fn probe(
         &mut self,
         key: &Arc<Key>,
         pace: Pace,
         mut refusals: Refusals,
     ) -> Result<(Observation, u8), Blind> {
+        if refusals.needed > 1 {
+            self.volley = self.volley.wrapping_add(1);
+        }
         self.begin(key, pace, None);
+        let mut sent = Instant::now();
         let [soon, again, more] = [CONFIRM_MS, pace.again_ms, pace.more_ms].map(Duration::from_millis);
         let mut unsent = refusals.needed.saturating_sub(1);
         let mut overdue = unsent == 0; // once the next one goes out
         let next = sleep(if overdue { again } else { soon });
         tokio::pin!(next);
-        let (news, mut overtaken) = (self.news.clone(), false);
+        let (news, mut overtaken, mut passed) = (self.news.clone(), false, false);
         let (mut blind, mut refused) = (None, 0);
         let seen = async {
             loop {
                 tokio::select! {
                     Some(ended) = self.under_way.join_next() => match ended {
-                        Ok(Ok(Observation::Refused)) => {
+                        Ok((volley, Ok(Observation::Refused))) if refusals.needed == 1 || volley == self.volley => {
                             refused += 1;
                             if refused >= refusals.needed {
                                 return (Observation::Refused, refused);
                             }
                         }
-                        Ok(Ok(seen)) if seen != Observation::Silence => return (seen, 1),
-                        Ok(Err(why)) => blind = Some(why),
-                        _ => {} // silent, or given up; another one may do better
+                        Ok((volley, Ok(seen @ (Observation::Answer | Observation::Wrong)))) => {
+                            passed = overtaken && volley == self.volley;
+                            return (seen, 1);
+                        }
+                        Ok((_, Err(why))) => blind = Some(why),
+                        _ => {} // silent, or given up, or of before; another one may do better
                     },
-                    () = news.notified(), if !overtaken => {
-                        (overtaken, unsent, overdue) = (true, refusals.on_news, false);
-                        refusals.needed = refusals.needed.max(refusals.on_news);
-                        next.as_mut().reset(Instant::now());
+                    // a volley that is out already says what there is to say; news then wait for the next probe
+                    () = news.notified(), if refusals.needed == 1 && !overtaken => {
+                        self.volley = self.volley.wrapping_add(1);
+                        (overtaken, overdue, refused) = (true, false, 0);
+                        (refusals.needed, unsent) = (refusals.on_news, refusals.on_news);
+                        next.as_mut().reset(Instant::now().max(sent + soon));
                     }
                     () = &mut next => {
-                        if let Ok(room) = self.spare.clone().try_acquire_owned() {
-                            self.begin(key, pace, Some(room));
+                        let room = match self.under_way.len() {
+                            0 => Some(None),
+                            1..MOST => self.spare.clone().try_acquire_owned().ok().map(Some),
+                            _ => None,
+                        };
+                        if let Some(room) = room {
+                            self.begin(key, pace, room);
+                            sent = Instant::now();
                             unsent = unsent.saturating_sub(1);
                         }
                         let wait = match unsent {
@@ -115,7 +135,7 @@ impl Tries {
             }
         };
         let seen = timeout(Duration::from_millis(pace.within_ms), seen).await;
-        if overtaken && !matches!(seen, Ok((Observation::Refused, _))) {
+        if overtaken && !passed && !matches!(seen, Ok((Observation::Refused, _))) {
             news.notify_one();
         }
         match seen {
@@ -131,10 +151,11 @@ impl Tries {
 
     fn begin(&mut self, key: &Arc<Key>, pace: Pace, room: Option<OwnedSemaphorePermit>) {
         let (key, life) = (key.clone(), Duration::from_millis(pace.life_ms));
-        let handshake = self.trust.handshake(&key);
+        let (handshake, volley) = (self.trust.handshake(&key), self.volley);
         self.under_way.spawn(async move {
             let _room = room;
-            timeout(life, attempt(&key, handshake)).await.unwrap_or(Ok(Observation::Silence))
+            let seen = timeout(life, attempt(&key, handshake)).await.unwrap_or(Ok(Observation::Silence));
+            (volley, seen)
         });
     }
 }
@@ -393,10 +414,9 @@ mod tests {
         assert!(took >= Duration::from_millis(2 * CONFIRM_MS) && took < Duration::from_secs(5), "{took:?}");
         let open = server(b"").await;
         assert_eq!(tries.probe(&key(open), pace, Refusals::just(3)).await, Ok((Observation::Answer, 1)));
-        let brief = Pace { within_ms: 100, ..pace };
         let mut crowded = Tries::new(Arc::new(Semaphore::new(0)), Arc::default());
-        let seen = crowded.probe(&key(closed), brief, Refusals::just(3)).await;
-        assert_eq!(seen, Ok((Observation::Refused, 1)), "no room for more tries: what was seen counts");
+        let seen = crowded.probe(&key(closed), pace, Refusals::just(3)).await;
+        assert_eq!(seen, Ok((Observation::Refused, 3)), "no room for more at once: one after another");
     }
 
     #[tokio::test]
@@ -412,9 +432,10 @@ mod tests {
             news.notify_one();
             held
         };
-        let probe = tries.probe(&key, pace, Refusals { needed: 1, on_news: 3 });
+        let (probe, began) = (tries.probe(&key, pace, Refusals { needed: 1, on_news: 3 }), Instant::now());
         let (seen, (mut held, _)) = tokio::join!(probe, gone);
         assert_eq!(seen, Ok((Observation::Refused, 3)));
+        assert!(began.elapsed() >= Duration::from_millis(2 * CONFIRM_MS), "a short gap moves nothing");
         // An answer that was on its way when the news came: they are looked into after it.
         let listener = TcpListener::bind(key.addr).await.unwrap();
         let late = async {
@@ -428,6 +449,46 @@ mod tests {
         let (seen, ()) = tokio::join!(probe, late);
         assert_eq!(seen, Ok((Observation::Answer, 1)));
         timeout(Duration::from_secs(5), news.notified()).await.expect("the news are still there");
+    }
+
+    #[tokio::test]
+    async fn tries_of_before_the_news_confirm_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let key = Arc::new(key(listener.local_addr().unwrap(), check(get("/", "")), "h"));
+        let pace = Pace { within_ms: 30_000, again_ms: 20, more_ms: 20, life_ms: 30_000 };
+        let news = Arc::new(Notify::new());
+        let mut tries = Tries::new(Arc::new(Semaphore::new(2)), news.clone());
+        let cut = async {
+            let mut held = Vec::new();
+            while held.len() < 3 {
+                held.push(listener.accept().await.unwrap().0);
+            }
+            news.notify_one();
+            sleep(Duration::from_millis(5)).await;
+            for stream in held {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(); // a reset
+            }
+            let (mut served, _) = listener.accept().await.unwrap();
+            sleep(Duration::from_millis(100)).await; // the resets are there by then
+            served.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            served
+        };
+        let (seen, _served) = tokio::join!(tries.probe(&key, pace, Refusals { needed: 1, on_news: 3 }), cut);
+        assert_eq!(seen, Ok((Observation::Answer, 1)), "one blow to all connections is no outage");
+        assert!(timeout(Duration::from_millis(20), news.notified()).await.is_err(), "they were looked into");
+    }
+
+    #[tokio::test]
+    async fn tries_that_are_overdue_follow_at_their_own_distance() {
+        let key = |addr| Arc::new(key(addr, check(get("/", "")), "h"));
+        for (more_ms, least, most) in [(30_000, 2, 2), (20, 6, 16)] {
+            let (addr, seen) = deaf(usize::MAX).await;
+            let pace = Pace { within_ms: 320, again_ms: 20, more_ms, life_ms: 1_000 };
+            let mut tries = Tries::new(Arc::new(Semaphore::new(64)), Arc::default());
+            assert_eq!(tries.probe(&key(addr), pace, Refusals::just(1)).await, Ok((Observation::Silence, 1)));
+            let seen = seen.load(Relaxed);
+            assert!((least..=most).contains(&seen), "{seen} tries");
+        }
     }
 
     /// A server that lets its first connections hang; how many it has seen.

@@ -31,7 +31,7 @@ use zonekeeper_proxy::LocalHealth;
 pub(crate) const IN_FLIGHT: usize = 256;
 /// Tries beside the first ones of all these probes. A try outlives its probe, to [`Pace::LIFE_MS`] at most: so few sockets
 /// may be open beside those above.
-const SPARE: usize = 512;
+const SPARE: usize = 1024;
 
 /// All streams of a node.
 #[derive(Debug)]
@@ -151,13 +151,16 @@ impl Run {
         let mut round = 0u64;
         loop {
             let news = tokio::select! {
-                () = sleep_until(next) => false,
+                biased;
                 () = self.now.notified() => true,
+                () = sleep_until(next) => false,
             };
             let started = Instant::now();
             let Ok(_permit) = self.in_flight.clone().acquire_owned().await else { return };
             let (sent, began) = (clock::mono(), Instant::now());
-            let seen = self.tries.probe(&key, self.pace(), refusals(&detector, check.fall, news)).await;
+            let needed = if news { detector.missing() } else { detector.unconfirmed().max(1) };
+            let refusals = Refusals { needed, on_news: detector.missing() };
+            let seen = self.tries.probe(&key, self.pace(), refusals).await;
             if matches!(seen, Ok((Observation::Answer, _))) {
                 let took = began.elapsed();
                 self.answers = Some(self.answers.map_or(took, |old| (old * 7 + took) / 8));
@@ -215,16 +218,6 @@ impl Run {
             }
         }
     }
-}
-
-/// How many refusals the next probe looks for: those that confirm one; all that make red, where news say that something
-/// happened there.
-fn refusals(detector: &Detector, fall: u8, news: bool) -> Refusals {
-    let on_news = match (detector.unconfirmed(), detector.verdict(clock::mono()).colour) {
-        (0, Colour::Green) => fall.max(1),
-        (missing, _) => missing.max(1),
-    };
-    Refusals { needed: if news { on_news } else { detector.unconfirmed().max(1) }, on_news }
 }
 
 /// New streams look within this time, whatever their interval.

@@ -121,6 +121,7 @@ async fn probe(node: &Arc<Node>, target: &Target, timeout_ms: u64) -> Observatio
     let mut wait = pace.again_ms;
     let tries = async {
         loop {
+            world.gate(from).await; // who stands still tries nothing
             let (world_, service, tx) = (world.clone(), service.clone(), tx.clone());
             drop(SimRuntime::spawn(async move {
                 if let Some(seen) = knock(&world_, from, to, service).await {
