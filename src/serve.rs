@@ -8,6 +8,7 @@ use crate::{
 };
 use clap::{Args, ValueEnum};
 use std::{
+    borrow::Cow,
     io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -86,13 +87,26 @@ enum BalanceArg {
 }
 
 /// Whether both hold the same records; the serial of a zone that is edited is its own.
-fn same_but_soa(a: &[RrSet], b: &[RrSet]) -> bool {
-    fn sorted(sets: &[RrSet]) -> Vec<&RrSet> {
-        let mut sets: Vec<&RrSet> = sets.iter().filter(|s| s.rtype != rtype::SOA).collect();
+fn same_but_serial(a: &[RrSet], b: &[RrSet]) -> bool {
+    fn sorted(sets: &[RrSet]) -> Vec<Cow<'_, RrSet>> {
+        let mut sets: Vec<_> = sets.iter().map(without_serial).collect();
         sets.sort_by(|a, b| (&a.name, a.rtype).cmp(&(&b.name, b.rtype)));
         sets
     }
     sorted(a) == sorted(b)
+}
+
+fn without_serial(set: &RrSet) -> Cow<'_, RrSet> {
+    let mut set = Cow::Borrowed(set);
+    if set.rtype == rtype::SOA {
+        for soa in &mut set.to_mut().rdata {
+            // behind it are four other numbers (RFC 1035 §3.3.13)
+            if let Some(serial) = soa.len().checked_sub(20) {
+                soa[serial..serial + 4].fill(0);
+            }
+        }
+    }
+    set
 }
 
 /// `example.com=example.com.zone`.
@@ -225,10 +239,10 @@ impl Serve {
             let records = zonekeeper_dns::zonefile::load(&zone.file, origin).map_err(|e| e.to_string());
             match (running.zones.get(origin), records) {
                 (None, records) => drop(wanted.zones.insert(origin.clone(), (ZoneOwner::Api, records?))),
-                (Some((_, kept)), Ok(records)) if same_but_soa(kept, &records) => {}
+                (Some((_, kept)), Ok(records)) if same_but_serial(kept, &records) => {}
                 (Some(_), Ok(_)) => tracing::warn!(
                     "zone {origin} is served as the folder of --dir has it, with the edits made there; {file} differs. \
-                     `zonekeeper zone delete {origin} --yes` and a restart take what the file says"
+                     `zonekeeper zone delete {origin} --yes` and a restart, until which it is refused, take what the file says"
                 ),
                 (Some(_), Err(e)) => {
                     tracing::warn!("zone {origin} is served as the folder of --dir has it: {e}")

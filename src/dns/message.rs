@@ -239,13 +239,15 @@ impl<'b> Message<'b> {
         self.count(Section::Additional, 1);
     }
 
-    /// A record behind all others, if it fits.
-    pub(crate) fn put_last(&mut self, limit: usize, record: &[u8]) {
+    /// A record behind all others; false, and nothing written, when it does not fit.
+    pub(crate) fn put_last(&mut self, limit: usize, record: &[u8]) -> bool {
         self.limit = limit.min(self.buf.len());
-        if self.len + record.len() <= self.limit {
+        let fits = self.len + record.len() <= self.limit;
+        if fits {
             self.push(record);
             self.count(Section::Additional, 1);
         }
+        fits
     }
 
     /// Writes the header's flags and counts.

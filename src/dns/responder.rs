@@ -376,10 +376,13 @@ impl Responder {
             Err(bad) => return self.finish_bad(view, peer, bad, buf),
         };
         let asked = [buf[2], buf[3]];
-        let cookie = Cookie::of(view, peer, &query, buf);
+        let cookie = Cookie::of(view, peer, query.edns, buf);
         let tsig = (query.tsig != 0).then(|| Unsigned::of(buf, usize::from(query.tsig)));
         let limit = limit(&query, view.transport).min(buf.len());
-        let opt = query.edns.map(|e| Opt::new(e, cookie, view.transport, &self.nsid, self.keepalive));
+        let mut opt = query.edns.map(|e| Opt::new(e, cookie, view.transport, &self.nsid, self.keepalive));
+        if let (Some(opt), Some(Some(tsig))) = (&mut opt, &tsig) {
+            opt.behind = tsig.bytes().len();
+        }
         let reserve = opt.as_ref().map_or(0, Opt::reserve);
         let mut message = Message::new(buf, query.end(), limit.saturating_sub(reserve));
         let slot = &self.slots[i];
@@ -427,7 +430,7 @@ impl Responder {
         if let Some(Some(tsig)) = tsig
             && verdict.rcode == rcode::NOTAUTH
         {
-            message.put_last(limit, tsig.bytes());
+            verdict.truncated = !message.put_last(limit, tsig.bytes());
         }
         let flags = [
             0x80 | (asked[0] & 0x01)
@@ -454,7 +457,9 @@ impl Responder {
             self.counters.dropped();
             return None;
         };
-        if let (Some(rate), Some(peer), Transport::Udp) = (&self.rate, peer, view.transport)
+        let cookie = Cookie::of(view, peer, edns, buf);
+        if let (Some(rate), Some(peer), Transport::Udp, false) =
+            (&self.rate, peer, view.transport, cookie.valid)
             && rate.count(peer.ip(), Kind::Error, &mut self.limited) == Limit::Drop
         {
             self.counters.withheld();
@@ -465,7 +470,7 @@ impl Responder {
         let limit = buf.len().min(UDP_PLAIN);
         let mut message = Message::new(buf, HEADER, limit);
         if let Some(edns) = edns {
-            let opt = Opt::new(edns, Cookie::default(), view.transport, &[], None);
+            let opt = Opt::new(edns, cookie, view.transport, &[], None);
             opt.put(&mut message, limit, &Verdict::code(code));
         }
         Some(message.finish(flags, 0))

@@ -13,15 +13,16 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Answers that wait to be written.
+/// Answers that wait to be written, and the bytes of theirs and of their queries.
 const WAITING: usize = 4096;
+const WAITING_BYTES: usize = 8 << 20;
 /// The type of the frames.
 const CONTENT: &[u8] = b"protobuf:dnstap.Dnstap";
 /// Frames are held back no longer than this.
@@ -62,6 +63,12 @@ struct Event {
     answer: Vec<u8>,
 }
 
+impl Event {
+    fn size(&self) -> usize {
+        self.query.len() + self.answer.len()
+    }
+}
+
 /// A worker's end of the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Tap {
@@ -69,6 +76,7 @@ pub(crate) struct Tap {
     sample: u32,
     turn: u32,
     lost: Arc<AtomicU64>,
+    bytes: Arc<AtomicUsize>,
 }
 
 /// What was taken of a query, to be completed by its answer.
@@ -80,14 +88,15 @@ impl Tap {
     /// Opens the file, and starts the thread, which ends when no worker is left.
     pub(crate) fn start(config: &TapConfig) -> io::Result<Tap> {
         let (sender, receiver) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
+        let (lost, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut out = Out { target: config.target.clone(), stream: None, waiting: (Vec::new(), 0) };
         if matches!(config.target, TapTarget::File(_)) {
             out.open()?; // a wrong path is told at the start
         }
-        let writer = Writer { out, identity: config.identity.clone(), lost: lost.clone() };
+        let writer =
+            Writer { out, identity: config.identity.clone(), lost: lost.clone(), bytes: bytes.clone() };
         thread::Builder::new().name("dns-tap".into()).spawn(|| writer.run(receiver))?;
-        Ok(Tap { sender, sample: config.sample.max(1), turn: 0, lost })
+        Ok(Tap { sender, sample: config.sample.max(1), turn: 0, lost, bytes })
     }
 
     /// Takes a query, if it is one of the sample.
@@ -100,7 +109,10 @@ impl Tap {
     pub(crate) fn give(&self, taken: Taken, transport: Transport, from: Option<SocketAddr>, answer: &[u8]) {
         let event =
             Event { transport, from, at: SystemTime::now(), query: taken.query, answer: answer.to_vec() };
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+        let size = event.size();
+        if self.bytes.fetch_add(size, Relaxed) + size > WAITING_BYTES || self.sender.try_send(event).is_err()
+        {
+            self.bytes.fetch_sub(size, Relaxed);
             self.lost.fetch_add(1, Relaxed);
         }
     }
@@ -115,14 +127,18 @@ struct Writer {
     out: Out,
     identity: String,
     lost: Arc<AtomicU64>,
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Writer {
     fn run(mut self, receiver: Receiver<Event>) {
         let mut flushed = Instant::now();
         loop {
-            let mut lost = match receiver.recv_timeout(FLUSH) {
-                Ok(event) => self.out.frame(&dnstap(&self.identity, &event)),
+            let mut lost = match receiver.recv_timeout(FLUSH.saturating_sub(flushed.elapsed())) {
+                Ok(event) => {
+                    self.bytes.fetch_sub(event.size(), Relaxed);
+                    self.out.frame(&dnstap(&self.identity, &event))
+                }
                 Err(RecvTimeoutError::Timeout) => 0,
                 Err(RecvTimeoutError::Disconnected) => return self.out.finish(),
             };
@@ -142,7 +158,8 @@ impl Writer {
     fn reopen(&mut self, receiver: &Receiver<Event>) -> bool {
         while self.out.open().is_err() {
             match receiver.recv_timeout(RETRY) {
-                Ok(_) => {
+                Ok(event) => {
+                    self.bytes.fetch_sub(event.size(), Relaxed);
                     self.lost.fetch_add(1, Relaxed);
                     thread::sleep(RETRY.min(Duration::from_millis(100)));
                 }
@@ -187,7 +204,7 @@ fn control(kind: Control) -> Vec<u8> {
 }
 
 impl Stream {
-    /// Writes all of it or, to a file, nothing.
+    /// Writes all of it or, to a file, nothing; where not even that, what follows cannot be read.
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
         match self {
             Stream::Socket(socket) => socket.write_all(data),
@@ -209,7 +226,13 @@ impl Stream {
 impl Out {
     fn open(&mut self) -> io::Result<()> {
         let mut stream = match &self.target {
-            TapTarget::File(path) => Stream::File(File::create(path)?, 0),
+            TapTarget::File(path) => {
+                // A process that hands over to this one writes to its own file to the end.
+                if fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() > 0) {
+                    let _ = fs::remove_file(path); // a folder that may not be written: the file is emptied
+                }
+                Stream::File(File::create(path)?, 0)
+            }
             TapTarget::Socket(path) => {
                 let mut socket = UnixStream::connect(path)?;
                 socket.set_read_timeout(Some(RETRY))?;
@@ -246,22 +269,38 @@ impl Out {
         if written.is_ok() {
             return 0;
         }
-        if let TapTarget::Socket(_) = self.target {
-            self.stream = None; // a file stays open: it may have room again
+        let whole = matches!(&self.stream, Some(Stream::File(file, len)) if file.metadata().is_ok_and(|m| m.len() == *len));
+        if !whole {
+            self.stream = None; // a file that ends with a frame stays open: it may have room again
         }
         frames
     }
 
-    /// Begins another file when the one that is written to has another name now, or none.
+    /// Begins another file when the one that is written to was moved away or emptied.
     fn follow(&mut self) {
-        let (TapTarget::File(path), Some(Stream::File(file, _))) = (&self.target, &self.stream) else {
+        let (TapTarget::File(path), Some(Stream::File(file, len))) = (&self.target, &self.stream) else {
             return;
         };
-        let place = |m: Metadata| (m.dev(), m.ino());
-        let (there, ours) = (fs::metadata(path).map(place), file.metadata().map(place));
-        if there.ok() != ours.ok() {
-            self.finish();
-            self.stream = None;
+        let place = |m: &Metadata| (m.dev(), m.ino());
+        let ours = file.metadata();
+        let moved = match (fs::metadata(path), ours) {
+            (Ok(there), Ok(ours)) if place(&there) == place(&ours) && there.is_file() => {
+                if there.len() >= *len {
+                    return;
+                }
+                false
+            }
+            (Ok(there), Ok(_)) if there.is_file() && there.len() == 0 => true,
+            (Err(e), _) if e.kind() == io::ErrorKind::NotFound => true,
+            _ => return, // another process has it, or nobody knows
+        };
+        let old = self.stream.take();
+        match (self.open(), old) {
+            (Ok(()), Some(mut old)) if moved => {
+                let _ = old.write(&control(Control::Stop)); // nobody is left to tell
+            }
+            (Ok(()), _) => {}
+            (Err(_), old) => self.stream = old,
         }
     }
 

@@ -108,7 +108,7 @@ fn refused(code: u16, m: &[u8]) -> Bad {
     Bad::Code(code, announced(m))
 }
 
-/// The OPT record of a message that is refused, without its options; none also where it cannot be found.
+/// The OPT record of a message that is refused, as far as it can be read; none also where it cannot be found.
 fn announced(m: &[u8]) -> Option<Edns> {
     let mut at = HEADER;
     for _ in 0..u16_at(m, 4)? {
@@ -120,7 +120,8 @@ fn announced(m: &[u8]) -> Option<Edns> {
     for _ in 0..u16_at(m, 10)? {
         let r = record(m, at)?;
         if r.rtype == qtype::OPT && r.root {
-            return Some(Edns::new(r.class, r.ttl));
+            let opt = opt(r.class, r.ttl, m, r.rdata..r.end);
+            return Some(opt.unwrap_or_else(|| Edns::new(r.class, r.ttl)));
         }
         at = r.end;
     }
@@ -241,6 +242,9 @@ impl Edns {
 /// The OPT record with its options.
 fn opt(class: u16, ttl: u32, m: &[u8], rdata: Range<usize>) -> Option<Edns> {
     let mut edns = Edns::new(class, ttl);
+    if edns.version != 0 {
+        return Some(edns); // its options may look different: BADVERS
+    }
     let mut at = rdata.start;
     while at < rdata.end {
         let (code, len) = (u16_at(m, at)?, usize::from(u16_at(m, at + 2)?));

@@ -142,12 +142,13 @@ fn a_file_that_is_not_taken_any_more_is_named() {
         Serve::said(&args, &log)
     };
     for text in [ZONE.to_owned(), ZONE.replace("2026010100", "2026010101")] {
-        assert!(!run(&text).contains("example.com"), "nothing differs");
+        let said = run(&text);
+        assert!(!said.contains("example.com"), "nothing differs: {said}");
     }
     let said = run(&format!("{ZONE}www A 192.0.2.80\n"));
-    assert!(said.contains("zonekeeper zone delete example.com --yes") && said.contains(&file), "{said}");
+    assert!(said.contains("zonekeeper zone delete example.com. --yes") && said.contains(&file), "{said}");
     let said = run(&format!("{ZONE}www A nowhere\n"));
-    assert!(said.contains("zone example.com is served as the folder") && said.contains(":7"), "{said}");
+    assert!(said.contains("zone example.com. is served as the folder") && said.contains(":7"), "{said}");
 }
 
 /// The node file of a node at an address, with the state that `serve` keeps in a folder.

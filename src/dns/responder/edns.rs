@@ -4,7 +4,7 @@ use super::{Transport, UDP_PAYLOAD, Verdict, View};
 use crate::{
     cookie::{CLIENT, COOKIE},
     message::Message,
-    wire::{Edns, Query, option},
+    wire::{Edns, option},
 };
 use std::{
     net::SocketAddr,
@@ -31,8 +31,13 @@ pub(super) struct Cookie {
 
 impl Cookie {
     /// Looks at the cookie of a query, before its buffer becomes the answer's.
-    pub(super) fn of(view: &View<'_>, peer: Option<SocketAddr>, query: &Query, message: &[u8]) -> Cookie {
-        let place = query.edns.and_then(|e| e.cookie);
+    pub(super) fn of(
+        view: &View<'_>,
+        peer: Option<SocketAddr>,
+        edns: Option<Edns>,
+        message: &[u8],
+    ) -> Cookie {
+        let place = edns.and_then(|e| e.cookie);
         let (Some(secrets), Some(ip), Some((at, len))) = (view.secrets, peer.map(|p| p.ip()), place) else {
             return Cookie::default();
         };
@@ -56,6 +61,8 @@ pub(super) struct Opt<'a> {
     /// Idle time that a connection is granted, in units of 100 ms; none: not said.
     pub(super) keepalive: Option<u16>,
     pub(super) padded: bool,
+    /// Bytes of the record that follows it.
+    pub(super) behind: usize,
 }
 
 impl<'a> Opt<'a> {
@@ -72,6 +79,7 @@ impl<'a> Opt<'a> {
             nsid: if edns.nsid { nsid } else { &[] },
             keepalive: keepalive.filter(|_| edns.keepalive && transport.has_connection()),
             padded: edns.padding && transport.is_encrypted(),
+            behind: 0,
         }
     }
 
@@ -107,7 +115,7 @@ impl<'a> Opt<'a> {
         options[5] = subnet.as_ref().map_or(&[], |(option, len)| &option[..*len]);
         let head_of_padding;
         if self.padded {
-            let len = message.len() + OPT + options.iter().map(|o| o.len()).sum::<usize>() + 4;
+            let len = self.behind + message.len() + OPT + options.iter().map(|o| o.len()).sum::<usize>() + 4;
             let padding = (len.next_multiple_of(PAD_TO)).min(limit).saturating_sub(len);
             head_of_padding = [0, option::PADDING as u8, (padding >> 8) as u8, padding as u8];
             (options[6], options[7]) = (&head_of_padding, &ZEROES[..padding]);

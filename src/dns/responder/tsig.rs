@@ -1,5 +1,5 @@
-//! The answer to a message with a TSIG record (RFC 8945). We hold no key, so each is told BADKEY (§5.2.1), in a record that
-//! is not signed (§5.3.2).
+//! The answer to a query with a TSIG record (RFC 8945). We hold no key, so it is told BADKEY (§5.2.1), in a record that is
+//! not signed (§5.3.2).
 
 use crate::wire::{qtype, u16_at};
 
@@ -23,25 +23,47 @@ impl Unsigned {
     /// For the record at a place of the query; none when it cannot be read.
     #[cold]
     pub(super) fn of(query: &[u8], at: usize) -> Option<Unsigned> {
-        let key = name(query, at)?;
-        let rdata = at + key.len() + FIXED.len() + 2;
+        let mut record = Unsigned { bytes: [0; _], len: 0 };
+        let rdata = record.put_name(query, at)? + FIXED.len() + 2;
         let end = rdata + usize::from(u16_at(query, rdata - 2)?);
-        let algorithm = name(query, rdata)?;
-        let time = rdata + algorithm.len();
+        record.put(&FIXED);
+        let len = record.len;
+        record.put(&[0, 0]);
+        let time = record.put_name(query, rdata)?;
         let id = time + TIME + 2 + usize::from(u16_at(query, time + TIME)?);
         if id + 6 + usize::from(u16_at(query, id + 4)?) != end {
             return None;
         }
-        let mut record = Unsigned { bytes: [0; _], len: 0 };
-        record.put(key);
-        record.put(&FIXED);
-        record.put(&((algorithm.len() + TIME + REST) as u16).to_be_bytes());
-        record.put(algorithm);
         record.put(query.get(time..time + TIME)?);
         record.put(&[0, 0]);
         record.put(query.get(id..id + 2)?);
         record.put(&[0, BADKEY, 0, 0]);
+        let rdata = record.len - len - 2;
+        record.bytes[len..len + 2].copy_from_slice(&(rdata as u16).to_be_bytes());
         Some(record)
+    }
+
+    /// Copies a name that begins there, without its compression; where its field ends.
+    fn put_name(&mut self, m: &[u8], start: usize) -> Option<usize> {
+        let (most, mut at, mut end) = (self.len + NAME, start, None);
+        loop {
+            match *m.get(at)? {
+                0 => break,
+                n @ 1..=63 => {
+                    let label = m.get(at..=at + usize::from(n)).filter(|l| self.len + l.len() < most)?;
+                    self.put(label);
+                    at += label.len();
+                }
+                n @ 0xc0.. => {
+                    end = end.or(Some(at + 2));
+                    let to = usize::from(u16::from_be_bytes([n & 0x3f, *m.get(at + 1)?]));
+                    at = Some(to).filter(|to| *to < at)?; // backwards: it ends
+                }
+                _ => return None,
+            }
+        }
+        self.put(&[0]);
+        Some(end.unwrap_or(at + 1))
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -52,17 +74,4 @@ impl Unsigned {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
-}
-
-/// A name without compression, which both names of the record are (§4.2).
-fn name(m: &[u8], start: usize) -> Option<&[u8]> {
-    let mut at = start;
-    loop {
-        match *m.get(at)? {
-            0 => break,
-            n @ 1..=63 => at += 1 + usize::from(n),
-            _ => return None,
-        }
-    }
-    m.get(start..=at).filter(|name| name.len() <= NAME)
 }

@@ -166,6 +166,15 @@ fn a_signed_query_is_told_that_we_hold_no_key() {
     let unsigned = [&algorithm[..], &time, &[0, 0], &id, &[0, 17, 0, 0]].concat();
     let fixed = [0, 250, 0, 255, 0, 0, 0, 0, 0, unsigned.len() as u8];
     assert_eq!(m[end + 11..], [&key[..], &fixed, &unsigned].concat(), "BADKEY, without a MAC");
+    // the key's name may be compressed, here to that of the question; the answer's is not
+    let fixed = [0, 250, 0, 255, 0, 0, 0, 0, 0, rdata.len() as u8];
+    let mut q = query("www.example", 1);
+    q[11] = 1;
+    let at = q.len();
+    let q = [&q[..], &[0xc0, 12], &fixed, &rdata].concat();
+    let m = asker().raw(Transport::Udp, &q).unwrap();
+    assert_eq!((m[3] & 15, &m[at..at + 13]), (9, &wire("www.example")[..]));
+    assert_eq!(m.len(), at + 13 + 10 + unsigned.len());
     let torn = [&rdata[..rdata.len() - 1], &[&rdata[..], &[0]].concat(), &[0xc0, 12], &[]];
     for rdata in torn {
         assert_eq!(udp(&with(rdata)).unwrap().rcode, 1, "{rdata:?}");
