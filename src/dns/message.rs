@@ -6,6 +6,7 @@
 
 mod named;
 
+use crate::wire::name_end;
 use zonekeeper_core::{
     answer::Negative,
     zone::{RrView, rdata_target, rtype},
@@ -65,7 +66,7 @@ fn read_ttls(m: &[u8]) -> Option<u32> {
     let count = |at: usize| Some(u16::from_be_bytes(*m.get(at..)?.first_chunk()?));
     let mut at = crate::wire::HEADER;
     for _ in 0..count(4)? {
-        at = after_name(m, at)? + 4;
+        at = name_end(m, at)? + 4;
     }
     let records = match count(6)? {
         0 => count(8)?,
@@ -73,22 +74,12 @@ fn read_ttls(m: &[u8]) -> Option<u32> {
     };
     let mut least = None;
     for _ in 0..records {
-        let fixed = after_name(m, at)?;
+        let fixed = name_end(m, at)?;
         let ttl = u32::from_be_bytes(*m.get(fixed + 4..)?.first_chunk()?);
         least = Some(least.map_or(ttl, |l: u32| l.min(ttl)));
         at = fixed + 10 + usize::from(count(fixed + 8)?);
     }
     least
-}
-
-fn after_name(m: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *m.get(at)? {
-            0 => return Some(at + 1),
-            n @ 1..=63 => at += 1 + usize::from(n),
-            _ => return Some(at + 2),
-        }
-    }
 }
 
 /// SVCB, HTTPS (RFC 9460).

@@ -197,7 +197,7 @@ struct Place {
 }
 
 /// Where a name ends that begins there.
-fn name_end(m: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn name_end(m: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
         match *m.get(at)? {
