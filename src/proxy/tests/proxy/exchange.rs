@@ -77,6 +77,35 @@ pub fn ended(stream: &tokio::net::TcpStream, late: &AtomicU64) -> bool {
     true
 }
 
+/// Answers requests that end with `hello`, and ends the connection after each, just as the next one comes; `tcp` is what the
+/// stream goes over.
+pub async fn answer_and_end<S>(
+    mut stream: S,
+    tcp: impl Fn(&S) -> &tokio::net::TcpStream,
+    (n, late): (&AtomicU64, &AtomicU64),
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    loop {
+        let mut pending = Vec::new();
+        while !pending.ends_with(b"hello") {
+            if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
+                return;
+            }
+        }
+        let n = n.fetch_add(1, Relaxed);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        let _ = stream.flush().await;
+        let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 400);
+        while std::time::Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        if ended(tcp(&stream), late) {
+            return;
+        }
+    }
+}
+
 /// A backend that begins to answer as soon as it has a head, and does not go on.
 fn beginning() -> Server {
     Server::with(any(), |mut stream, n| async move {

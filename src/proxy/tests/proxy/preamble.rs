@@ -223,27 +223,9 @@ async fn clients_that_come_and_go_leave_a_bounded_number_of_connections() {
 async fn a_told_connection_that_ended_is_invisible_to_any_method() {
     let late = Arc::new(AtomicU64::new(0));
     let came_late = late.clone();
-    let ending = Server::with(any(), move |mut stream, n| {
+    let ending = Server::with(any(), move |stream, n| {
         let late = came_late.clone();
-        async move {
-            loop {
-                let mut pending = Vec::new();
-                while !pending.ends_with(b"hello") {
-                    if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
-                        return;
-                    }
-                }
-                let n = n.fetch_add(1, Relaxed);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-                let end = std::time::Instant::now() + std::time::Duration::from_micros(n * 7 % 400);
-                while std::time::Instant::now() < end {
-                    std::hint::spin_loop();
-                }
-                if crate::exchange::ended(&stream, &late) {
-                    return;
-                }
-            }
-        }
+        async move { crate::exchange::answer_and_end(stream, |s| s, (&n, &late)).await }
     });
     let mut state = state(Protocol::Http, &[ending.addr]);
     edit_pool(&mut state, |p| p.send_proxy = Some(ProxyHeader::V2));

@@ -183,25 +183,8 @@ async fn a_connection_that_ended_without_close_notify_is_invisible_to_any_method
     let closing = Server::with(any(), move |stream, n| {
         let (acceptor, late) = (acceptor.clone(), came_late.clone());
         async move {
-            let Ok(mut stream) = acceptor.accept(stream).await else { return };
-            loop {
-                let mut pending = Vec::new();
-                while !pending.ends_with(b"hello") {
-                    if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
-                        return;
-                    }
-                }
-                let n = n.fetch_add(1, Relaxed);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-                let _ = stream.flush().await;
-                let end = std::time::Instant::now() + std::time::Duration::from_micros(n * 7 % 400);
-                while std::time::Instant::now() < end {
-                    std::hint::spin_loop();
-                }
-                if crate::exchange::ended(stream.get_ref().0, &late) {
-                    return;
-                }
-            }
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            crate::exchange::answer_and_end(stream, |s| s.get_ref().0, (&n, &late)).await;
         }
     });
     let tls = BackendTls { ca: Some(ca.file()), name: Some("inside.example".into()), client: None };
