@@ -1,6 +1,7 @@
 //! All checkers of one run, and what they found.
 
-use crate::{cluster::site, world::World};
+use crate::{cluster::site, faults::SNAPSHOT_INSTALLED, world::World};
+use std::collections::BTreeSet;
 use zonekeeper_core::{
     Command, Entry, Outcome, State,
     id::{NodeId, SiteId},
@@ -37,6 +38,8 @@ pub struct Checks {
     pub term: u64,
     /// Snapshots that were installed over the network.
     pub installed: u64,
+    /// Which kinds of faults were met, and what they led to (see [`crate::faults::KINDS`]).
+    pub met: BTreeSet<&'static str>,
     /// Nothing may move from now on: the run is quiet.
     pub still: bool,
 }
@@ -60,6 +63,7 @@ impl Checks {
     /// A node took a snapshot in place of its state.
     pub fn installed(&mut self, node: NodeId, state: &State) -> Result<(), Violation> {
         self.installed += 1;
+        self.met.insert(SNAPSHOT_INSTALLED);
         self.agreement.observe(node, state)?;
         self.epochs.observe(node, state)?;
         self.acknowledged.observe(node, state)
@@ -67,6 +71,11 @@ impl Checks {
 }
 
 impl World {
+    /// A fault happened, or something that it must lead to.
+    pub fn met(&self, what: &'static str) {
+        self.checks().met.insert(what);
+    }
+
     /// Keeps what a checker found.
     pub fn found(&self, seen: Result<(), Violation>) {
         let Err(violation) = seen else { return };

@@ -3,6 +3,7 @@
 use crate::{
     bug::Bug,
     cluster::{SERVICES, declare, name, record, service, site, zone},
+    faults::FLOOD_WRITTEN,
     node::Node,
     world::World,
 };
@@ -133,6 +134,19 @@ pub async fn look(world: Arc<World>, until: u64) {
         world.sleep(world.draw(|r| r.exponential(200))).await;
         let world = world.clone();
         drop(SimRuntime::spawn(async move { world.read().await }));
+    }
+}
+
+/// So many record edits at once, more than the log keeps behind a snapshot.
+pub fn flood(world: &Arc<World>) {
+    let first = 1_000 * world.now();
+    for number in first..first + 60 {
+        let world = world.clone();
+        drop(SimRuntime::spawn(async move {
+            if world.edit(number).await {
+                world.met(FLOOD_WRITTEN);
+            }
+        }));
     }
 }
 

@@ -93,7 +93,7 @@ impl World {
         };
         let raft = match raft {
             Ok(raft) => raft,
-            Err(_) if self.boot(id) != boot || self.outside().hosts[&id].full => return,
+            Err(_) if self.boot(id) != boot || self.outside().hosts[&id].bad_disk() => return,
             Err(error) => {
                 return self.found(Err(Violation::of(9, format!("node {id} does not start: {error}"))));
             }

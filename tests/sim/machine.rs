@@ -57,7 +57,7 @@ impl Machine {
             now.clock.applied(image.state.time, Mono(0));
             now.state = image.state.clone();
         }
-        let (boot, born) = (world.boot(node), world.now());
+        let (boot, born) = (world.boot(node), world.clock(node));
         Machine { world: world.clone(), store, node, boot, born, now: Arc::new(Mutex::new(now)) }
     }
 
@@ -79,7 +79,7 @@ impl Machine {
 
     /// The node's monotonic clock.
     pub fn mono(&self) -> Mono {
-        Mono(self.world.now() - self.born)
+        Mono(self.world.clock(self.node) - self.born)
     }
 
     /// Log time as this node counts it.

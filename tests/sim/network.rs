@@ -56,6 +56,8 @@ pub struct Links {
     pub jitter_ms: u64,
     /// Loss, when there is any.
     pub loss: Option<Loss>,
+    /// One packet in five comes up to so many milliseconds late: the next ones overtake it.
+    pub disorder: Option<u64>,
     cut: BTreeMap<(NodeId, NodeId), u32>,
     bursts: BTreeMap<(NodeId, NodeId), Bursts>,
     heartbeat_ms: u32,
@@ -68,7 +70,7 @@ impl Links {
             *rng.pick(&[(1, 4, 50), (1, 4, 50), (20, 10, 120), (40, 20, 240), (90, 20, 440), (150, 50, 800)]);
         let pairs = (1..=nodes).flat_map(|a| (1..=nodes).map(move |b| (a, b)));
         let bursts = pairs.map(|p| (p, Bursts::default())).collect();
-        Links { delay_ms, jitter_ms, loss: None, cut: BTreeMap::new(), bursts, heartbeat_ms }
+        Links { delay_ms, jitter_ms, loss: None, disorder: None, cut: BTreeMap::new(), bursts, heartbeat_ms }
     }
 
     /// Longest round trip in milliseconds.
@@ -96,7 +98,7 @@ impl Links {
     /// Everything works.
     pub fn heal(&mut self) {
         self.cut.clear();
-        self.loss = None;
+        (self.loss, self.disorder) = (None, None);
     }
 
     /// The fate of one packet: its delay, or none when it is lost.
@@ -117,7 +119,8 @@ impl Links {
                 return None;
             }
         }
-        Some(self.delay_ms + rng.range(0, self.jitter_ms))
+        let late = self.disorder.filter(|_| rng.chance(200)).map_or(0, |most| rng.range(0, most));
+        Some(self.delay_ms + rng.range(0, self.jitter_ms) + late)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Streams observe, verdicts go into the node's report, the report goes to every voter on change and as a refresh, and
 //! the leader decides on each report and every 100 ms, with one proposal of automation under way at a time.
 
-use crate::{bug::Bug, machine::Machine, store::Store, types::Raft, world::World};
+use crate::{bug::Bug, faults::DISK_STOPPED_RAFT, machine::Machine, store::Store, types::Raft, world::World};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use std::{
@@ -272,10 +272,13 @@ impl Node {
         let metrics = self.raft.metrics().borrow_watched().clone();
         if let Err(fatal) = &metrics.running_state
             && self.alive()
-            && !self.world.outside().hosts[&self.id].full
         {
-            let text = format!("raft of node {} stopped: {fatal}", self.id);
-            self.world.found(Err(zonekeeper_core::invariant::Violation::of(9, text)));
+            if self.world.outside().hosts[&self.id].bad_disk() {
+                self.world.met(DISK_STOPPED_RAFT);
+            } else {
+                let text = format!("raft of node {} stopped: {fatal}", self.id);
+                self.world.found(Err(zonekeeper_core::invariant::Violation::of(9, text)));
+            }
         }
         let term = metrics.current_term;
         if !self.raft.is_leader() || self.brain().term == term {

@@ -24,6 +24,8 @@ pub struct Report {
     pub lasted: u64,
     /// Entries, moves, acknowledged edits, highest term, snapshots sent.
     pub counts: [u64; 5],
+    /// Which kinds of faults were met, and what they led to.
+    pub met: BTreeSet<&'static str>,
 }
 
 impl fmt::Display for Report {
@@ -62,6 +64,7 @@ fn report(world: &World) -> Report {
         trace: world.trace(),
         lasted: world.now(),
         counts: [checks.applied, checks.moves, edits, checks.term, checks.installed],
+        met: checks.met.clone(),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The simulation's suite: 200 seeds, replays, planted bugs. See the library for how to replay a seed.
 
 use std::{
+    collections::BTreeSet,
     env,
     process::{Child, Command, Stdio},
 };
 use zonekeeper_sim::{
     bug::Bug,
+    faults::KINDS,
     run::{Report, run},
     world::Setup,
 };
@@ -82,6 +84,22 @@ fn no_seed_breaks_an_invariant() {
     }
     let (first, seeds) = (var("SIM_FIRST").unwrap_or(1), var("SIM_SEEDS").unwrap_or(200));
     all(first..first + seeds, &[]);
+}
+
+#[test]
+fn every_kind_of_fault_happens() {
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    let mut missing = BTreeSet::from(KINDS);
+    for seed in (1..=60).filter(|seed| !setup(*seed).quiet) {
+        if missing.is_empty() {
+            return;
+        }
+        let met = run(setup(seed)).met;
+        missing.retain(|kind| !met.contains(kind));
+    }
+    assert!(missing.is_empty(), "never met: {missing:?}");
 }
 
 #[test]

@@ -231,9 +231,9 @@ impl Store {
             return Ok(());
         }
         let began = self.world.now();
-        let (longest, full) = {
+        let (longest, full, failing) = {
             let host = &self.world.outside().hosts[&node];
-            (host.fsync_ms, host.full)
+            (host.fsync_ms, host.full, host.failing)
         };
         if full {
             return Err(io::ErrorKind::StorageFull.into());
@@ -242,6 +242,9 @@ impl Store {
         self.world.sleep(takes).await;
         self.world.gate(node).await;
         self.alive()?;
+        if failing {
+            return Err(io::Error::other("fsync failed"));
+        }
         if let Some(program) = self.world.running(node) {
             program.fsync_took(self.world.now() - began);
         }

@@ -50,10 +50,34 @@ pub struct Host {
     pub stalled_until: u64,
     /// The wall clock is so wrong, in milliseconds.
     pub wall_offset: i64,
+    /// Both clocks run too fast by so many thousandths; negative: too slow.
+    drift: i64,
+    /// What they had gained when the drift changed last, in milliseconds, and when that was.
+    gained: (i64, u64),
     /// An fsync takes up to so long, in milliseconds.
     pub fsync_ms: u64,
     /// Its disk takes no writes.
     pub full: bool,
+    /// Its fsyncs fail.
+    pub failing: bool,
+}
+
+impl Host {
+    /// Its disk does not keep what is written; a program that noticed writes no more.
+    pub fn bad_disk(&self) -> bool {
+        self.full || self.failing
+    }
+
+    /// Its clocks run too fast by so many thousandths from now on.
+    pub fn drift(&mut self, per_mille: i64, now: u64) {
+        self.gained = (self.gained(now), now);
+        self.drift = per_mille;
+    }
+
+    fn gained(&self, now: u64) -> i64 {
+        let (gained, since) = self.gained;
+        gained + self.drift * now.saturating_sub(since) as i64 / 1000
+    }
 }
 
 /// What changes from outside.
@@ -205,10 +229,17 @@ impl World {
         }
     }
 
+    /// What a node's clocks count from: milliseconds since the run began, with its drift.
+    pub fn clock(&self, node: NodeId) -> u64 {
+        let now = self.now();
+        let gained = self.outside().hosts.get(&node).map_or(0, |h| h.gained(now));
+        now.saturating_add_signed(gained)
+    }
+
     /// A node's wall clock.
     pub fn wall(&self, node: NodeId) -> u64 {
         let offset = self.outside().hosts.get(&node).map_or(0, |h| h.wall_offset);
-        (EPOCH_MS + self.now()).saturating_add_signed(offset)
+        (EPOCH_MS + self.clock(node)).saturating_add_signed(offset)
     }
 
     /// Something happened.
