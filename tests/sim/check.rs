@@ -1,6 +1,6 @@
 //! All checkers of one run, and what they found.
 
-use crate::{cluster::site, faults::SNAPSHOT_INSTALLED, world::World};
+use crate::{client, cluster::site, faults::SNAPSHOT_INSTALLED, history::Registers, world::World};
 use std::collections::BTreeSet;
 use zonekeeper_core::{
     Command, Entry, Outcome, State,
@@ -26,6 +26,8 @@ pub struct Checks {
     pub agreement: Agreement,
     /// Invariant 4.
     pub acknowledged: Acknowledged,
+    /// Invariant 4, of records that are overwritten.
+    pub registers: Registers,
     /// Invariant 11.
     pub raft: raft::Persisted,
     /// What was found, with the time.
@@ -57,6 +59,9 @@ impl Checks {
         self.agreement.observe(node, step.after)?;
         self.epochs.observe(node, step.after)?;
         self.acknowledged.observe(node, step.after)?;
+        if let Some(value) = step.entry.and_then(client::written) {
+            self.registers.applied(value, index);
+        }
         invariant::step(step)
     }
 

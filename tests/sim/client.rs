@@ -11,11 +11,13 @@ use openraft::{AsyncRuntime, ReadPolicy, async_runtime::WatchReceiver};
 use openraft_rt_sim::SimRuntime;
 use std::{sync::Arc, time::Duration};
 use zonekeeper_core::{
-    Command, Outcome, Proposal,
+    Command, Entry, Outcome, Proposal, State,
     entry::{Force, Override, Scope},
     id::NodeId,
     invariant::Violation,
     model::Change,
+    name::Name,
+    zone::RrSet,
 };
 
 /// An operator waits so long for an answer; after it the command's fate is unknown.
@@ -83,11 +85,7 @@ impl World {
     /// The same through this node.
     pub async fn edit_at(self: &Arc<World>, node: Arc<Node>, number: u64) -> bool {
         let text = format!("w{number}");
-        let set = record(
-            name(&format!("{text}.example.com.")),
-            16,
-            &[&[text.len() as u8], text.as_bytes()].concat(),
-        );
+        let set = txt(name(&format!("{text}.example.com.")), &text);
         let change = Change::PutRecords(zone(), vec![set.clone()]);
         let done = self.submit_to(node, &text, Command::Configure(vec![change])).await;
         let Some((index, Outcome::Applied(_))) = done else { return false };
@@ -98,20 +96,34 @@ impl World {
 }
 
 impl World {
-    /// A linearizable read of a node that believes that it leads, however old that belief may be.
-    pub async fn read(self: &Arc<World>) {
+    /// A node that believes that it leads, however old that belief may be.
+    fn some_leader(&self) -> Option<Arc<Node>> {
         let leaders: Vec<_> = self.all_running().into_iter().filter(|n| n.raft.is_leader()).collect();
-        if leaders.is_empty() {
-            return;
-        }
-        let node = leaders[self.draw(|r| r.below(leaders.len() as u64)) as usize].id;
-        self.read_at(node).await;
+        leaders.get(self.draw(|r| r.below(leaders.len() as u64)) as usize).cloned()
     }
 
-    /// A linearizable read of this node: it sees whatever was acknowledged before the read began, or says nothing.
+    /// Writes a value that no other write has to a register.
+    async fn write(self: &Arc<World>, value: u64) {
+        let Some(node) = self.some_leader() else { return };
+        let register = self.draw(|r| r.below(REGISTERS));
+        let newest = self.checks().registers.newest(register);
+        let set = txt(register_name(register), &value.to_string());
+        let change = Change::PutRecords(zone(), vec![set]);
+        let done = self.submit_to(node, &format!("r{register}"), Command::Configure(vec![change])).await;
+        let Some((index, Outcome::Applied(_))) = done else { return };
+        self.note(|| format!("r{register} = {value} acknowledged at {index}"));
+        let seen = self.checks().registers.written(register, newest, index);
+        self.found(seen);
+    }
+
+    /// A linearizable read of this node: it sees whatever was complete before the read began, or says nothing.
     pub async fn read_at(self: &Arc<World>, node: NodeId) {
-        let promised = self.checks().acknowledged.newest();
         let Some(node) = self.running(node) else { return };
+        let register = self.draw(|r| r.below(REGISTERS));
+        let (promised, newest) = {
+            let checks = self.checks();
+            (checks.acknowledged.newest(), checks.registers.newest(register))
+        };
         let policy = match self.setup.bug {
             Some(Bug::LeaseRead) => ReadPolicy::LeaseRead,
             _ => ReadPolicy::ReadIndex,
@@ -125,15 +137,68 @@ impl World {
                 format!("node {} reads at {}, {promised} was acknowledged before", node.id, at.index());
             self.found(Err(Violation::of(4, text)));
         }
+        let until = self.now() + PATIENCE.as_millis() as u64;
+        while node.machine.state().generation.index < at.index() {
+            self.sleep(5).await;
+            self.gate(node.id).await;
+            if !node.alive() || self.now() > until {
+                return;
+            }
+        }
+        let value = held(&node.machine.state(), register);
+        self.note(|| format!("n{} reads r{register} = {value:?}", node.id));
+        let seen = self.checks().registers.read(register, newest, value);
+        self.found(seen);
     }
 }
 
-/// Readers at work until the time has come.
+/// RFC 1035 §3.3.14.
+const TXT: u16 = 16;
+
+/// Registers that readers and writers share.
+const REGISTERS: u64 = 2;
+
+fn register_name(register: u64) -> Name {
+    name(&format!("r{register}.example.com."))
+}
+
+fn txt(owner: Name, text: &str) -> RrSet {
+    record(owner, TXT, &[&[text.len() as u8], text.as_bytes()].concat())
+}
+
+fn value(set: &RrSet) -> Option<u64> {
+    str::from_utf8(set.rdata.first()?.get(1..)?).ok()?.parse().ok()
+}
+
+/// What a register holds.
+fn held(state: &State, register: u64) -> Option<u64> {
+    value(&state.zones.get(&zone())?.get(&register_name(register), TXT)?)
+}
+
+/// The value that an entry writes to a register.
+pub fn written(entry: &Entry) -> Option<u64> {
+    let Command::Configure(changes) = &entry.proposal.command else { return None };
+    changes.iter().find_map(|change| match change {
+        Change::PutRecords(_, sets) => sets.iter().find_map(value),
+        _ => None,
+    })
+}
+
+/// Readers and writers of registers at work until the time has come, none of which waits for another.
 pub async fn look(world: Arc<World>, until: u64) {
-    while world.now() < until {
+    for number in 1.. {
         world.sleep(world.draw(|r| r.exponential(200))).await;
+        if world.now() >= until {
+            return;
+        }
         let world = world.clone();
-        drop(SimRuntime::spawn(async move { world.read().await }));
+        drop(SimRuntime::spawn(async move {
+            if world.draw(|r| r.chance(250)) {
+                world.write(number).await;
+            } else if let Some(node) = world.some_leader() {
+                world.read_at(node.id).await;
+            }
+        }));
     }
 }
 

@@ -42,6 +42,7 @@ pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod faults;
+pub mod history;
 pub mod machine;
 pub mod members;
 pub mod network;

@@ -127,12 +127,17 @@ async fn recover(world: &Arc<World>, heartbeat: u64) {
     world.note(|| "recovered".into());
 }
 
+/// All nodes run, hold the same state, and answer from it.
 fn converged(world: &World) -> Result<(), String> {
     let states: Vec<_> = world.all_running().iter().map(|n| n.machine.state()).collect();
     let at: BTreeSet<_> = states.iter().map(|s| (s.generation.index, s.hash())).collect();
-    match states.len() as u64 == world.setup.nodes && at.len() == 1 {
+    if states.len() as u64 != world.setup.nodes || at.len() != 1 {
+        return Err(format!("{} nodes run, with states {at:?}", states.len()));
+    }
+    let published: BTreeSet<_> = world.nodes().map(|n| world.disk(n).read(|d| d.published)).collect();
+    match published.iter().eq(at.iter().map(|(index, _)| index)) {
         true => Ok(()),
-        false => Err(format!("{} nodes run, with states {at:?}", states.len())),
+        false => Err(format!("states {at:?}, but nodes answer from {published:?}")),
     }
 }
 
