@@ -174,7 +174,7 @@ pub fn declare(world: &World, which: &str, ttl: u32) -> Service {
         true => Endpoint { addr: [0x2001, 0xdb8, n as u16, 0, 0, 0, 0, last.into()].into(), port: 443 },
     };
     let v6 = |n: NodeId| (which == "web" && n <= 2).then(|| endpoint(n, true));
-    let rtt = world.outside().links.rtt_ms() as u32;
+    let rtt = world.outside().links.longest_rtt_ms() as u32;
     let (interval_ms, timeout_ms) = (500.max(2 * rtt), 500.max(2 * rtt));
     let (rise, fall, jitter_percent, patience_ms) = (2, 3, 10, Preset::BALANCED.patience_ms);
     let policy = match which {

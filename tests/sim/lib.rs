@@ -29,11 +29,12 @@
 //!
 //! | part | model |
 //! |---|---|
-//! | network ([`network`]) | one-way delay with jitter, Gilbert–Elliott loss per link, cuts per direction; calls between nodes retransmit as TCP does, a client's probe does not |
-//! | disk ([`store`]) | writes are readable at once and durable after an fsync; a crash keeps a random prefix of the rest; slow; full, until its program is started anew |
+//! | network ([`network`]) | one-way delay with jitter, the same on all links or longer to one site, packets that overtake each other, Gilbert–Elliott loss per link, cuts per direction, links that flap; calls between nodes retransmit as TCP does, a client's probe does not |
+//! | disk ([`store`]) | writes are readable at once and durable after an fsync; a crash keeps a random prefix of the rest; slow; full, or with fsyncs that fail, until its program is started anew |
 //! | members ([`members`]) | leadership is handed over, a voter demoted and promoted again |
-//! | process ([`node`]) | killed (its host refuses connections, and tells whoever was connected: [`takeover`]) or without power (silence); stalled: takes nothing in and sends nothing out |
-//! | clock | monotonic per boot, wall clock with jumps |
+//! | process ([`node`]) | killed (its host refuses connections, and tells whoever was connected: [`takeover`]), once or in a storm, stopped in order, or without power (silence); stalled: takes nothing in and sends nothing out |
+//! | clock | monotonic per boot, wall clock with jumps, both with drift; the timers of openraft and of the loops run true |
+//! | clients ([`client`]) | edits with values of their own, registers that are written and read at the same time ([`history`]), operators' commands |
 //! | site | backends dead (it says so itself), endpoint refusing, silent or wrong, client path cut for one observer |
 
 pub mod bug;

@@ -47,13 +47,30 @@ impl Loss {
     }
 }
 
+/// How long packets are on their way, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// At least.
+    delay_ms: u64,
+    /// Added to it, from 0 to so much.
+    jitter_ms: u64,
+}
+
+impl Way {
+    const NEAR: Way = Way { delay_ms: 1, jitter_ms: 4 };
+
+    fn longest_rtt_ms(self) -> u64 {
+        2 * (self.delay_ms + self.jitter_ms)
+    }
+}
+
 /// All links, each direction apart.
 #[derive(Debug, Clone)]
 pub struct Links {
-    /// Shortest one-way delay in milliseconds.
-    delay_ms: u64,
-    /// Added to it, from 0 to so much.
-    pub jitter_ms: u64,
+    /// The longest way.
+    longest: Way,
+    /// All ways are that long; or only those of this site, and the others are near each other.
+    far: Option<NodeId>,
     /// Loss, when there is any.
     pub loss: Option<Loss>,
     /// One packet in five comes up to so many milliseconds late: the next ones overtake it.
@@ -68,14 +85,28 @@ impl Links {
     pub fn new(nodes: u64, rng: &mut Rng) -> Links {
         let (delay_ms, jitter_ms, heartbeat_ms) =
             *rng.pick(&[(1, 4, 50), (1, 4, 50), (20, 10, 120), (40, 20, 240), (90, 20, 440), (150, 50, 800)]);
+        let far = rng.chance(500).then(|| rng.range(1, nodes));
         let pairs = (1..=nodes).flat_map(|a| (1..=nodes).map(move |b| (a, b)));
         let bursts = pairs.map(|p| (p, Bursts::default())).collect();
-        Links { delay_ms, jitter_ms, loss: None, disorder: None, cut: BTreeMap::new(), bursts, heartbeat_ms }
+        let longest = Way { delay_ms, jitter_ms };
+        Links { longest, far, loss: None, disorder: None, cut: BTreeMap::new(), bursts, heartbeat_ms }
     }
 
-    /// Longest round trip in milliseconds.
-    pub fn rtt_ms(&self) -> u64 {
-        2 * (self.delay_ms + self.jitter_ms)
+    fn way(&self, a: NodeId, b: NodeId) -> Way {
+        match self.far {
+            Some(far) if a != far && b != far => Way::NEAR,
+            _ => self.longest,
+        }
+    }
+
+    /// Longest round trip between two sites, in milliseconds.
+    pub fn rtt_ms(&self, a: NodeId, b: NodeId) -> u64 {
+        self.way(a, b).longest_rtt_ms()
+    }
+
+    /// Longest round trip of all, in milliseconds.
+    pub fn longest_rtt_ms(&self) -> u64 {
+        self.longest.longest_rtt_ms()
     }
 
     /// The Raft timing for these distances.
@@ -120,7 +151,8 @@ impl Links {
             }
         }
         let late = self.disorder.filter(|_| rng.chance(200)).map_or(0, |most| rng.range(0, most));
-        Some(self.delay_ms + rng.range(0, self.jitter_ms) + late)
+        let way = self.way(from, to);
+        Some(way.delay_ms + rng.range(0, way.jitter_ms) + late)
     }
 }
 
@@ -147,7 +179,7 @@ impl World {
 
     /// A segment of a TCP connection: retransmitted until the deadline.
     pub(crate) async fn segment(&self, from: NodeId, to: NodeId, deadline: u64) -> Result<(), Lost> {
-        let mut wait = self.outside().links.rtt_ms() + 200;
+        let mut wait = self.outside().links.rtt_ms(from, to) + 200;
         while self.packet(from, to).await.is_none() {
             if self.now() + wait > deadline {
                 return Err(Lost::Silence);

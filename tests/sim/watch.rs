@@ -115,7 +115,7 @@ async fn confirm(node: &Arc<Node>, target: &Target, timeout_ms: u64, times: u8) 
 /// when it goes on.
 async fn probe(node: &Arc<Node>, target: &Target, timeout_ms: u64) -> Observation {
     let (world, from, to) = (node.world.clone(), node.id, node_of(&target.site));
-    let pace = Pace::new(timeout_ms, Some(world.outside().links.rtt_ms()));
+    let pace = Pace::new(timeout_ms, Some(world.outside().links.rtt_ms(from, to)));
     let service = target.service.to_string();
     let (tx, mut rx) = mpsc::unbounded_channel();
     let mut wait = pace.again_ms;
