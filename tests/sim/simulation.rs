@@ -56,9 +56,9 @@ fn replay() {
 }
 
 /// Runs seeds, two at a time.
-fn all(seeds: std::ops::Range<u64>, more: &[(&str, String)]) {
+fn all(seeds: Vec<u64>, more: &[(&str, String)]) {
     let (mut running, mut failed) = (Vec::new(), Vec::new());
-    let count = seeds.end - seeds.start;
+    let count = seeds.len();
     let finish = |(seed, child): (u64, Child), failed: &mut Vec<String>| {
         let (good, text) = outcome(child);
         let line = text.lines().find(|l| l.starts_with("RESULT")).unwrap_or("no result").to_string();
@@ -83,7 +83,26 @@ fn no_seed_breaks_an_invariant() {
         return;
     }
     let (first, seeds) = (var("SIM_FIRST").unwrap_or(1), var("SIM_SEEDS").unwrap_or(200));
-    all(first..first + seeds, &[]);
+    all((first..first + seeds).collect(), &[]);
+}
+
+/// Seeds that found something, with the faults, the load and the product of their time. Whatever changes one of these
+/// makes another run of a seed, so they do not stand for the tests that came with each fix.
+const FOUND: [(u64, &str); 6] = [
+    (81, "with automation off, evidence moved a service off a drained site"),
+    (109, "the same"),
+    (247, "two pauses of a quiet run added up to more than the patience (the simulation's mistake)"),
+    (291, "the same"),
+    (1043, "a probe was one packet: a pause and one lost packet at three observers were a failure"),
+    (1402, "entries that a truncation had removed were asked for after a crash (the simulation's mistake)"),
+];
+
+#[test]
+fn seeds_that_found_something_find_nothing_more() {
+    if var("SIM_SEED").is_some() {
+        return;
+    }
+    all(FOUND.map(|(seed, _)| seed).into(), &[]);
 }
 
 #[test]
@@ -110,7 +129,7 @@ fn hours_of_ordinary_trouble_move_nothing() {
     }
     let (first, hours) = (var("SIM_FIRST").unwrap_or(1), var("SIM_HOURS").unwrap_or(1));
     let more = [("SIM_QUIET", "1".into()), ("SIM_MINUTES", MINUTES.to_string())];
-    all(first..first + hours * 60 / MINUTES, &more);
+    all((first..first + hours * 60 / MINUTES).collect(), &more);
 }
 
 #[test]
