@@ -35,11 +35,13 @@ pub enum Bug {
     Impatience,
     /// A leader answers reads for as long as its lease, whoever leads by now: invariant 4.
     LeaseRead,
+    /// A leader answers reads without asking whether it still leads: invariant 4.
+    LocalRead,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::ReusedEpoch,
         Bug::StalePublish,
         Bug::DivergentApply,
@@ -51,6 +53,7 @@ impl Bug {
         Bug::ForgottenVote,
         Bug::Impatience,
         Bug::LeaseRead,
+        Bug::LocalRead,
     ];
 
     /// The invariant whose checker must see it.
@@ -59,7 +62,7 @@ impl Bug {
             Bug::ReusedEpoch => 1,
             Bug::StalePublish => 2,
             Bug::DivergentApply => 3,
-            Bug::DroppedEntry | Bug::LeaseRead => 4,
+            Bug::DroppedEntry | Bug::LeaseRead | Bug::LocalRead => 4,
             Bug::UncheckedEvidence => 5,
             Bug::EmptyAnswer => 6,
             Bug::NoHoldDown => 7,

@@ -124,13 +124,24 @@ impl World {
             let checks = self.checks();
             (checks.acknowledged.newest(), checks.registers.newest(register))
         };
+        self.gate(node.id).await;
+        if self.setup.bug != Some(Bug::LocalRead) && !self.confirm(&node, promised).await {
+            return;
+        }
+        let value = held(&node.machine.state(), register);
+        self.note(|| format!("n{} reads r{register} = {value:?}", node.id));
+        let seen = self.checks().registers.read(register, newest, value);
+        self.found(seen);
+    }
+
+    /// Waits until this node has applied what a linearizable read must see, if it can tell.
+    async fn confirm(&self, node: &Node, promised: u64) -> bool {
         let policy = match self.setup.bug {
             Some(Bug::LeaseRead) => ReadPolicy::LeaseRead,
             _ => ReadPolicy::ReadIndex,
         };
-        self.gate(node.id).await;
         let read = SimRuntime::timeout(PATIENCE, node.raft.get_read_log_id(policy)).await;
-        let Ok(Ok((at, _))) = read else { return };
+        let Ok(Ok((at, _))) = read else { return false };
         self.note(|| format!("n{} reads at {}", node.id, at.index()));
         if at.index() < promised {
             let text =
@@ -142,13 +153,10 @@ impl World {
             self.sleep(5).await;
             self.gate(node.id).await;
             if !node.alive() || self.now() > until {
-                return;
+                return false;
             }
         }
-        let value = held(&node.machine.state(), register);
-        self.note(|| format!("n{} reads r{register} = {value:?}", node.id));
-        let seen = self.checks().registers.read(register, newest, value);
-        self.found(seen);
+        true
     }
 }
 

@@ -185,4 +185,5 @@ planted! {
     a_missing_fsync_is_caught: NoFsync,
     a_forgotten_vote_is_caught: ForgottenVote,
     impatience_is_caught: Impatience,
+    a_read_that_nobody_confirmed_is_caught: LocalRead,
 }
