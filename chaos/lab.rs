@@ -456,13 +456,16 @@ impl Lab {
     }
 
     /// Takes from a node the right to new descriptors, or gives it back. One that has just been started gets the time to
-    /// be up: without descriptors it would not start at all, and nobody restarts it here as a supervisor would.
-    pub fn starve(&self, i: usize, starve: bool) -> Result<(), LabError> {
+    /// be up: without descriptors it would not start at all, and nobody restarts it here as a supervisor would. False
+    /// when it did not come up.
+    pub fn starve(&self, i: usize, starve: bool) -> Result<bool, LabError> {
         let up = || self.lives(i).then_some(());
         if starve && self.poll(Duration::from_secs(5), Duration::from_millis(100), up)?.is_none() {
-            return Ok(());
+            return Ok(false);
         }
-        self.nodes[i].child.as_ref().map_or(Ok(()), |child| Ok(process::starve(child, starve)?))
+        let Some(child) = &self.nodes[i].child else { return Ok(!starve) };
+        process::starve(child, starve)?;
+        Ok(true)
     }
 
     /// Starts a node that ran before.

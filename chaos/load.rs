@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -77,6 +77,8 @@ impl<T> Drop for Gatherer<T> {
 /// Everything at work.
 pub struct Load {
     start: Instant,
+    /// When the newest write that was acknowledged was called, in microseconds since the run began.
+    wrote_us: Arc<AtomicU64>,
     writers: Gatherer<Op>,
     names: Gatherer<(u64, bool)>,
     askers: Vec<(usize, &'static str, &'static str, Asker)>,
@@ -100,7 +102,9 @@ impl Load {
     /// Begins; times count from `start`.
     pub fn start(lab: &Lab, start: Instant, seed: u64) -> Result<Load, LabError> {
         let nodes: Vec<SocketAddr> = lab.nodes.iter().map(|n| n.at(ADMIN)).collect();
+        let wrote_us = Arc::new(AtomicU64::new(0));
         let api = |i: usize| Api {
+            wrote_us: wrote_us.clone(),
             nodes: nodes.clone(),
             token: lab.token().to_owned(),
             site: lab.nodes[0].site.clone(),
@@ -129,7 +133,12 @@ impl Load {
             User::Frozen => Client::frozen(lab.nodes[0].at(HTTP), 2 * THINK),
         };
         let users = User::ALL.map(|u| (u, user(u))).into();
-        Ok(Load { start, writers, names, askers: askers(lab)?, users, wrote: Default::default() })
+        Ok(Load { start, wrote_us, writers, names, askers: askers(lab)?, users, wrote: Default::default() })
+    }
+
+    /// Whether a write that was called at or after `us` has been acknowledged.
+    pub fn wrote_since(&self, us: u64) -> bool {
+        self.wrote_us.load(Relaxed) >= us
     }
 
     /// Whether every asker's last question was answered with these addresses.
@@ -196,6 +205,7 @@ fn askers(lab: &Lab) -> Result<Vec<(usize, &'static str, &'static str, Asker)>, 
 }
 
 struct Api {
+    wrote_us: Arc<AtomicU64>,
     nodes: Vec<SocketAddr>,
     token: String,
     /// The site that the override is about.
@@ -234,6 +244,9 @@ impl Api {
             (Kind::Read(read.flatten()), status, read.is_some())
         };
         let returned_us = good.then(|| self.start.elapsed().as_micros() as u64);
+        if good && matches!(kind, Kind::Write(_)) {
+            self.wrote_us.fetch_max(called_us, Relaxed);
+        }
         Op { client, node, key, kind, called_us, returned_us, status }
     }
 

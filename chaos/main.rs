@@ -305,9 +305,14 @@ impl Common {
     fn all(&self, plans: &[Plan]) -> Result<bool, String> {
         let exe = self.exe()?;
         fs::create_dir_all(&self.out).map_err(|e| format!("{}: {e}", self.out.display()))?;
-        let mut bad = Vec::new();
+        let (mut bad, mut not_run) = (Vec::new(), 0);
         for plan in plans {
             say(&format!("== {}: {}", plan.name, plan.about));
+            if let Some(why) = run::cannot(plan) {
+                say(&format!("   NOT RUN: {why}"));
+                not_run += 1;
+                continue;
+            }
             let good = match run::run(plan, &exe, &mut say) {
                 Ok(record) => self.keep(&record)?,
                 Err(why) if process::interrupted() => return Err(why.to_string()),
@@ -321,7 +326,8 @@ impl Common {
             }
         }
         if plans.len() > 1 {
-            say(&format!("{} of {} runs are good", plans.len() - bad.len(), plans.len()));
+            let good = plans.len() - bad.len() - not_run;
+            say(&format!("{good} of {} runs are good, {not_run} NOT RUN", plans.len()));
         }
         if !bad.is_empty() {
             say(&format!("NOT GOOD: {}", bad.join(", ")));

@@ -34,6 +34,16 @@ pub struct Plan {
     pub expect: Expect,
 }
 
+impl Plan {
+    /// Whether its faults are drawn from the seed.
+    pub fn drawn(&self) -> bool {
+        self.name == SOAK
+    }
+}
+
+/// Name of the plans whose faults are drawn.
+pub const SOAK: &str = "soak";
+
 fn majority() -> String {
     "majority".into()
 }
@@ -46,6 +56,8 @@ pub enum Expect {
     Anything,
     /// Automation moves nothing.
     Stays,
+    /// Automation moves nothing, and while the last fault lasts another node leads than the one that led.
+    Elects,
     /// Automation moves nothing, and a site is shown as degraded.
     Degraded,
     /// Automation moves nothing, and alarms that too few can judge a site.

@@ -51,6 +51,15 @@ pub fn run(plan: &Plan, exe: &Path, progress: Progress<'_>) -> Result<Record, La
     net.clone().inside(|| play(plan, exe, Some(net), able, setting, progress))?
 }
 
+/// Why this machine cannot play a plan. A soak leaves out what it cannot; of a scenario everything has to happen.
+pub fn cannot(plan: &Plan) -> Option<String> {
+    let (able, lacks) = able(plan);
+    let misses = |n: Needs| !able.contains(&n);
+    let far = plan.link.is_some() || !plan.pairs.is_empty();
+    let short = plan.steps.iter().any(|s| misses(s.fault.needs())) || far && misses(Needs::Forwarder);
+    (short && !plan.drawn()).then(|| lacks.join("; "))
+}
+
 /// What this machine can do, and what of the plan it cannot.
 fn able(plan: &Plan) -> (BTreeSet<Needs>, Vec<String>) {
     let needs = |n: Needs| plan.steps.iter().any(|s| s.fault.needs() == n);
@@ -240,15 +249,18 @@ impl<'a> Drive<'a> {
         Ok(())
     }
 
-    /// Ends all faults and waits until all is as it was; when that was, and the pause as an event.
+    /// Ends all faults and waits until all is as it was and a write is acknowledged; when that was, and the pause as an
+    /// event.
     fn heal(&self, stage: &mut Stage<'_>) -> Result<(Option<u64>, Happened), LabError> {
         let from_us = self.us();
         stage.heal()?;
         let end = Instant::now() + Duration::from_millis(self.plan.heal_within_ms);
-        let fresh = |missing: Option<String>| match self.watch.fresh(from_us) {
-            true => missing,
-            false => Some("a node's API has not answered since".into()),
-        };
+        let fresh =
+            |missing: Option<String>| match (self.watch.fresh(from_us), self.load.wrote_since(from_us)) {
+                (true, true) => missing,
+                (false, _) => Some("a node's API has not answered since".into()),
+                (true, false) => Some("no write has been acknowledged since".into()),
+            };
         let mut missing = fresh(self.missing(stage));
         while missing.is_some() && Instant::now() < end {
             stage.tick()?;

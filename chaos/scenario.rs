@@ -3,7 +3,7 @@
 use crate::{
     fault::{Fault, Step, Way, Who},
     net::Path,
-    plan::{Expect, Plan},
+    plan::{Expect, Plan, SOAK},
     rng::Rng,
     wan::Link,
 };
@@ -166,9 +166,13 @@ fn silences() -> Vec<Plan> {
         },
         plan(
             "cut-pair",
-            "Two of three sites do not reach each other; the third reaches both. Nothing may move.",
-            vec![step(0, 10_000, Cut { a: Node(1), b: Node(2), path: Path::All, way: Way::Both })],
-            Expect::Stays,
+            "The leader and another one of three sites do not reach each other; the third reaches both, and gets the \
+             leadership. Nothing may move.",
+            vec![
+                lead(Node(1)),
+                step(3_000, 10_000, Cut { a: Node(1), b: Node(2), path: Path::All, way: Way::Both }),
+            ],
+            Expect::Elects,
         ),
         plan(
             "flapping-link",
@@ -346,7 +350,7 @@ fn calm() -> Vec<Plan> {
             "failing-fsync-leader",
             "The leader's fsyncs fail: another one takes over.",
             vec![step(0, 100, Fault::Lead { to: Node(2) }), step(2_000, 8_000, FailingFsync { who: Leader })],
-            Expect::Stays,
+            Expect::Elects,
         ),
         plan(
             "power-cut",
@@ -368,7 +372,7 @@ fn calm() -> Vec<Plan> {
             "full-disk-leader",
             "The leader's disk is full: another one takes over.",
             vec![step(0, 100, Fault::Lead { to: Node(2) }), step(2_000, 8_000, FullDisk { who: Leader })],
-            Expect::Stays,
+            Expect::Elects,
         ),
     ]
 }
@@ -448,7 +452,7 @@ pub fn soak(seed: u64, sites: usize, minutes: f64) -> Plan {
         }
     }
     Plan {
-        name: "soak".into(),
+        name: SOAK.into(),
         about: format!(
             "Faults drawn from seed {seed} for about {minutes} minutes, several at a time, in rounds that end with healing."
         ),
@@ -516,7 +520,7 @@ fn draw(rng: &mut Rng, sites: usize) -> (Fault, u64) {
         92..93 => Fault::Clock { who, seconds: if rng.chance(500) { 3_600 } else { -3_600 } },
         93..95 => Fault::Lead { to: who },
         95..97 => Fault::Demote { who },
-        97..98 => return (Fault::Flood { writes: 1_500 }, 15_000), // more than the log keeps
+        97..98 => return (Fault::Flood { writes: 5_500 }, 30_000), // more than lie between two snapshots
         _ => Fault::Import { names: 5_000 },
     };
     (fault, lasts)

@@ -307,11 +307,14 @@ impl<'a> Stage<'a> {
                 self.lab.restart(i)?;
             }
             let starved = self.now.starved.contains(&i);
-            if starved != (was.starved.contains(&i) && !again) {
-                self.lab.starve(i, starved)?;
+            if starved != (was.starved.contains(&i) && !again) && !self.lab.starve(i, starved)? {
+                let starves = |a: &&Active| matches!(a.fault, Fault::Starve { .. }) && a.nodes.contains(&i);
+                for a in self.active.iter().filter(starves) {
+                    self.happened[a.happened].trouble = Some("the node was not up to be starved".into());
+                }
             }
             let paused = self.now.paused.contains(&i);
-            if paused != was.paused.contains(&i) {
+            if paused != (was.paused.contains(&i) && !again) {
                 self.lab.pause(i, paused);
             }
         }

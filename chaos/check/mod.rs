@@ -8,11 +8,12 @@
 //! | registers are linearizable, acknowledged names are there | 4 | [`writes`] |
 //! | evidence of each move | 5 | [`moves`] |
 //! | no empty answer, no missing answer on a live node | 6, 9 | [`answers`] |
+//! | no move back inside the hold-down, none to a site that is dead | 7 | [`moves`] |
 //! | no move without a fault on the site that is left | 10 | [`moves`] |
-//! | everything heals in time | 9 | [`answers`] |
+//! | everything heals in time, and writes are acknowledged after it | 9 | [`answers`] |
+//! | what was planned did happen | | [`answers`] |
 //!
-//! Invariant 7 shows in part (a move back inside the hold-down); 8 and 11 need a node's disk and stand in the
-//! simulation and in the storage tests.
+//! Invariant 7 shows in these parts; 8 and 11 need a node's disk and stand in the simulation and in the storage tests.
 
 pub mod answers;
 pub mod linear;
@@ -41,7 +42,8 @@ pub struct Finding {
 const LINES: usize = 12;
 
 impl Finding {
-    /// A check that looked at so much and found this wrong.
+    /// A check that looked at so much and found this wrong. A check that had nothing to look at says so in `wrong`: it
+    /// would hold whatever had happened.
     fn of(check: &str, invariant: impl Into<Option<u8>>, looked_at: String, wrong: Vec<String>) -> Finding {
         let (good, more) = (wrong.is_empty(), wrong.len().saturating_sub(LINES));
         let mut lines: Vec<String> = wrong.into_iter().take(LINES).collect();
@@ -65,9 +67,11 @@ pub fn all(record: &Record) -> Vec<Finding> {
         moves::evidence(record),
         answers::never_empty(record),
         moves::hold_down(record),
+        moves::lives(record),
         answers::live_nodes_answer(record),
         moves::no_false_failover(record),
         answers::healed(record),
+        answers::happened(record),
         answers::users(record),
     ];
     out.extend(moves::expected(record));

@@ -128,6 +128,40 @@ pub fn hold_down(record: &Record) -> Finding {
     Finding::of("no way back inside the hold-down", 7, format!("{backs} ways back"), wrong)
 }
 
+/// A process that is gone is found down by who is well so soon, with room for a machine that is busy.
+const FOUND_US: u64 = 8_000_000;
+
+/// Invariant 7, another part: nobody moves to a site that was dead all the while in which a majority of the others, which
+/// nothing had hit, could find that out.
+pub fn lives(record: &Record) -> Finding {
+    let mut wrong = Vec::new();
+    for m in record.moves.iter().filter(|m| m.basis == "usable") {
+        let since = m.seen_us.saturating_sub(FOUND_US);
+        let over = |h: &&Happened| h.trouble.is_none() && h.from_us <= m.seen_us && h.to_us >= since;
+        let near: Vec<&Happened> = record.happened.iter().filter(over).collect();
+        let everywhere = near.iter().any(|h| h.nodes.is_empty() && h.step != usize::MAX);
+        let well = (0..record.sites.len()).filter(|i| !near.iter().any(|h| h.nodes.contains(i))).count();
+        if everywhere || well <= record.sites.len() / 2 {
+            continue;
+        }
+        for site in m.to.iter().filter_map(|s| record.sites.iter().position(|o| o == s)) {
+            if near.iter().any(|h| takes_away(h, site) && h.from_us <= since && h.to_us >= m.seen_us) {
+                wrong.push(format!(
+                    "at {} the service moved to {}, which was dead",
+                    at(m.seen_us),
+                    record.sites[site]
+                ));
+            }
+        }
+    }
+    Finding::of("no move to a site that is dead", 7, format!("{} moves", record.moves.len()), wrong)
+}
+
+/// Whether the site does not serve while this lasts.
+fn takes_away(h: &Happened, site: usize) -> bool {
+    h.trouble.is_none() && h.excuses && h.nodes.contains(&site)
+}
+
 /// Milliseconds of the day, of RFC 3339 with milliseconds in UTC.
 fn millis(time: &str) -> Option<i64> {
     let clock = time.split_once('T')?.1.trim_end_matches('Z');
@@ -166,6 +200,20 @@ pub fn expected(record: &Record) -> Option<Finding> {
     match record.plan.expect {
         Expect::Anything => None,
         Expect::Stays => Some(Finding::of("nothing moves", None, "no move".into(), moved(&record.moves))),
+        Expect::Elects => {
+            let mut wrong = moved(&record.moves);
+            let last = record.happened.iter().rfind(|h| h.step + 1 == record.plan.steps.len());
+            let leads = |hit: &Happened| {
+                let others =
+                    record.shown.iter().enumerate().filter(|(node, _)| hit.nodes.first() != Some(node));
+                let mut shown = others.flat_map(|(_, shown)| shown);
+                shown.any(|s| s.role == "leader" && (hit.from_us..=hit.to_us).contains(&s.at_us))
+            };
+            if !last.is_some_and(leads) {
+                wrong.push("nobody else began to lead".into());
+            }
+            Some(Finding::of("another node leads, and nothing moves", None, "no move".into(), wrong))
+        }
         Expect::Degraded => {
             let degraded = |s: &Shown| s.standing.iter().any(|(_, standing)| standing == "degraded");
             let mut wrong = moved(&record.moves);
@@ -220,14 +268,20 @@ pub fn away(hit: &Happened, sites: usize) -> Vec<usize> {
     silent.chain((0..sites).filter(deaf)).collect()
 }
 
-/// When each node that had to first answered something else than before `from_us`, in milliseconds.
+/// When each node that had to first answered a site that lives, and another than before `from_us`, in milliseconds.
 pub fn changed(record: &Record, from_us: u64, away: &[usize]) -> Vec<(String, Option<f64>)> {
     let mut out = Vec::new();
     for asked in record.asked.iter().filter(|a| a.rtype == "A" && a.over == "udp" && !away.contains(&a.node))
     {
         let before = asked.changes.iter().rev().find(|s| s.at_us <= from_us).and_then(|s| s.answer.as_ref());
+        let dead = |addr: &String, us: u64| {
+            let site = record.addresses.iter().position(|a| a == addr);
+            let lasts = |h: &&Happened| h.from_us <= us && us <= h.to_us;
+            site.is_none_or(|s| record.happened.iter().filter(lasts).any(|h| takes_away(h, s)))
+        };
         let other = |s: &&crate::history::Said| {
-            s.at_us > from_us && s.answer.as_ref().is_some_and(|a| Some(a) != before)
+            let other = s.answer.as_ref().filter(|a| Some(*a) != before);
+            s.at_us > from_us && other.is_some_and(|a| !a.addrs.iter().any(|a| dead(a, s.at_us)))
         };
         let changed = asked.changes.iter().find(other).map(|s| (s.at_us - from_us) as f64 / 1e3);
         out.push((record.sites[asked.node].clone(), changed));
@@ -238,7 +292,10 @@ pub fn changed(record: &Record, from_us: u64, away: &[usize]) -> Vec<(String, Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::samples::{self, SECOND, moved};
+    use crate::{
+        check::samples::{self, SECOND, moved},
+        fault::{Fault, Step},
+    };
 
     #[test]
     fn two_answers_at_one_epoch_are_seen() {
@@ -320,6 +377,49 @@ mod tests {
         assert!(!hold_down(&record).good, "in the entry that finds it up");
         record.moves[1] = moved(11 * SECOND, 10, "ams", "fra");
         assert!(hold_down(&record).good, "the site that took over has failed");
+    }
+
+    #[test]
+    fn a_move_to_a_dead_site_is_seen() {
+        let mut record = samples::record();
+        record.moves = vec![moved(30 * SECOND, 9, "fra", "ams")];
+        record.happened = vec![samples::kill(1, 20 * SECOND, 40 * SECOND)];
+        assert!(!lives(&record).good);
+        record.happened[0].from_us = 25 * SECOND;
+        assert!(lives(&record).good, "it died a short time before");
+        record.happened = vec![samples::kill(1, 20 * SECOND, 40 * SECOND), samples::kill(2, 0, 24 * SECOND)];
+        assert!(lives(&record).good, "no majority was well enough to find out");
+    }
+
+    #[test]
+    fn an_answer_of_a_dead_site_is_no_failover() {
+        let mut record = samples::record();
+        let both = Happened { nodes: vec![0, 1], ..samples::kill(0, 10 * SECOND, 20 * SECOND) };
+        record.happened.push(both);
+        record.plan.expect = Expect::Moves { within_ms: 500 };
+        record.asked[2].changes.push(samples::said(10 * SECOND + 100_000, Some("10.77.2.1"), None));
+        assert!(!expected(&record).unwrap().good, "ams was killed too");
+        record.asked[2].changes.push(samples::said(10 * SECOND + 200_000, Some("10.77.3.1"), None));
+        assert!(expected(&record).unwrap().good);
+    }
+
+    #[test]
+    fn an_election_that_is_expected_has_to_come() {
+        let mut record = samples::record();
+        record.plan.expect = Expect::Elects;
+        record.plan.steps = vec![Step { at_ms: 0, lasts_ms: 9_000, fault: Fault::KillAll }];
+        record
+            .happened
+            .push(Happened { nodes: vec![0], ..samples::blind(&[(0, 1)], 10 * SECOND, 20 * SECOND) });
+        let good = |r: &Record| expected(r).unwrap().good;
+        let leads = |at| Shown { role: "leader".into(), ..samples::shown(at, (0, 5)) };
+        record.shown[0].push(leads(12 * SECOND));
+        record.shown[1].push(leads(22 * SECOND));
+        assert!(!good(&record), "the leader itself, and one that leads when it is over");
+        record.shown[2].push(leads(12 * SECOND));
+        assert!(good(&record));
+        record.moves.push(moved(12 * SECOND, 9, "fra", "ams"));
+        assert!(!good(&record), "it moved");
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub fn same_index_same_hash(record: &Record) -> Finding {
         }
     }
     let shared = shared.values().filter(|n| **n > 1).count();
+    if shared == 0 {
+        wrong.push("no index was seen on two nodes".into());
+    }
     let looked = format!("{looked} hashes of states, {shared} indexes seen on more than one node");
     Finding::of("same index, same state", 3, looked, wrong)
 }
@@ -96,5 +99,7 @@ mod tests {
         assert!(!same_index_same_hash(&record).good);
         record.marks[1] = vec![mark(9, 8, "bb")];
         assert!(same_index_same_hash(&record).good, "another index");
+        record.marks[2] = vec![mark(9, 9, "bb")];
+        assert!(!same_index_same_hash(&record).good, "nothing to compare");
     }
 }

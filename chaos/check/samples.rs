@@ -2,7 +2,7 @@
 
 use crate::{
     fault::Happened,
-    history::{Answer, Asked, Mark, Move, Said, Shown, Vote},
+    history::{Answer, Asked, Kind, Mark, Move, Op, Said, Served, Shown, User, Vote},
     plan::{Expect, Plan},
     record::{FORMAT, Phases, Record, Setting},
 };
@@ -40,13 +40,19 @@ pub(crate) fn record() -> Record {
         marks: vec![vec![mark(0, 7, "aa")]; 3],
         verdicts: Vec::new(),
         moves: Vec::new(),
-        ops: Vec::new(),
+        ops: [(Kind::Write(1), 61), (Kind::Read(Some(1)), 62)].map(|(kind, s)| op(kind, s * SECOND)).into(),
         names: [(1, true)].into(),
         found: vec![[(1, crate::load::address(1))].into(); 3],
-        served: Vec::new(),
+        served: User::ALL
+            .map(|user| Served { at_us: SECOND, done_us: SECOND, site: Some("fra".into()), user })
+            .into(),
         findings: Vec::new(),
         logs: String::new(),
     }
+}
+
+pub(crate) fn op(kind: Kind, called_us: u64) -> Op {
+    Op { client: 2, node: 1, key: 0, kind, called_us, returned_us: Some(called_us + 1), status: 200 }
 }
 
 pub(crate) fn mark(at_us: u64, index: u64, hash: &str) -> Mark {

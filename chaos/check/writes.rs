@@ -29,7 +29,12 @@ pub fn linearizable(record: &Record) -> Finding {
             }
         }
     }
-    let known = record.ops.iter().filter(|o| o.returned_us.is_some()).count();
+    let known = record.ops.iter().filter(|o| o.returned_us.is_some());
+    let writes = known.clone().filter(|o| matches!(o.kind, Kind::Write(_))).count();
+    let known = known.count();
+    if writes == 0 || writes == known {
+        wrong.push(format!("{writes} writes and {} reads succeeded: nothing is known", known - writes));
+    }
     let looked =
         format!("{} operations on {} registers, {known} of known fate", record.ops.len(), keys.len());
     Finding::of("registers are linearizable", 4, looked, wrong)
@@ -57,6 +62,9 @@ pub fn nothing_acknowledged_is_lost(record: &Record) -> Finding {
             }
         }
     }
+    if acknowledged.is_empty() {
+        wrong.push("no name was acknowledged".into());
+    }
     let looked = format!(
         "{} acknowledged of {} names, on {} nodes",
         acknowledged.len(),
@@ -69,21 +77,12 @@ pub fn nothing_acknowledged_is_lost(record: &Record) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::samples;
+    use crate::check::samples::{self, op};
 
     #[test]
     fn a_stale_read_is_named_with_its_client_and_node() {
         let mut record = samples::record();
-        let op = |kind, called_us, returned_us| Op {
-            client: 2,
-            node: 1,
-            key: 0,
-            kind,
-            called_us,
-            returned_us: Some(returned_us),
-            status: 200,
-        };
-        record.ops = vec![op(Kind::Write(1), 0, 1), op(Kind::Write(2), 2, 3), op(Kind::Read(Some(1)), 4, 5)];
+        record.ops = vec![op(Kind::Write(1), 0), op(Kind::Write(2), 2), op(Kind::Read(Some(1)), 4)];
         let finding = linearizable(&record);
         assert!(
             !finding.good && finding.lines[0].contains("the read of 1 by client 2 at node 2"),
@@ -91,8 +90,20 @@ mod tests {
         );
         record.ops[2].key = 1;
         assert!(!linearizable(&record).good, "a value of another register");
-        record.ops.pop();
+        record.ops[2] = op(Kind::Read(Some(2)), 4);
         assert!(linearizable(&record).good);
+    }
+
+    #[test]
+    fn a_load_that_did_nothing_proves_nothing() {
+        let mut record = samples::record();
+        assert!(linearizable(&record).good && nothing_acknowledged_is_lost(&record).good);
+        record.ops[0].returned_us = None;
+        assert!(!linearizable(&record).good, "no write is known to have come about");
+        record.ops = vec![op(Kind::Write(1), 0)];
+        assert!(!linearizable(&record).good, "nobody read");
+        record.names = [(1, false)].into();
+        assert!(!nothing_acknowledged_is_lost(&record).good);
     }
 
     #[test]

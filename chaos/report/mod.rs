@@ -28,11 +28,7 @@ pub fn html(record: &Record, file: &str) -> String {
         close_up(&mut t, record, i, failover);
     }
     if failovers.len() > CLOSE_UPS {
-        let _ = write!(
-            t,
-            "<p class=\"quiet\">{} more failovers stand in the JSON file.</p>",
-            failovers.len() - CLOSE_UPS
-        );
+        rest(&mut t, &failovers[CLOSE_UPS..]);
     }
     checks(&mut t, &record.findings);
     events(&mut t, record);
@@ -140,6 +136,28 @@ fn close_up(t: &mut String, record: &Record, i: usize, f: &Failover) {
          and decisions are what the admin API shows when it is polled, so they stand a little later than they were.</p>",
     );
     timeline::draw(t, record, f.from_us.saturating_sub(300_000), f.until_us + 400_000);
+}
+
+/// The failovers that are not shown close up.
+fn rest(t: &mut String, failovers: &[Failover]) {
+    let _ = write!(
+        t,
+        "<h2>{} more failovers</h2><table><thead><tr><th>Fault at</th><th>From</th><th>To</th><th>Last live name server \
+         changed after</th><th>What happened</th></tr></thead><tbody>",
+        failovers.len()
+    );
+    for f in failovers {
+        let _ = write!(
+            t,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            seconds(f.from_us),
+            escape(&f.left),
+            escape(&f.taken),
+            f.slowest_ms().map_or("-".into(), |ms| format!("{ms:.0} ms")),
+            escape(&f.fault)
+        );
+    }
+    t.push_str("</tbody></table>");
 }
 
 fn checks(t: &mut String, findings: &[Finding]) {

@@ -10,7 +10,9 @@ use crate::{
 pub(super) struct Failover {
     pub(super) left: String,
     pub(super) taken: String,
-    /// When the fault began that explains it; the decision itself when there is none.
+    /// The fault that explains it.
+    pub(super) fault: String,
+    /// When it began; the decision itself when there is none.
     pub(super) from_us: u64,
     /// When the last live node answered otherwise.
     pub(super) until_us: u64,
@@ -42,18 +44,23 @@ const LONGEST_US: u64 = 30_000_000;
 
 fn tell(record: &Record, m: &Move, gone: usize) -> Failover {
     let site = &record.sites[gone];
-    let hits = |h: &&crate::fault::Happened| {
-        let own = h.excuses && h.nodes.contains(&gone) || h.blinded.iter().any(|(_, to)| *to == gone);
-        own && h.trouble.is_none() && h.from_us <= m.seen_us && m.seen_us < h.from_us + LONGEST_US
+    let near = |h: &&crate::fault::Happened| {
+        h.trouble.is_none() && h.from_us <= m.seen_us && m.seen_us < h.from_us + LONGEST_US
     };
-    let fault = record.happened.iter().rev().find(hits);
+    let near = || record.happened.iter().rev().filter(near);
+    // what hit the site itself says more than what hid it from one observer
+    let own = near().find(|h| h.excuses && h.nodes.contains(&gone) && m.seen_us <= h.to_us);
+    let hidden = || near().find(|h| h.blinded.iter().any(|(_, to)| *to == gone));
+    let before = || near().find(|h| h.excuses && h.nodes.contains(&gone));
+    let fault = own.or_else(hidden).or_else(before);
     let from_us = fault.map_or(m.seen_us, |h| h.from_us);
     let away = fault.map(|h| away(h, record.sites.len())).unwrap_or_default();
     let mut answered = changed(record, from_us, &away);
     answered.iter_mut().for_each(|(_, ms)| *ms = ms.filter(|ms| *ms * 1e3 < LONGEST_US as f64));
     let last = answered.iter().filter_map(|(_, ms)| *ms).fold(0.0, f64::max);
     let until_us = (from_us + (last * 1e3) as u64).max(m.seen_us.min(from_us + LONGEST_US));
-    let mut events = vec![(from_us, fault.map_or("no fault explains this".into(), |h| h.text.clone()))];
+    let fault = fault.map_or("no fault explains this".into(), |h| h.text.clone());
+    let mut events = vec![(from_us, fault.clone())];
     verdicts(record, site, from_us, until_us, &mut events);
     events.push((m.seen_us, decision(record, m)));
     leaders(record, from_us, until_us, &mut events);
@@ -66,8 +73,9 @@ fn tell(record: &Record, m: &Move, gone: usize) -> Failover {
     events.sort_by_key(|(at, _)| *at);
     let since = |at: u64| format!("+{:.0} ms", (at as f64 - from_us as f64) / 1e3);
     let story = events.iter().map(|(at, text)| (since(*at), text.clone())).collect();
-    let told = sentences(record, m, &events[0].1, last);
-    Failover { left: m.from.join(", "), taken: m.to.join(", "), from_us, until_us, answered, told, story }
+    let told = sentences(record, m, &fault, last);
+    let (left, taken) = (m.from.join(", "), m.to.join(", "));
+    Failover { left, taken, fault, from_us, until_us, answered, told, story }
 }
 
 fn address(record: &Record, m: &Move) -> String {
@@ -81,13 +89,15 @@ fn sentences(record: &Record, m: &Move, fault: &str, last_ms: f64) -> String {
     let red: Vec<&str> =
         m.votes.iter().filter(|v| v.vote.starts_with("red")).map(|v| v.site.as_str()).collect();
     let why = match (&m.own, red.as_slice()) {
+        // the decision came with a row about another site: this one was judged before
+        _ if !m.from.contains(&m.about) => "an earlier verdict, or time that ran out, called for it".into(),
         (Some(own), _) => {
             format!("{from} said of itself that it cannot serve ({own}), which needs no majority")
         }
-        (None, []) => "an earlier verdict, or time that ran out, called for it".into(),
         (None, red) => {
             let (count, sites) = (red.len(), record.sites.len());
-            format!("{} saw {from} fail: {count} of {sites} voting sites, a majority", red.join(" and "))
+            let majority = if count > sites / 2 { ", a majority" } else { "" };
+            format!("{} saw {from} fail: {count} of {sites} voting sites{majority}", red.join(" and "))
         }
     };
     let took = match last_ms > 0.0 {
@@ -130,9 +140,9 @@ fn decision(record: &Record, m: &Move) -> String {
     let at = record.sites.get(m.node).map_or("?", String::as_str);
     let votes: Vec<String> = m.votes.iter().map(|v| format!("{} {}", v.site, v.vote)).collect();
     let evidence = match (&m.own, votes.is_empty()) {
-        (Some(own), _) => format!("the site's own word: {own}"),
-        (None, false) => votes.join(", "),
-        (None, true) => "an earlier verdict".into(),
+        (_, true) if m.own.is_none() => "an earlier verdict".into(),
+        (Some(own), _) => format!("{}'s own word: {own}", m.about),
+        (None, _) => format!("on {}: {}", m.about, votes.join(", ")),
     };
     format!(
         "{at} shows the committed decision, epoch {}: {} → {} ({}); evidence: {evidence}",
@@ -149,15 +159,13 @@ fn users(record: &Record, from_us: u64, until_us: u64, events: &mut Vec<(u64, St
         .iter()
         .filter(|r| r.user == User::Http && r.at_us >= from_us && r.at_us <= until_us + 2_000_000)
         .collect();
-    let failed = near.iter().filter(|r| r.site.is_none()).count();
     if let Some(first) = near.iter().find(|r| r.done_us >= until_us && r.site.is_some()) {
         let site = first.site.as_deref().unwrap_or_default();
+        let until = near.iter().filter(|r| r.at_us <= first.at_us);
+        let (failed, all) = (until.clone().filter(|r| r.site.is_none()).count(), until.count());
         events.push((
             first.done_us,
-            format!(
-                "a user is served by {site}; {failed} of {} requests failed until then",
-                near.iter().filter(|r| r.at_us <= first.at_us).count()
-            ),
+            format!("a user is served by {site}; {failed} of {all} requests failed until then"),
         ));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::escape;
 use crate::{
-    history::{Asked, Kind, User},
+    history::{Asked, Kind, Mark, User},
     record::Record,
 };
 use std::fmt::Write as _;
@@ -41,7 +41,9 @@ pub(super) fn legend(t: &mut String, record: &Record) {
     item(ABSENT, "its API shows nothing");
     item("var(--bad)", "red verdict / failed request / write of unknown fate");
     t.push_str(
-        "<span>dashed lines: committed decisions; hover over anything to read what it is</span></div>",
+        "<span>thin line below the role: the node applies new log entries; thin line above its answers: it holds the site of \
+         that colour for down or degraded</span><span>dashed lines: committed decisions; hover over anything to read what it \
+         is</span></div>",
     );
 }
 
@@ -217,7 +219,9 @@ fn node_lane(t: &mut String, d: &Drawing<'_>, node: usize) {
         s.abstains.iter().for_each(|why| title += &format!("; abstains: {why}"));
         s.alarms.iter().for_each(|alarm| title += &format!("; alarm: {alarm}"));
         d.bar(t, y + 4.0, 12.0, (s.at_us, until), &format!("fill=\"{fill}\""), &title);
+        standing(t, d, y + 33.0, (s.at_us, until), &s.standing);
     }
+    applies(t, d, y + 17.5, &record.marks[node]);
     for v in record.verdicts.iter().filter(|v| v.observer == node && v.at_us > record.phases.load_us) {
         let title = format!("{} sees {} {} {}", record.sites[node], v.site, v.colour, v.kind);
         d.dot(t, y + 27.0, v.at_us, &v.colour, &title);
@@ -225,6 +229,30 @@ fn node_lane(t: &mut String, d: &Drawing<'_>, node: usize) {
     for asked in record.asked.iter().filter(|a| a.node == node && a.rtype == "A") {
         let (dy, height) = if asked.over == "udp" { (38.0, 12.0) } else { (51.0, 4.0) };
         answers(t, d, asked, y + dy, height);
+    }
+}
+
+/// Sites that a node does not hold for up.
+fn standing(t: &mut String, d: &Drawing<'_>, y: f64, span: (u64, u64), standing: &[(String, String)]) {
+    let wrong: Vec<_> = standing.iter().filter(|(_, s)| s == "down" || s == "degraded").collect();
+    let Some((site, _)) = wrong.first() else { return };
+    let words: Vec<String> = wrong.iter().map(|(site, s)| format!("{site} for {s}")).collect();
+    let fill = format!("fill=\"{}\"", colour(d.record, site));
+    d.bar(t, y, 3.0, span, &fill, &format!("holds {}", words.join(", ")));
+}
+
+/// A node that shows no new log index for so long applies nothing.
+const STILL_US: u64 = 600_000;
+
+/// While a node applies log entries: the load writes several in a second.
+fn applies(t: &mut String, d: &Drawing<'_>, y: f64, marks: &[Mark]) {
+    let grown =
+        marks.chunk_by(|a, b| (a.incarnation, a.index) == (b.incarnation, b.index)).filter_map(<[_]>::first);
+    let grown: Vec<&Mark> = grown.collect();
+    for run in grown.chunk_by(|a, b| b.at_us < a.at_us + STILL_US) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let title = format!("applied the log from index {} to {}", first.index, last.index);
+        d.bar(t, y, 2.5, (first.at_us, last.at_us), "class=\"green\" fill-opacity=\".7\"", &title);
     }
 }
 
