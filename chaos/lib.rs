@@ -13,8 +13,9 @@
 //!
 //! # Architecture invariant
 //!
-//! **Nothing here imports another part of the project.** It judges the binary by what a client and an operator see:
-//! DNS packets, HTTP, the command line. It is blocking code on threads of its own, apart from the code that it judges.
+//! **Of the project only `zonekeeper-core` is imported, and of that only the checkers of the invariants and words of
+//! its model.** It judges the binary by what a client and an operator see: DNS packets, HTTP, the command line. It is
+//! blocking code on threads of its own, apart from the code that it judges.
 
 pub mod asker;
 pub mod backend;

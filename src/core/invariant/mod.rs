@@ -1,7 +1,9 @@
 //! The invariants of the design (§5), each a checker in a file of its own.
 //!
-//! The simulation, chaos and debug assertions use the same ones. A checker counts for itself and never calls the rules
-//! that it judges ([`crate::evidence::Row::check`], [`crate::assign`]): a mistake there must not hide itself.
+//! The simulation uses all of them; chaos those that need no more than a node shows ([`epoch::Epochs`],
+//! [`progress::Progress`], [`agreement::Agreement`]); the tests of this crate [`step`], after each entry. A checker counts
+//! for itself and never calls the rules that it judges ([`crate::evidence::Row::check`], [`crate::assign`]): a mistake
+//! there must not hide itself.
 //!
 //! - Of one applied entry, from the states before and after it ([`step`]): [`epoch`] (1, in part), [`evidence`] (5),
 //!   [`answers`] (6), [`restraint`] (7).
