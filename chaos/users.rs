@@ -36,6 +36,8 @@ const AROUND: Duration = Duration::from_secs(3);
 const TTL_S: u64 = 5;
 /// What a busy machine may add to an outage that answer and TTL explain.
 const MARGIN_MS: f64 = 1_000.0;
+/// The part of the asked rate that must have been made: a slower load proves less than it says.
+const MADE: f64 = 0.9;
 
 /// What is killed, and who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -73,6 +75,8 @@ pub struct Verdict {
     pub requests: usize,
     /// Requests a second, as they were made.
     pub rate: f64,
+    /// Requests a second, as they were asked for.
+    pub asked_rate: u64,
     /// Failed before any byte of an answer had come.
     pub no_byte: usize,
     /// Cut off in the middle of an answer.
@@ -85,14 +89,24 @@ pub struct Verdict {
     pub good: bool,
 }
 
+impl Verdict {
+    /// Whether the load was as heavy as it says.
+    fn made(&self) -> bool {
+        self.rate >= MADE * self.asked_rate as f64
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.good { "ok" } else { "BROKEN" };
         write!(
             f,
-            "{word:<7}{}: {} requests at {:.0} a second, {} failed before a byte, {} cut",
-            self.case, self.requests, self.rate, self.no_byte, self.cut
+            "{word:<7}{}: {} requests at {:.0} of {} a second, {} failed before a byte, {} cut",
+            self.case, self.requests, self.rate, self.asked_rate, self.no_byte, self.cut
         )?;
+        if !self.made() {
+            write!(f, "; LESS than {:.0} % of the rate", MADE * 100.0)?;
+        }
         if let Some(ms) = self.answer_ms {
             write!(f, "; kill to answer {ms:.0} ms")?;
         }
@@ -186,7 +200,7 @@ fn once(lab: &mut Lab, case: Case, rate: u64) -> Result<Verdict, LabError> {
         Case::Backend => lab.revive_backend(0, 0)?,
         _ => _ = lab.restart(0)?,
     }
-    Ok(judge(case, at, &answers, &requests, lasted))
+    Ok(judge(case, at, &answers, &requests, (rate, lasted)))
 }
 
 fn judge(
@@ -194,7 +208,7 @@ fn judge(
     at: Instant,
     answers: &[Option<f64>],
     requests: &[(Instant, Outcome)],
-    lasted: Duration,
+    (asked_rate, lasted): (u64, Duration),
 ) -> Verdict {
     let count = |o: Outcome| requests.iter().filter(|(_, r)| *r == o).count();
     let failed = requests.iter().filter(|(_, r)| *r != Outcome::Good).map(|(done, _)| *done).max();
@@ -210,7 +224,18 @@ fn judge(
             Case::SiteOfFailover => outage_ms.is_none_or(|ms| ms <= explained),
         };
     let rate = requests.len() as f64 / lasted.as_secs_f64();
-    Verdict { case, requests: requests.len(), rate, no_byte, cut, answer_ms, outage_ms, good }
+    let verdict = Verdict {
+        case,
+        requests: requests.len(),
+        rate,
+        asked_rate,
+        no_byte,
+        cut,
+        answer_ms,
+        outage_ms,
+        good,
+    };
+    Verdict { good: good && verdict.made(), ..verdict }
 }
 
 /// How a request ended.
@@ -330,7 +355,19 @@ mod tests {
         let at = Instant::now();
         let failed = failed_at_ms.iter().map(|ms| (at + Duration::from_millis(*ms), Outcome::NoByte));
         let requests: Vec<_> = failed.chain([(at, Outcome::Good)]).collect();
-        judge(case, at, answers, &requests, Duration::from_secs(1)).good
+        judge(case, at, answers, &requests, (1, Duration::from_secs(1))).good
+    }
+
+    #[test]
+    fn a_load_that_was_lighter_than_asked_proves_nothing() {
+        let at = Instant::now();
+        let made = |count| {
+            let requests = vec![(at, Outcome::Good); count];
+            judge(Case::Backend, at, &[], &requests, (100, Duration::from_secs(2)))
+        };
+        assert!(made(180).good);
+        assert!(!made(179).good);
+        assert!(made(179).to_string().contains("LESS than 90 % of the rate"), "{}", made(179));
     }
 
     #[test]
