@@ -95,6 +95,59 @@ impl Line {
     }
 }
 
+/// How long a kind may take, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Asked {
+    /// At most, for half of the runs; none: nothing is asked of them.
+    pub p50_ms: Option<f64>,
+    /// At most, for 99 of 100 runs.
+    pub p99_ms: f64,
+}
+
+impl Asked {
+    /// Whether it took no longer, with no failed run.
+    pub fn holds(self, line: &Line) -> bool {
+        let within = |p, bound| line.percentile(p).is_some_and(|ms| ms <= bound);
+        line.failed == 0 && within(99.0, self.p99_ms) && self.p50_ms.is_none_or(|bound| within(50.0, bound))
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.p50_ms.map_or(Ok(()), |ms| write!(f, "p50 {ms:.0} ms, "))?;
+        write!(f, "p99 {:.0} ms", self.p99_ms)
+    }
+}
+
+const fn p99(p99_ms: f64) -> Asked {
+    Asked { p50_ms: None, p99_ms }
+}
+
+const fn both(p50_ms: f64, p99_ms: f64) -> Asked {
+    Asked { p50_ms: Some(p50_ms), p99_ms }
+}
+
+/// An election at the timing `lan`, in milliseconds: the leader's lease has run out after 5 heartbeats, and the next
+/// candidate stands after 5 more at the latest (`src/consensus/timing.rs`).
+const ELECTION_LAN: f64 = 500.0;
+/// The same at `wan`, which is what a round trip of 100 ms needs.
+const ELECTION_WAN: f64 = 2_000.0;
+
+/// What is asked of three sites: by preset, round trip in milliseconds, and kind. Where silence cuts the leader off, an
+/// election is added.
+const ASKED: [(&str, u32, Kind, Asked); 10] = [
+    ("balanced", 0, Kind::Kill, both(100.0, 250.0)),
+    ("balanced", 0, Kind::KillLeader, both(350.0, 750.0)),
+    ("balanced", 0, Kind::Silence, p99(3_500.0)),
+    ("balanced", 0, Kind::SilenceLeader, p99(3_500.0 + ELECTION_LAN)),
+    ("fast", 0, Kind::Silence, p99(1_000.0)),
+    ("fast", 0, Kind::SilenceLeader, p99(1_000.0 + ELECTION_LAN)),
+    ("balanced", 100, Kind::Kill, p99(600.0)),
+    ("balanced", 100, Kind::KillLeader, p99(2_500.0)),
+    ("balanced", 100, Kind::Silence, p99(4_000.0)),
+    ("balanced", 100, Kind::SilenceLeader, p99(4_000.0 + ELECTION_WAN)),
+];
+
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Bench {
@@ -118,6 +171,15 @@ const HEAL: Duration = Duration::from_secs(90);
 const EVERY: Duration = Duration::from_millis(2);
 
 impl Bench {
+    /// How long a kind may take here; none where nothing is asked.
+    pub fn asked(&self, kind: Kind) -> Option<Asked> {
+        let here = (3, self.preset.as_str(), self.rtt_ms, kind);
+        let of = |(preset, rtt_ms, kind, _): &&(&str, u32, Kind, Asked)| {
+            (self.sites, *preset, *rtt_ms, *kind) == here
+        };
+        ASKED.iter().find(of).map(|(.., asked)| *asked)
+    }
+
     /// Runs everything. What this machine cannot do is said and left out.
     pub fn run(&self, exe: &FilePath, say: &mut (dyn FnMut(&str) + Send)) -> Result<Vec<Line>, LabError> {
         match net::possible() {
@@ -127,7 +189,7 @@ impl Bench {
             }
             Err(why) => {
                 say(&format!("NOT MEASURED: silence by dropped packets, distance: {why}"));
-                self.on(exe, None, say)
+                if self.rtt_ms > 0 { Ok(vec![]) } else { self.on(exe, None, say) }
             }
         }
     }
@@ -239,14 +301,12 @@ fn buckets(metrics: &str) -> Flushes {
     metrics.lines().filter_map(bucket).map(own).collect()
 }
 
+/// The moment before it, so that what it takes to inflict counts, as it does for peers.
 fn inflict(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Instant, LabError> {
+    let at = Instant::now();
     match kind {
-        Kind::Kill | Kind::KillLeader => return lab.kill(0),
-        Kind::Backends => {
-            let at = Instant::now();
-            lab.backends[0].iter_mut().for_each(|b| *b = None);
-            return Ok(at);
-        }
+        Kind::Kill | Kind::KillLeader => drop(lab.kill(0)?),
+        Kind::Backends => lab.backends[0].iter_mut().for_each(|b| *b = None),
         Kind::Silence | Kind::SilenceLeader => {
             let others = 1..lab.nodes.len();
             let pairs = others.flat_map(|o| [(0, o), (o, 0)]);
@@ -256,7 +316,7 @@ fn inflict(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<Instant, LabE
         }
         Kind::Stop => lab.pause(0, true),
     }
-    Ok(Instant::now()) // the rule is in force from here on
+    Ok(at)
 }
 
 fn relieve(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<(), LabError> {
@@ -274,6 +334,7 @@ fn relieve(lab: &mut Lab, net: Option<&Net>, kind: Kind) -> Result<(), LabError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zonekeeper_core::entry::Timing;
 
     #[test]
     fn a_histogram_is_read_bucket_by_bucket() {
@@ -290,5 +351,37 @@ mod tests {
         assert_eq!([50.0, 90.0, 99.0].map(|p| line.percentile(p)), [Some(25.0), Some(45.0), Some(50.0)]);
         let none = Line::new(Kind::Kill);
         assert_eq!(none.percentile(50.0), None);
+    }
+
+    #[test]
+    fn bounds_are_for_three_sites_at_the_stated_preset_and_distance() {
+        let bench = |sites, preset: &str, rtt_ms| {
+            let bench = Bench { runs: 1, kinds: vec![], sites, rtt_ms, preset: preset.into() };
+            [Kind::Kill, Kind::SilenceLeader].map(|kind| bench.asked(kind).map(|a| a.p99_ms))
+        };
+        assert_eq!(bench(3, "balanced", 0), [Some(250.0), Some(4_000.0)]);
+        assert_eq!(bench(3, "balanced", 100), [Some(600.0), Some(6_000.0)]);
+        assert_eq!(bench(3, "fast", 0), [None, Some(1_500.0)]);
+        for (sites, preset, rtt_ms) in [(5, "balanced", 0), (3, "patient", 0), (3, "balanced", 50)] {
+            assert_eq!(bench(sites, preset, rtt_ms), [None, None]);
+        }
+    }
+
+    #[test]
+    fn a_bound_is_missed_by_slow_failed_and_missing_runs() {
+        let holds = |slowest_ms: &[f64], failed| {
+            both(100.0, 250.0).holds(&Line { slowest_ms: slowest_ms.into(), failed, ..Line::new(Kind::Kill) })
+        };
+        assert!(holds(&[90.0, 100.0, 250.0], 0));
+        assert!(!holds(&[90.0, 101.0, 250.0], 0), "p50");
+        assert!(!holds(&[90.0, 100.0, 251.0], 0), "p99");
+        assert!(!holds(&[90.0], 1));
+        assert!(!holds(&[], 0));
+    }
+
+    #[test]
+    fn an_election_is_ten_heartbeats() {
+        let ms = |timing: Timing| 10.0 * timing.heartbeat_ms() as f64;
+        assert_eq!([ELECTION_LAN, ELECTION_WAN], [Timing::Lan, Timing::Wan].map(ms));
     }
 }
