@@ -27,7 +27,7 @@ use zonekeeper_chaos::{
   zonekeeper-chaos run all
   zonekeeper-chaos soak --minutes 30 --seed 7 --sites 5
   zonekeeper-chaos bench failover --runs 50
-  zonekeeper-chaos replay chaos-report/kill-leader-1.json
+  zonekeeper-chaos replay chaos-report/kill-leader-3-sites-1.json
 
 Root is needed for partitions, loss, distance and full disks; without it they are left out, and said to be."
 )]
@@ -198,7 +198,7 @@ impl Sub {
             }
             Sub::Replay { file, common } => {
                 let record = Record::read(&file).map_err(|e| e.to_string())?;
-                common.all(&[record.plan])
+                Ok(common.one(&common.exe()?, &record.plan, &again(&file))? != Some(false))
             }
             Sub::Whole { minutes, runs, common } => {
                 let mut plans = scenario::all();
@@ -329,29 +329,27 @@ fn chosen(names: &[String]) -> Result<Vec<Plan>, String> {
     names.iter().map(|n| scenario::find(n).ok_or_else(|| unknown(n))).collect()
 }
 
+/// Names the report of a run.
+fn name(plan: &Plan) -> String {
+    format!("{}-{}-sites-{}", plan.name, plan.sites, plan.seed)
+}
+
+/// Names the report of a run that is made again, so that it does not take the place of the first.
+fn again(file: &Path) -> String {
+    format!("{}-again", file.file_stem().unwrap_or_default().to_string_lossy())
+}
+
 impl Common {
     /// Runs plans one after the other; whether every check of every run held.
     fn all(&self, plans: &[Plan]) -> Result<bool, String> {
         let exe = self.exe()?;
-        fs::create_dir_all(&self.out).map_err(|e| format!("{}: {e}", self.out.display()))?;
         let (mut bad, mut not_run) = (Vec::new(), 0);
         for plan in plans {
-            say(&format!("== {}: {}", plan.name, plan.about));
-            if let Some(why) = run::cannot(plan) {
-                say(&format!("   NOT RUN: {why}"));
-                not_run += 1;
-                continue;
-            }
-            let good = match run::run(plan, &exe, &mut say) {
-                Ok(record) => self.keep(&record)?,
-                Err(why) if process::interrupted() => return Err(why.to_string()),
-                Err(why) => {
-                    say(&format!("   the run could not be made: {why}"));
-                    false
-                }
-            };
-            if !good {
-                bad.push(plan.name.as_str());
+            let name = name(plan);
+            match self.one(&exe, plan, &name)? {
+                Some(true) => {}
+                Some(false) => bad.push(name),
+                None => not_run += 1,
             }
         }
         if plans.len() > 1 {
@@ -364,8 +362,22 @@ impl Common {
         Ok(bad.is_empty())
     }
 
-    fn keep(&self, record: &Record) -> Result<bool, String> {
-        write(record, &self.out.join(format!("{}-{}.json", record.plan.name, record.plan.seed)))
+    /// Runs a plan; whether every check held, or none where this machine cannot play it.
+    fn one(&self, exe: &Path, plan: &Plan, name: &str) -> Result<Option<bool>, String> {
+        fs::create_dir_all(&self.out).map_err(|e| format!("{}: {e}", self.out.display()))?;
+        say(&format!("== {}: {}", plan.name, plan.about));
+        if let Some(why) = run::cannot(plan) {
+            say(&format!("   NOT RUN: {why}"));
+            return Ok(None);
+        }
+        match run::run(plan, exe, &mut say) {
+            Ok(record) => write(&record, &self.out.join(format!("{name}.json"))).map(Some),
+            Err(why) if process::interrupted() => Err(why.to_string()),
+            Err(why) => {
+                say(&format!("   the run could not be made: {why}"));
+                Ok(Some(false))
+            }
+        }
     }
 
     /// The program under test. The one beside this program is built when it is missing, as `cargo run` makes only this.
@@ -403,4 +415,18 @@ fn write(record: &Record, json: &Path) -> Result<bool, String> {
     }
     say(&format!("   report {}", html.display()));
     Ok(record.good())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_takes_no_other_ones_place() {
+        let names = [3, 5].map(|sites| name(&scenario::soak(7, sites, 1.0)));
+        assert_eq!(names, ["soak-3-sites-7", "soak-5-sites-7"]);
+        let file = |name: &str| PathBuf::from(format!("some/where/{name}.json"));
+        assert_eq!(again(&file("soak-3-sites-7")), "soak-3-sites-7-again");
+        assert_eq!(again(&file("soak-3-sites-7-again")), "soak-3-sites-7-again-again");
+    }
 }
