@@ -1,11 +1,14 @@
 //! `zonekeeper-chaos`: faults against real processes, judged and reported.
 
+mod cargo;
+
+use cargo::Cargo;
 use clap::{Args, Parser, Subcommand};
 use std::{
     env, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 use zonekeeper_chaos::{
     bench::{Bench, Kind, Line},
@@ -72,7 +75,7 @@ enum Sub {
         #[command(flatten)]
         common: Common,
     },
-    /// All scenarios, soaks of three seeds with 3 and 5 sites, and the benchmarks near and far: some hours
+    /// All scenarios, soaks of three seeds with 3 and 5 sites, the benchmarks near and far, and the simulation: hours
     Whole {
         /// Of each soak
         #[arg(long, default_value_t = 30.0)]
@@ -157,7 +160,8 @@ struct Also {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The program under test; without it the one beside this program, which is built when it is missing
+    /// The program under test; without it a release build that cargo makes, or the one beside this program where it was
+    /// not started by cargo
     #[arg(long, env = "ZONEKEEPER_EXE")]
     exe: Option<PathBuf>,
     /// Where reports go
@@ -191,34 +195,16 @@ impl Sub {
             Sub::Run { scenarios, sites, common } => {
                 let mut plans = chosen(&scenarios)?;
                 plans.iter_mut().for_each(|p| p.sites = sites.map_or(p.sites, usize::from));
-                common.all(&plans)
+                common.all(&common.exe()?, &plans)
             }
             Sub::Soak { minutes, seed, sites, common } => {
-                common.all(&[scenario::soak(seed, sites.into(), minutes)])
+                common.all(&common.exe()?, &[scenario::soak(seed, sites.into(), minutes)])
             }
             Sub::Replay { file, common } => {
                 let record = Record::read(&file).map_err(|e| e.to_string())?;
                 Ok(common.one(&common.exe()?, &record.plan, &again(&file))? != Some(false))
             }
-            Sub::Whole { minutes, runs, common } => {
-                let mut plans = scenario::all();
-                let soaks = [3, 5]
-                    .into_iter()
-                    .flat_map(|sites| (1..=3).map(move |seed| (10 * sites as u64 + seed, sites)));
-                plans.extend(soaks.map(|(seed, sites)| scenario::soak(seed, sites, minutes)));
-                let mut good = common.all(&plans)?;
-                let silence = [Kind::Silence, Kind::SilenceLeader];
-                for (rtt_ms, preset, kinds) in
-                    [(0, "balanced", &Kind::ALL[..]), (0, "fast", &silence), (100, "balanced", &Kind::ALL)]
-                {
-                    let (kinds, preset) = (kinds.to_vec(), preset.to_owned());
-                    let also = Also { peers: rtt_ms == 0 && preset == "balanced", judge: true, json: false };
-                    let bench = Bench { runs: runs.into(), kinds, sites: 3, rtt_ms, preset };
-                    good &= measure(&bench, &common, also)?;
-                }
-                good &= users(1_000, &common, false).map_err(|e| e.to_string())?;
-                Ok(good)
-            }
+            Sub::Whole { minutes, runs, common } => whole(minutes, runs, &common),
             Sub::Bench { what: Measure::Failover { runs, kinds, sites, rtt, preset, also, common } } => {
                 if also.peers && (sites != 3 || rtt != 0 || !kinds.is_empty()) {
                     return Err(
@@ -228,10 +214,10 @@ impl Sub {
                 }
                 let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
                 let bench = Bench { runs: runs.into(), kinds, sites: sites.into(), rtt_ms: rtt, preset };
-                measure(&bench, &common, also)
+                measure(&bench, &common.exe()?, also)
             }
             Sub::Bench { what: Measure::Users { rate, json, common } } => {
-                users(rate, &common, json).map_err(|e| e.to_string())
+                users(rate, &common.exe()?, json).map_err(|e| e.to_string())
             }
             Sub::Report { file } => {
                 let mut record = Record::read(&file).map_err(|e| e.to_string())?;
@@ -254,14 +240,41 @@ fn list() -> io::Result<()> {
     Ok(())
 }
 
+/// Everything, one after the other.
+fn whole(minutes: f64, runs: u16, common: &Common) -> Result<bool, String> {
+    let exe = common.exe()?;
+    let simulation = Cargo::started_us().map(|cargo| cargo.simulation()).transpose()?;
+    let mut plans = scenario::all();
+    let soaks =
+        [3, 5].into_iter().flat_map(|sites| (1..=3).map(move |seed| (10 * sites as u64 + seed, sites)));
+    plans.extend(soaks.map(|(seed, sites)| scenario::soak(seed, sites, minutes)));
+    let mut good = common.all(&exe, &plans)?;
+    let silence = [Kind::Silence, Kind::SilenceLeader];
+    for (rtt_ms, preset, kinds) in
+        [(0, "balanced", &Kind::ALL[..]), (0, "fast", &silence), (100, "balanced", &Kind::ALL)]
+    {
+        let (kinds, preset) = (kinds.to_vec(), preset.to_owned());
+        let also = Also { peers: rtt_ms == 0 && preset == "balanced", judge: true, json: false };
+        good &= measure(&Bench { runs: runs.into(), kinds, sites: 3, rtt_ms, preset }, &exe, also)?;
+    }
+    good &= users(1_000, &exe, false).map_err(|e| e.to_string())?;
+    match simulation {
+        Some(built) => good &= cargo::simulate(&built, say)?,
+        None => {
+            say("NOT RUN: the simulation; `cargo run --release -p zonekeeper-chaos -- whole` runs it too")
+        }
+    }
+    Ok(good)
+}
+
 /// What our own lines are called.
 const OWN: &str = "zonekeeper";
 
-fn measure(bench: &Bench, common: &Common, also: Also) -> Result<bool, String> {
+fn measure(bench: &Bench, exe: &Path, also: Also) -> Result<bool, String> {
     if also.judge && bench.kinds.iter().all(|k| bench.asked(*k).is_none()) {
         return Err("there is nothing to judge by: bounds are for three sites, see chaos/README.md".into());
     }
-    let own = bench.run(&common.exe()?, &mut say).map_err(|e| e.to_string())?;
+    let own = bench.run(exe, &mut say).map_err(|e| e.to_string())?;
     let late = |l: &Line| bench.asked(l.kind).is_some_and(|a| !a.holds(l));
     let good = own.iter().all(|l| l.failed == 0 && !(also.judge && late(l)));
     let mut lines: Vec<(String, Line)> = own.into_iter().map(|l| (OWN.into(), l)).collect();
@@ -275,8 +288,8 @@ fn measure(bench: &Bench, common: &Common, also: Also) -> Result<bool, String> {
     Ok(good)
 }
 
-fn users(rate: u64, common: &Common, json: bool) -> Result<bool, Box<dyn std::error::Error>> {
-    let verdicts = users::run(&common.exe()?, rate, &users::Case::ALL, &mut say)?;
+fn users(rate: u64, exe: &Path, json: bool) -> Result<bool, Box<dyn std::error::Error>> {
+    let verdicts = users::run(exe, rate, &users::Case::ALL, &mut say)?;
     let mut out = io::stdout();
     match json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(&verdicts)?)?,
@@ -341,12 +354,11 @@ fn again(file: &Path) -> String {
 
 impl Common {
     /// Runs plans one after the other; whether every check of every run held.
-    fn all(&self, plans: &[Plan]) -> Result<bool, String> {
-        let exe = self.exe()?;
+    fn all(&self, exe: &Path, plans: &[Plan]) -> Result<bool, String> {
         let (mut bad, mut not_run) = (Vec::new(), 0);
         for plan in plans {
             let name = name(plan);
-            match self.one(&exe, plan, &name)? {
+            match self.one(exe, plan, &name)? {
                 Some(true) => {}
                 Some(false) => bad.push(name),
                 None => not_run += 1,
@@ -380,26 +392,16 @@ impl Common {
         }
     }
 
-    /// The program under test. The one beside this program is built when it is missing, as `cargo run` makes only this.
+    /// The program under test.
     fn exe(&self) -> Result<PathBuf, String> {
         if let Some(exe) = &self.exe {
             return exe.canonicalize().map_err(|e| format!("{}: {e}", exe.display()));
         }
-        let own = env::current_exe().map_err(|e| e.to_string())?;
-        let exe = own.with_file_name("zonekeeper");
-        if exe.exists() {
-            return Ok(exe);
+        if let Some(cargo) = Cargo::started_us() {
+            return cargo.zonekeeper();
         }
-        let cargo = env::var_os("CARGO").ok_or("give the program under test with --exe")?;
-        say("building zonekeeper");
-        let release = own.parent().is_some_and(|p| p.ends_with("release"));
-        let mut build = Command::new(cargo);
-        build.args(["build", "--bin", "zonekeeper"]).args(release.then_some("--release"));
-        match build.status() {
-            Ok(status) if status.success() => Ok(exe),
-            Ok(status) => Err(format!("cargo build: {status}")),
-            Err(e) => Err(format!("cargo build: {e}")),
-        }
+        let beside = env::current_exe().map_err(|e| e.to_string())?.with_file_name("zonekeeper");
+        beside.exists().then_some(beside).ok_or("give the program under test with --exe".into())
     }
 }
 
