@@ -317,7 +317,8 @@ impl State {
         let choice = Lane::new(self, id, &service, family, self.time).choose(hand);
         let suspects = self.suspects(&service, &choice.sites, family);
         let same = current.is_some_and(|a| a.sites == choice.sites && a.basis == choice.basis);
-        if same && suspects == service.suspects {
+        let suspected = suspects != service.suspects;
+        if same && !suspected {
             return;
         }
         let mut next = service.clone();
@@ -334,8 +335,11 @@ impl State {
             s.assignment
                 .insert(family, Assignment { epoch, since, sites: choice.sites, basis: choice.basis });
         }
+        // what is suspected in one family shortens the TTL of the other one too
+        let touched =
+            Family::ALL.into_iter().filter(|f| *f == family || suspected && next.assignment.contains_key(f));
+        step.delta.services.extend(touched.map(|f| (id.clone(), f)));
         self.services.insert(id.clone(), next);
-        step.delta.services.push((id.clone(), family));
     }
 
     /// Answered sites that are degraded in either family.

@@ -5,9 +5,10 @@
 mod support;
 
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use support::*;
 use zonekeeper_core::{
-    Command,
+    Command, Outcome,
     assign::{Hand, Lane},
     entry::{Force, Scope},
     evidence::{
@@ -177,6 +178,25 @@ fn a_pin_outlives_a_move_of_the_family_it_does_not_cover() {
     assert_eq!(log.lane(Family::V6), "c");
     log.after(1_000_000);
     assert_eq!(log.answered(), "b");
+}
+
+/// The TTL of both families follows from what is suspected in either: the answers of both are prepared anew, then and when
+/// it is over.
+#[test]
+fn suspicion_in_one_family_touches_the_other_too() {
+    let mut spec = service(failover());
+    let v6 = Endpoint { addr: "2001:db8::1".parse().unwrap(), port: 443 };
+    SITES.iter().for_each(|s| spec.endpoints.get_mut(&site(s)).unwrap().push(v6.clone()));
+    let mut log = Log::new(spec);
+    for (verdict, family) in
+        [(Degraded, Family::V6), (Up, Family::V6), (Degraded, Family::V4), (Up, Family::V4)]
+    {
+        let mut row = fitting("a", verdict);
+        row.target.family = family;
+        let Outcome::Applied(delta) = log.automatic(Command::Judge(vec![row])) else { panic!("refused") };
+        let touched = BTreeSet::from_iter(delta.services);
+        assert_eq!(touched, Family::ALL.map(|f| (web(), f)).into(), "{verdict:?} over {family:?}");
+    }
 }
 
 #[test]
