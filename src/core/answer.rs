@@ -420,11 +420,16 @@ impl ZoneTable {
     }
 
     /// What an additional section may add: an RRset at a name, services included. With `far` also glue below a cut of
-    /// this zone, and what a wildcard makes (RFC 1034 §4.3.2 step 6; the others do neither beside SVCB).
+    /// this zone, and what a wildcard makes (RFC 1034 §4.3.2 step 6; the others do neither beside SVCB). What lies below a
+    /// DNAME does not exist (RFC 6672 §2.4).
     pub fn beside<'a>(&'a self, key: &mut Key, rtype: u16, far: bool) -> Option<Found<'a>> {
         let place = self.place_of(key);
-        if place.cut.is_some() {
-            return place.node.filter(|_| far)?.set(rtype).map(Found::Set);
+        match place.cut {
+            Some((_, CutKind::Delegation, _)) => {
+                return place.node.filter(|_| far)?.set(rtype).map(Found::Set);
+            }
+            Some((_, CutKind::Dname, _)) => return None,
+            None => {}
         }
         let exists = place.encloser.max(self.services_near(key).1) == key.labels();
         match self.find(key, rtype) {

@@ -14,8 +14,9 @@ use zonekeeper_core::{
 
 /// Highest place that a compression pointer reaches (RFC 1035 §4.1.4).
 const POINTER_MAX: usize = 0x3fff;
-/// Most names whose addresses are looked up for the additional section.
-pub(crate) const MAX_TARGETS: usize = 32;
+/// Most names whose addresses are looked up for the additional section. A referral needs those of all name servers below
+/// the cut; more of them than these do not occur.
+pub(crate) const MAX_TARGETS: usize = 64;
 
 /// The sections after the question, by their place in the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

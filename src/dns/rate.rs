@@ -1,7 +1,7 @@
 //! Response rate limiting: a server that answers forged questions must not become somebody's flood.
 //!
-//! Answers over UDP are counted per client network (/24, /56) and kind of answer, as NSD, Knot and BIND do. Beyond the
-//! rate every `slip`-th answer is cut to a header with TC, so that a real client comes back over TCP, and the others are
+//! Answers over UDP are counted per client network (/24, /56) and kind of answer; NSD and BIND count by name too. So
+//! one network's resolvers share the rate, whatever they ask; cookies take them out of it. Beyond the rate every `slip`-th answer is cut to a header with TC, so that a real client comes back over TCP, and the others are
 //! not sent. Clients with a valid cookie, and TCP, are never limited. The table is of fixed size, shared by all workers
 //! and without locks: an entry is one word, and what two workers lose by writing it at once is one answer.
 

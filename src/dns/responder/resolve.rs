@@ -101,7 +101,12 @@ impl<'a, 'b> Resolver<'a, 'b> {
         let above = if self.qtype == rtype::DS { self.table.zone_of(name, true) } else { None };
         let Some((zone, origin)) = above.or_else(|| self.table.zone_of(name, false)) else {
             if step == 0 {
-                self.verdict = Verdict { error: Some(20), ..Verdict::code(rcode::REFUSED) };
+                // a node without any zone has not got its state yet: it is no authority that refuses (RFC 8914 §4.15)
+                let (error, code) = match self.table.zones().next() {
+                    Some(_) => (20, rcode::REFUSED),
+                    None => (14, rcode::SERVFAIL),
+                };
+                self.verdict = Verdict { error: Some(error), ..Verdict::code(code) };
             }
             return None;
         };

@@ -319,7 +319,25 @@ fn a_referral_whose_glue_does_not_fit_is_truncated() {
     let udp = read(&a.raw(Transport::Udp, &q).unwrap());
     assert!(udp.tc, "RFC 9471 §3: {udp:?}");
     let tcp = read(&a.raw(Transport::Tcp, &q).unwrap());
-    assert_eq!((tcp.tc, tcp.authority.len()), (false, 60));
+    assert_eq!((tcp.tc, tcp.authority.len(), tcp.additional.len()), (false, 60, 60), "{tcp:?}");
+}
+
+/// RFC 6672 §2.4: what lies below a DNAME does not exist, beside another answer neither.
+#[test]
+fn what_a_dname_hides_is_not_additional() {
+    let zone = format!("{ZONE}hidden DNAME elsewhere.test.\nmx.hidden A 192.0.2.9\n@ MX 1 mx.hidden\n");
+    let mx = Asker::new(&[("example.", &zone)]).ask("example", 15);
+    assert_eq!(Answer::texts(&mx.answer), ["example. 300 MX 1 mx.hidden.example."]);
+    assert_eq!(Answer::texts(&mx.additional), [""; 0]);
+}
+
+/// RFC 8914 §4.15: a node that has not got its state is not ready, and no authority that refuses.
+#[test]
+fn a_node_without_zones_is_not_ready() {
+    let q = with_edns(query("www.example", 1), 1232, 0, &[]);
+    let raw = Asker::new(&[]).raw(Transport::Udp, &q).unwrap();
+    assert_eq!(read(&raw).rcode, 2);
+    assert!(raw.ends_with(&[0, 15, 0, 2, 0, 14]), "{raw:?}");
 }
 
 #[test]

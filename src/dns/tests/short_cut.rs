@@ -35,6 +35,22 @@ fn zone(plain: bool) -> String {
     text
 }
 
+/// The same, signed: what the proofs say is not judged here, but they are there.
+fn signed(plain: bool) -> String {
+    let mut text = zone(plain);
+    let mut sign = |name: &str, types: &str| {
+        for rtype in types.split(' ') {
+            let labels = if name == "@" { 1 } else { 2 };
+            let times = "300 20300101000000 20200101000000 1 example. AAAA";
+            writeln!(text, "{name} RRSIG {rtype} 13 {labels} {times}").unwrap();
+        }
+        writeln!(text, "{name} NSEC zz {types} RRSIG").unwrap();
+    };
+    sign("@", "SOA NS MX TXT NSEC");
+    LABELS.iter().filter(|a| **a != "*").for_each(|a| sign(a, "A AAAA TXT NSEC"));
+    text
+}
+
 /// Cut-free zones where `*` exists below the apex or deeper, as a name or only because of names below it.
 const STARS: [&str; 5] = [
     "host.* A 192.0.2.1\na A 192.0.2.2\n",
@@ -66,7 +82,9 @@ fn askers() -> Vec<Asker> {
     let dense =
         [true, false].map(|plain| Asker::of(&state(&[("example.", &zone(plain)), ("other.test.", &wild)])));
     let sparse = stars.windows(2).map(|s| Asker::of(&state(&[("example.", &s[0]), ("other.test.", &s[1])])));
-    dense.into_iter().chain(sparse).collect()
+    let signed =
+        [true, false].map(|plain| Asker::of(&state(&[("example.", &signed(plain)), ("other.test.", &wild)])));
+    dense.into_iter().chain(sparse).chain(signed).collect()
 }
 
 thread_local! {

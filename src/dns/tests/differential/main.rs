@@ -131,6 +131,8 @@ struct Report {
     names: BTreeSet<String>,
     compared: usize,
     cut: usize,
+    /// Cut short by us alone.
+    alone: usize,
     by_rule: BTreeMap<&'static str, usize>,
     unexplained: Vec<String>,
     count: usize,
@@ -158,6 +160,7 @@ impl Report {
                 );
             }
             let ours = essence(&ours, &self.origins);
+            assert!(!tcp || !ours.tc, "cut short over TCP: {} type {}", q.name, q.rtype);
             let theirs: Vec<(&'static str, Essence)> =
                 peers.iter().zip(&theirs).map(|(p, a)| (p.name, a[i].clone())).collect();
             let limit = if tcp {
@@ -181,6 +184,7 @@ impl Report {
         self.compared += theirs.len();
         let cut = ours.tc || theirs.iter().any(|t| t.1.tc); // what is left then is each server's own choice
         self.cut += usize::from(cut);
+        self.alone += usize::from(ours.tc && !theirs.iter().any(|t| t.1.tc));
         for part in [Part::Rcode, Part::Aa, Part::Answer, Part::Authority, Part::Additional] {
             if cut && !matches!(part, Part::Rcode | Part::Aa) {
                 continue;
@@ -206,7 +210,12 @@ impl Report {
     }
 
     fn finish(self, questions: usize, zones: &[Text]) {
-        println!("{questions} questions, {} answers compared, {} cut short", self.compared, self.cut);
+        println!(
+            "{questions} questions, {} answers compared, {} cut short, {} of them by us alone",
+            self.compared, self.cut, self.alone
+        );
+        // names in RDATA are not compressed here, so that some answers are larger than theirs
+        assert!(self.alone * 50 <= questions, "{} of {questions} answers cut short by us alone", self.alone);
         for rule in RULES.iter().filter(|r| self.by_rule.contains_key(r.name)) {
             println!("{:6} {}: {}", self.by_rule[rule.name], rule.name, rule.reason);
         }
