@@ -1,11 +1,11 @@
 //! Records between wire and presentation form: the one place here that knows the zone file reader.
 
 use crate::{error::ApiError, wire};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 use zonekeeper_core::{
     State,
     name::Name,
-    zone::{RrSet, rtype},
+    zone::{RrSet, Zone, rtype},
 };
 pub(crate) use zonekeeper_dns::zonefile::{rdata_text as rdata, type_name};
 
@@ -26,23 +26,47 @@ pub(crate) fn read_set(
         .map_err(|e| ApiError::refused(&e))
 }
 
-/// Refuses records beside which a service could not answer any more, as `check` does for those of files.
-pub(crate) fn leave_services(state: &State, origin: &Name, set: &RrSet) -> Result<(), ApiError> {
-    let hidden = |name: &Name| match set.rtype {
-        rtype::A | rtype::AAAA | rtype::CNAME | rtype::ALIAS => *name == set.name,
-        rtype::NS => set.name != *origin && name.is_within(&set.name),
-        rtype::DNAME => *name != set.name && name.is_within(&set.name),
-        rtype::RRSIG => set.name == *origin, // resolvers would refuse its answers, which have no signature
-        _ => false,
+/// Refuses records beside which a service could not answer any more, as `check` does for those of files. The zone may be
+/// a new one, below that in which a service is now.
+pub(crate) fn leave_services(state: &State, origin: &Name, sets: &[RrSet]) -> Result<(), ApiError> {
+    let names = state.services.iter().flat_map(|(id, s)| s.spec.names.iter().map(move |n| (n, id)));
+    let here = |n: &Name| n.is_within(origin) && state.zone_of(n).is_some_and(|zone| origin.is_within(zone));
+    let here: BTreeMap<&Name, _> = names.filter(|(n, _)| here(n)).collect();
+    let below = |cut: &Name, itself: bool| {
+        here.iter().find(|(n, _)| n.is_within(cut) && (itself || **n != cut)).map(|(n, id)| (*n, *id))
     };
-    let names = state.services.iter().flat_map(|(id, s)| s.spec.names.iter().map(move |n| (id, n)));
-    let mut here = names.filter(|(_, n)| n.is_within(origin) && state.zone_of(n) == Some(origin));
-    match here.find(|(_, n)| hidden(n)) {
+    let hides = |set: &RrSet| match set.rtype {
+        rtype::A | rtype::AAAA | rtype::CNAME | rtype::ALIAS => {
+            here.get_key_value(&set.name).map(|(n, id)| (*n, *id))
+        }
+        rtype::NS if set.name != *origin => below(&set.name, true),
+        rtype::DNAME => below(&set.name, false),
+        // resolvers would refuse its answers, which have no signature
+        rtype::RRSIG if set.name == *origin => below(origin, true),
+        _ => None,
+    };
+    match sets.iter().find_map(|set| Some((set, hides(set)?))) {
         None => Ok(()),
-        Some((id, name)) => Err(ApiError::refused(&format!(
+        Some((set, (name, id))) => Err(ApiError::refused(&format!(
             "{} records at {} would hide service {id}, which answers at {name}; rename the service first, or leave them out",
             type_name(set.rtype),
             set.name
+        ))),
+    }
+}
+
+/// Refuses an ALIAS in a signed zone, whose answers would have no signature, and the signing of a zone that has one.
+pub(crate) fn leave_signed(zone: &Zone, set: &RrSet) -> Result<(), ApiError> {
+    let signs = set.rtype == rtype::RRSIG && set.name == *zone.origin();
+    let alias = match set.rtype {
+        rtype::ALIAS => zone.is_signed().then(|| set.name.clone()),
+        _ if signs => zone.iter().find(|s| s.rtype == rtype::ALIAS).map(|s| s.name),
+        _ => None,
+    };
+    match alias {
+        None => Ok(()),
+        Some(name) => Err(ApiError::refused(&format!(
+            "an ALIAS cannot stand in a signed zone, for its answers would have no signature: {name}"
         ))),
     }
 }

@@ -86,7 +86,11 @@ async fn put_zone(
         )));
     }
     let (at, file) = (origin.clone(), new.file);
-    let sets = blocking(move || records::read(&at, &file)).await??;
+    let read = move || {
+        let sets = records::read(&at, &file)?;
+        records::leave_services(&state, &at, &sets).map(|()| sets)
+    };
+    let sets = blocking(read).await??;
     let changes =
         vec![Change::PutZone(origin.clone(), ZoneOwner::Api), Change::PutRecords(origin.clone(), sets)];
     let reads = vec![Read { object: Object::Zone(origin), version: 0 }];
@@ -187,7 +191,8 @@ async fn put_records(
     let state = api.handles.published.load().state.clone();
     may_edit(&caller, &state, &origin)?;
     let set = records::read_set(&origin, &name, &rtype, &text)?;
-    records::leave_services(&state, &origin, &set)?;
+    records::leave_services(&state, &origin, std::slice::from_ref(&set))?;
+    records::leave_signed(find(&state, &origin)?, &set)?;
     let changes = vec![Change::PutRecords(origin.clone(), vec![set])];
     Ok(Json(write_changes(&caller, &api, guard.reads(origin), changes).await?))
 }

@@ -79,6 +79,32 @@ async fn records_that_would_hide_a_service_are_refused() {
     }
     put(served.to_string(), "TXT", "\"beside\"").await.ok();
     put(format!("below.{served}"), "NS", "ns.elsewhere.test.").await.ok();
+    // a new zone, below the one that the service is in
+    let new = |more: &str| {
+        let file = format!("$TTL 60\n@ SOA ns h 1 1 1 1 1\n@ NS ns\n{more}");
+        let (node, path) = (&node, format!("/v1/zones/{served}"));
+        async move { node.put(&path, &node.admin, json!({ "file": file })).await }
+    };
+    let answer = new("@ A 192.0.2.9\n").await;
+    assert!(answer.status == 422 && answer.text.contains("would hide service"), "{}", answer.text);
+    new("other A 192.0.2.9\n").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alias_and_signatures_do_not_stand_in_one_zone() {
+    const RRSIG: &str = "SOA 13 3 60 20300101000000 20200101000000 1 dyn.example.com. AAAA";
+    let node = Node::start().await;
+    let put = |at: &'static str, rdata: &'static str| {
+        let (node, path) = (&node, format!("/v1/zones/dyn.example.com/records/{at}"));
+        async move { node.put(&path, &node.admin, json!({"ttl": 30, "records": [rdata]})).await }
+    };
+    put("a/ALIAS", "host.dyn.example.com.").await.ok();
+    let answer = put("@/RRSIG", RRSIG).await;
+    assert!(answer.status == 422 && answer.text.contains("ALIAS"), "{}", answer.text);
+    node.delete("/v1/zones/dyn.example.com/records/a/ALIAS", &node.admin).await.ok();
+    put("@/RRSIG", RRSIG).await.ok();
+    let answer = put("a/ALIAS", "host.dyn.example.com.").await;
+    assert!(answer.status == 422 && answer.text.contains("signed"), "{}", answer.text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
