@@ -53,7 +53,9 @@ pub struct Setup {
     pub rtt_ms: u64,
     /// Mean length of bad times of links and uplinks, in milliseconds.
     pub burst_ms: u64,
-    /// Instead of the trouble: at this moment (ms) the first site goes silent for good. Measures the other half.
+    /// Whether there is more than jitter: loss, pauses, slow fsyncs.
+    pub trouble: bool,
+    /// At this moment (ms) the first site goes silent for good. Measures the other half.
     pub silent_at: Option<u64>,
 }
 

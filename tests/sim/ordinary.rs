@@ -25,7 +25,8 @@ fn ordinary(preset: Preset) {
     for (i, rtt_ms) in RTTS.into_iter().enumerate() {
         for (j, burst_ms) in BURSTS.into_iter().enumerate() {
             let seed = first + (i * BURSTS.len() + j) as u64;
-            let report = run(Setup { seed, hours: each, preset, rtt_ms, burst_ms, silent_at: None });
+            let report =
+                run(Setup { seed, hours: each, preset, rtt_ms, burst_ms, trouble: true, silent_at: None });
             println!("{report}");
             reports.push(report);
         }
@@ -57,38 +58,42 @@ fn replay() {
     let number = |i: usize| words[i].parse::<u64>().expect("a number");
     let preset = Preset::ALL.into_iter().find(|p| p.name == words[0]).expect("a preset");
     let (seed, hours, rtt_ms, burst_ms) = (number(1), number(2), number(3), number(4));
-    let report = run(Setup { seed, hours, preset, rtt_ms, burst_ms, silent_at: None });
+    let report = run(Setup { seed, hours, preset, rtt_ms, burst_ms, trouble: true, silent_at: None });
     println!("{report}");
     assert!(report.wrong.is_empty());
 }
 
-/// The other half, with the same parameters: calm is not bought with hidden patience. Of `balanced` the worst is an
-/// interval with its jitter and three timeouts, 3.55 s.
+/// The other half, with the same parameters and under the same trouble: calm is not bought with hidden patience. Of
+/// `balanced` the worst is an interval with its jitter and three timeouts, 3.55 s; trouble adds the pause of an observer,
+/// or what it takes to hear again from one whose packets were lost.
 #[test]
 fn a_silent_site_is_left_in_time() {
     for (preset, bound) in [(Preset::FAST, 1_000), (Preset::BALANCED, 3_600), (Preset::PATIENT, 7_500)] {
         for rtt_ms in RTTS {
-            let mut left: Vec<u64> = Vec::new();
-            for seed in 1..=50 {
-                let setup = Setup {
-                    seed,
-                    hours: 1,
-                    preset,
-                    rtt_ms,
-                    burst_ms: 50,
-                    silent_at: Some(60_000 + 7 * seed),
-                };
-                let report = run(setup);
-                left.push(report.left_ms.unwrap_or_else(|| panic!("never left: {report}")));
-            }
-            left.sort_unstable();
-            println!(
-                "{} rtt {rtt_ms} ms: silent site left after p50 {} ms, p99 {} ms",
-                preset.name, left[25], left[49]
-            );
             // far sites need timeouts of four round trips
             let bound = bound + if rtt_ms > 20 { 4 * u64::from(preset.fall) * rtt_ms } else { 0 };
-            assert!(left[49] <= bound, "{} at rtt {rtt_ms} ms: {} ms", preset.name, left[49]);
+            let [p50, p99, longest] = left(preset, rtt_ms, false);
+            println!(
+                "{} rtt {rtt_ms} ms: silent site left after p50 {p50} ms, p99 {p99} ms, at most {longest} ms",
+                preset.name
+            );
+            assert!(longest <= bound, "{} at rtt {rtt_ms} ms: {longest} ms", preset.name);
+            let [p50, p99, longest] = left(preset, rtt_ms, true);
+            println!("{:>12} in trouble: p50 {p50} ms, p99 {p99} ms, at most {longest} ms", "");
+            let bound = bound * 3 / 2 + preset.pauses_ms;
+            assert!(p99 <= bound, "{} at rtt {rtt_ms} ms in trouble: {p99} ms", preset.name);
         }
     }
+}
+
+/// When the site was left in 100 runs, in milliseconds: p50, p99, the longest.
+fn left(preset: Preset, rtt_ms: u64, trouble: bool) -> [u64; 3] {
+    let once = |seed: u64| {
+        let silent_at = Some(60_000 + 3_001 * seed);
+        let report = run(Setup { seed, hours: 1, preset, rtt_ms, burst_ms: 50, trouble, silent_at });
+        report.left_ms.unwrap_or_else(|| panic!("never left: {report}"))
+    };
+    let mut left: Vec<u64> = (1..=100).map(once).collect();
+    left.sort_unstable();
+    [left[49], left[98], left[99]]
 }

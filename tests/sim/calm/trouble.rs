@@ -97,7 +97,7 @@ impl Trouble {
             restart,
             drained: [false; SITES],
         };
-        if setup.silent_at.is_some() {
+        if !setup.trouble {
             (all.next_pause, all.next_fsync, all.weather_at) =
                 ([u64::MAX; SITES], [u64::MAX; SITES], u64::MAX);
         }
