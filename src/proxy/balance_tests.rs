@@ -1,5 +1,5 @@
 use super::*;
-use crate::health::{LocalHealth, now_ms};
+use crate::health::{Fault, LocalHealth, now_ms};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use zonekeeper_core::{
     model::Pool,
@@ -124,7 +124,7 @@ fn a_large_pool_is_balanced_by_two_choices() {
 #[test]
 fn ejected_backends_are_a_last_resort_and_those_that_are_down_are_none() {
     let (health, pool) = pool(Balance::RoundRobin, &[1, 1], 0);
-    health.eject(&pool.backends[0], 60_000);
+    health.eject(&pool.backends[0], Fault::Connect, 60_000);
     assert_eq!(shares(&pool, 10), [0, 10]);
     health.set(&pool.table.id, pool.backends[1].addr, false);
     assert_eq!(shares(&pool, 10), [10, 0]);
@@ -292,7 +292,7 @@ fn trial(pool: &LivePool, index: usize) -> Place {
 fn what_was_in_flight_before_an_ejection_is_no_trial() {
     let (health, pool) = pool(Balance::RoundRobin, &[1, 1], 0);
     let old: Vec<Place> = (0..6).map(|_| place(&pool, 0, now_ms())).collect();
-    health.eject(&pool.backends[0], 1000);
+    health.eject(&pool.backends[0], Fault::Connect, 1000);
     health.settle(now_ms() + 60_000);
     let first = trial(&pool, 0);
     assert_eq!(shares(&pool, 10), [0, 10], "one at a time");

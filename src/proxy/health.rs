@@ -42,6 +42,18 @@ const TO_BE_TRIED: u8 = 1;
 /// A request is its trial now. What was in flight before is none.
 const TRIED: u8 = 2;
 
+/// Why a backend is left out; of several, the last in this order counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Fault {
+    /// Its requests fail, which no check sees.
+    Requests = 1,
+    /// It takes connections and fails the handshake on them, which no check that connects sees.
+    Handshake = 2,
+    /// It takes no connections, as a check sees, too.
+    Connect = 3,
+}
+
 /// A number of an address, the same on every node.
 fn seed(addr: SocketAddr) -> u64 {
     let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
@@ -75,8 +87,8 @@ pub struct BackendHealth {
     pub(crate) returned_at: AtomicU64,
     /// How it comes back: [`NO_TRIAL`], [`TO_BE_TRIED`] or [`TRIED`].
     trial: AtomicU8,
-    /// It was ejected for its errors, which no check that connects can take back.
-    for_errors: AtomicBool,
+    /// The [`Fault`] that it was ejected for; 0: none.
+    fault: AtomicU8,
     /// Ejections without a success between them.
     in_row: AtomicU8,
     /// A request failed and nobody looked at it yet.
@@ -114,7 +126,7 @@ impl BackendHealth {
             pass: AtomicU64::new(0),
             returned_at: AtomicU64::new(0),
             trial: AtomicU8::new(NO_TRIAL),
-            for_errors: AtomicBool::new(false),
+            fault: AtomicU8::new(0),
             in_row: AtomicU8::new(0),
             suspect: AtomicBool::new(false),
             seed: seed(addr),
@@ -153,19 +165,20 @@ impl BackendHealth {
         let _ = self.trial.compare_exchange(TRIED, TO_BE_TRIED, Relaxed, Relaxed);
     }
 
-    /// A request was answered (L7) or a connection stands (L4, as 200). A good answer ends a trial.
+    /// A request was answered (L7) or a connection stands (L4, as 200). A good answer ends a trial, but not while the backend
+    /// is left out: then it belongs to a request from before.
     pub(crate) fn answered(&self, status: u16) {
         if status >= 500 {
             self.totals.failures.fetch_add(1, Relaxed);
             self.suspect.store(true, Relaxed);
-        } else if self.on_trial() {
+        } else if self.on_trial() && !self.ejected(now_ms()) {
             self.readmit();
         }
     }
 
     fn readmit(&self) {
         self.trial.store(NO_TRIAL, Relaxed);
-        self.for_errors.store(false, Relaxed);
+        self.fault.store(0, Relaxed);
         self.in_row.store(0, Relaxed);
         self.returned_at.store(now_ms(), Relaxed);
     }
@@ -326,13 +339,14 @@ impl LocalHealth {
         known.pools.iter().map(|(id, p)| (id.clone(), p.clone())).collect()
     }
 
-    /// The verdict of the node's own checks, told after each probe. A success ends an ejection.
+    /// The verdict of the node's own checks, told after each probe. A success ends an ejection that the check could have seen:
+    /// where no connection was made, or when the backend was down meanwhile. Any other one ends by its time and a trial.
     pub fn set(&self, pool: &PoolId, addr: SocketAddr, up: bool) {
         let backend = self.backend(pool, addr);
         let before = backend.checked.swap(if up { 1 } else { 2 }, Relaxed);
-        let hard = up && !backend.for_errors.load(Relaxed);
-        let ejection = if hard { backend.ejected_until.swap(0, Relaxed) } else { 0 };
-        if up && before == 2 || hard && backend.on_trial() {
+        let ends = up && (before == 2 || backend.fault.load(Relaxed) == Fault::Connect as u8);
+        let ejection = if ends { backend.ejected_until.swap(0, Relaxed) } else { 0 };
+        if ends {
             backend.readmit();
         }
         if (before == 2) == up || ejection > now_ms() {
@@ -340,24 +354,20 @@ impl LocalHealth {
         }
     }
 
-    /// A hard failure: the backend is left out for `for_ms`.
-    pub(crate) fn eject(&self, backend: &BackendHealth, for_ms: u32) {
-        backend.totals.failures.fetch_add(1, Relaxed);
-        self.leave_out(backend, for_ms);
-    }
-
-    /// Its requests fail too often: the backend is left out for `for_ms`, whatever a check says.
-    pub(crate) fn eject_for_errors(&self, backend: &BackendHealth, for_ms: u32) {
-        backend.for_errors.store(true, Relaxed);
-        self.leave_out(backend, for_ms);
-    }
-
-    /// Longer each time, up to 8 times; then it comes back with one request.
-    fn leave_out(&self, backend: &BackendHealth, for_ms: u32) {
+    /// Leaves a backend out for `for_ms`. Longer each time, up to 8 times; then it comes back with one request.
+    pub(crate) fn eject(&self, backend: &BackendHealth, fault: Fault, for_ms: u32) {
+        if for_ms == 0 {
+            return;
+        }
         let now = now_ms();
+        if backend.ejected(now) {
+            backend.fault.fetch_max(fault as u8, Relaxed);
+        } else {
+            backend.fault.store(fault as u8, Relaxed);
+        }
         let longer = u32::from(backend.in_row.load(Relaxed)).min(3);
         let before = backend.ejected_until.fetch_max(now + (u64::from(for_ms) << longer), Relaxed);
-        if before <= now && for_ms > 0 {
+        if before <= now {
             backend.trial.store(TO_BE_TRIED, Relaxed);
             backend.in_row.store(longer as u8 + 1, Relaxed);
             backend.totals.ejections.fetch_add(1, Relaxed);
@@ -472,14 +482,34 @@ mod tests {
         let health = LocalHealth::new();
         let pool = pool(&[(1, None)]);
         let backend = health.backend(&pool.id, addr(1));
-        health.eject(&backend, 60_000);
+        health.eject(&backend, Fault::Connect, 60_000);
         assert_eq!(health.healthy_count(&pool), (0, 1));
         assert!(health.settle(now_ms()).is_some());
         health.set(&pool.id, addr(1), true);
         assert_eq!(health.healthy_count(&pool), (1, 1));
-        health.eject(&backend, 1000);
+        health.eject(&backend, Fault::Connect, 1000);
         assert_eq!(health.settle(now_ms() + 8001), None);
         assert_eq!(health.healthy_count(&pool), (1, 1));
+    }
+
+    #[test]
+    fn a_check_ends_what_it_could_have_seen() {
+        let (health, id) = (LocalHealth::new(), "web".parse().unwrap());
+        let backend = health.backend(&id, addr(1));
+        for (fault, ends) in [(Fault::Requests, false), (Fault::Handshake, false), (Fault::Connect, true)] {
+            health.eject(&backend, fault, 60_000);
+            health.set(&id, addr(1), true);
+            assert_eq!(backend.ejected(now_ms()), !ends, "{fault:?}");
+            backend.answered(200);
+            assert_eq!(backend.on_trial(), !ends, "an answer from before is no trial");
+            health.set(&id, addr(1), false);
+            health.set(&id, addr(1), true);
+            assert!(!backend.ejected(now_ms()) && !backend.on_trial(), "it was down and came back");
+        }
+        health.eject(&backend, Fault::Connect, 60_000);
+        health.eject(&backend, Fault::Requests, 60_000);
+        health.set(&id, addr(1), true);
+        assert!(!backend.ejected(now_ms()), "requests that were in flight when it died");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! looked at when a request failed. Where every backend fails alike, it is the application, and nobody is ejected.
 
 use crate::{
-    health::{BackendHealth, now_ms},
+    health::{BackendHealth, Fault, now_ms},
     live::LivePool,
 };
 use std::sync::atomic::Ordering::Relaxed;
@@ -44,12 +44,13 @@ impl Counted {
 
 /// A backend failed a request before its answer began. With `late` it took too long, which may be due to what it was asked
 /// for: one slow address must not take a pool out.
-pub(crate) fn failed(pool: &LivePool, index: usize, late: bool) {
+pub(crate) fn failed(pool: &LivePool, index: usize, fault: Fault, late: bool) {
     let backend = &pool.backends[index];
-    if !late || (pool.backends.len() > 1 && room(pool)) {
-        return pool.health.eject(backend, pool.table.eject_ms);
+    if late && (pool.backends.len() < 2 || !room(pool)) {
+        return suspect(backend);
     }
-    suspect(backend);
+    backend.totals.failures.fetch_add(1, Relaxed);
+    pool.health.eject(backend, fault, pool.table.eject_ms);
 }
 
 /// A request failed in a way that only counts with others.
@@ -74,7 +75,7 @@ pub(crate) fn judge(pool: &LivePool, index: usize) {
         return;
     }
     if room(pool) && (backend.on_trial() || worse_than_peers(pool, index)) {
-        pool.health.eject_for_errors(backend, table.eject_ms);
+        pool.health.eject(backend, Fault::Requests, table.eject_ms);
     }
 }
 

@@ -14,7 +14,12 @@ use super::{
     timer::{BURST, Side},
     upstream::Lease,
 };
-use crate::{counters, health::BackendHealth, live::Split, socket};
+use crate::{
+    counters,
+    health::{BackendHealth, Fault},
+    live::Split,
+    outlier, socket,
+};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, recvfrom, sendto},
@@ -221,8 +226,8 @@ async fn answer(client: &Client, door: &Door, session: &Session, idle_ms: u32) -
                     health.totals.bytes_out.fetch_add(len, Relaxed);
                     health.answered(200);
                 }
-                Poll::Ready(Err(_)) => return refuse(client, session),
-                Poll::Pending if session.refused.get() => return refuse(client, session),
+                Poll::Ready(Err(_)) => return refuse(session),
+                Poll::Pending if session.refused.get() => return refuse(session),
                 Poll::Pending if session.left.get() => return Poll::Ready(()),
                 Poll::Pending => {
                     if timer.expired(Side::Backend) {
@@ -257,9 +262,9 @@ fn reply(door: &Door, data: &[u8], (peer, local): Asker) {
 }
 
 /// The backend takes no datagrams: the next one of the client goes to another one.
-fn refuse(client: &Client, session: &Session) -> Poll<()> {
+fn refuse(session: &Session) -> Poll<()> {
     let health = session.lease.health();
     health.totals.errors.fetch_add(1, Relaxed);
-    client.worker.shared.health.eject(health, session.lease.pool().table.eject_ms);
+    outlier::failed(session.lease.pool(), session.lease.index(), Fault::Connect, false);
     Poll::Ready(())
 }

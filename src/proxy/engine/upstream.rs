@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     balance::{self, Choice, Place},
-    health::{BackendHealth, now_ms},
+    health::{BackendHealth, Fault, now_ms},
     http1::Answer,
     live::LivePool,
     preamble::{self, Ends},
@@ -138,6 +138,8 @@ pub(crate) struct Lease {
     trial: bool,
     /// This machine had nothing left to connect with.
     out_of_room: Cell<bool>,
+    /// What the backend's fault is, if it fails now.
+    fault: Cell<Fault>,
 }
 
 impl Lease {
@@ -207,12 +209,24 @@ impl Lease {
     fn new(view: &Rc<View>, pool: usize, backend: Place) -> Lease {
         let Place { index, trial } = backend;
         let (pool, backend) = (pool as u32, index as u32); // small, since each request holds a lease
-        Lease { view: view.clone(), pool, backend, trial, out_of_room: Cell::new(false) }
+        Lease {
+            view: view.clone(),
+            pool,
+            backend,
+            trial,
+            out_of_room: Cell::new(false),
+            fault: Cell::new(Fault::Requests),
+        }
     }
 
     /// The connection was not even tried: that says nothing of the backend.
     pub(crate) fn out_of_room(&self) -> bool {
         self.out_of_room.get()
+    }
+
+    /// What the backend's fault is, if it fails now.
+    pub(crate) fn fault(&self) -> Fault {
+        self.fault.get()
     }
 
     /// Whether a backend that is neither this one nor in `exclude` has a place now.
@@ -272,11 +286,16 @@ impl Lease {
 
     /// A place on a connection that is opened for it.
     pub(crate) async fn open(&self, timer: &Timer, ends: Option<Ends>) -> Option<Wire> {
-        if self.pool().table.http2 {
+        let opened = if self.pool().table.http2 {
             let opened = Box::pin(self.open2(timer, ends)); // rare, and requests do not hold its room
-            return opened.await.map(Wire::upstream);
+            opened.await.map(Wire::upstream)
+        } else {
+            self.connect(timer, ends, true).await
+        };
+        if opened.is_some() {
+            self.fault.set(Fault::Requests);
         }
-        self.connect(timer, ends, true).await
+        opened
     }
 
     /// The same for HTTP/2: a burst waits for one connection, and there are not more than may be.
@@ -286,7 +305,10 @@ impl Lease {
             Some(_) => None,
             None => match connections.turn(timer, ms).await {
                 Turn::Stands(stream) => return Some(stream),
-                Turn::Failed => return None,
+                Turn::Failed => {
+                    self.fault.set(Fault::Handshake); // whoever opened it says if it was the connection
+                    return None;
+                }
                 Turn::Ours(turn) => Some(turn),
             },
         };
@@ -340,6 +362,7 @@ impl Lease {
     /// `more` there are bytes for it.
     pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>, more: bool) -> Option<Wire> {
         let table = &self.pool().table;
+        self.fault.set(Fault::Connect);
         let more = more || table.tls.is_some() || table.send_proxy.is_some();
         let stream = Stream::connect(self.health().addr, more, timer.reactor());
         let stream = stream.inspect_err(|e| self.out_of_room.set(socket::out_of_room(e))).ok()?;
@@ -350,6 +373,9 @@ impl Lease {
             Poll::Pending => Poll::Pending,
         })
         .await;
+        if connected {
+            self.fault.set(Fault::Handshake);
+        }
         let announced = if connected { self.announce(&stream, timer, ends).await } else { None };
         let wire = match announced {
             Some(before) => self.encrypt(stream, before, timer).await,

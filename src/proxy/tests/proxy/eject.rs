@@ -1,8 +1,8 @@
 //! Which backends are left out, for what, and how they come back.
 
 use crate::support::*;
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
-use tokio::{io::AsyncWriteExt, time::sleep};
+use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet, time::sleep};
 use zonekeeper_core::model::Protocol;
 
 /// A backend that answers with its name, and to some paths does something else.
@@ -35,6 +35,21 @@ fn moody(name: &'static str) -> Server {
 
 fn ejected(world: &World) -> usize {
     world.health.all().iter().filter(|(_, b)| b.ejected(zonekeeper_proxy::now_ms())).count()
+}
+
+/// The default check of these backends, only faster: it connects.
+fn checked(world: &World, backends: &[SocketAddr]) -> JoinSet<()> {
+    let mut checks = JoinSet::new();
+    for addr in backends.iter().copied() {
+        let health = world.health.clone();
+        checks.spawn(async move {
+            loop {
+                health.set(&pool_id("web"), addr, TcpStream::connect(addr).await.is_ok());
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    checks
 }
 
 fn on_trial(world: &World) -> usize {
@@ -104,6 +119,32 @@ async fn backends_that_refuse_are_all_left_out_at_once() {
     let world = World::start(state);
     assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 502);
     assert_eq!(ejected(&world), 3);
+}
+
+#[tokio::test]
+async fn a_check_that_connects_brings_back_nobody_who_fails_requests() {
+    for hangs in [true, false] {
+        let bad = Server::with(any(), move |mut stream, requests| async move {
+            while read_request(&mut stream, &mut Vec::new()).await.is_some() {
+                requests.fetch_add(1, Relaxed);
+                if !hangs {
+                    return;
+                }
+            }
+        });
+        let (a, b) = (moody("a"), moody("b"));
+        let backends = [bad.addr, a.addr, b.addr];
+        let mut state = state(Protocol::Http, &backends);
+        edit_pool(&mut state, |p| (p.response_timeout_ms, p.eject_ms) = (200, 60_000));
+        let world = World::start(state);
+        let _checks = checked(&world, &backends);
+        let mut client = world.client().await;
+        for _ in 0..40 {
+            assert_eq!(client.get("/").await.status, 200);
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(bad.count(), 1, "hangs: {hangs}");
+    }
 }
 
 /// Runs in a process of its own, which has few descriptors.
