@@ -46,7 +46,7 @@ const TRIED: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Fault {
-    /// Its requests fail, which no check sees.
+    /// Its requests fail, which no check sees, and which may be due to what was asked for.
     Requests = 1,
     /// It takes connections and fails the handshake on them, which no check that connects sees.
     Handshake = 2,
@@ -211,8 +211,18 @@ impl BackendHealth {
 
     /// Takes new traffic at `now`: not closed by an operator, not down by checks, not ejected.
     pub fn usable(&self, table: &BackendTable, now: u64) -> bool {
-        !table.closed()
-            && (table.force == Some(Force::Up) || (self.checked() != Checked::Down && !self.ejected(now)))
+        self.stands(table, self.ejected(now))
+    }
+
+    /// Counts as healthy in what the site says of itself at `now`: as [`BackendHealth::usable`], and also where it is
+    /// ejected for its requests alone. One client may be the reason, and all others would be sent away.
+    fn healthy(&self, table: &BackendTable, now: u64) -> bool {
+        let for_requests = self.fault.load(Relaxed) == Fault::Requests as u8;
+        self.stands(table, self.ejected(now) && !for_requests)
+    }
+
+    fn stands(&self, table: &BackendTable, ejected: bool) -> bool {
+        !table.closed() && (table.force == Some(Force::Up) || (self.checked() != Checked::Down && !ejected))
     }
 
     /// Goes on with what it has at `now`: one that takes no new traffic does, unless an operator forces it down.
@@ -402,12 +412,12 @@ impl LocalHealth {
     /// Healthy and all backends of a pool at this site: what the site reports of itself.
     pub fn healthy_count(&self, pool: &PoolTable) -> (u32, u32) {
         let now = now_ms();
-        let usable = |b: &&BackendTable| match self.get(&pool.id, b.addr) {
-            Some(health) => health.usable(b, now),
+        let healthy = |b: &&BackendTable| match self.get(&pool.id, b.addr) {
+            Some(health) => health.healthy(b, now),
             None => !b.closed(),
         };
         let backends = self.backends(pool);
-        (backends.iter().filter(usable).count() as u32, backends.len() as u32)
+        (backends.iter().filter(healthy).count() as u32, backends.len() as u32)
     }
 
     /// Forgets the backends that the table no longer has.

@@ -1,5 +1,5 @@
-//! Passive ejection: a backend that refuses or breaks off is left out for a while, at once; one that is late or whose
-//! requests fail more often than those of its peers, too, as long as most of its pool is there.
+//! Passive ejection: a backend that cannot be connected to is left out for a while, at once; one that breaks off, is late,
+//! or whose requests fail more often than those of its peers, too, as long as most of its pool is there.
 //!
 //! A success costs nothing here: the rate is that of counters which exist anyway, over the last 5 to 10 seconds, and it is
 //! looked at when a request failed. Where every backend fails alike, it is the application, and nobody is ejected.
@@ -42,11 +42,11 @@ impl Counted {
     }
 }
 
-/// A backend failed a request before its answer began. With `late` it took too long, which may be due to what it was asked
-/// for: one slow address must not take a pool out.
-pub(crate) fn failed(pool: &LivePool, index: usize, fault: Fault, late: bool) {
+/// A backend failed a request. What it met once it was sent may be due to what was asked for: one address that is slow, or
+/// that a backend dies of, must not take a pool out.
+pub(crate) fn failed(pool: &LivePool, index: usize, fault: Fault) {
     let backend = &pool.backends[index];
-    if late && (pool.backends.len() < 2 || !room(pool)) {
+    if fault == Fault::Requests && !room(pool, index) {
         return suspect(backend);
     }
     backend.totals.failures.fetch_add(1, Relaxed);
@@ -59,22 +59,23 @@ pub(crate) fn suspect(backend: &BackendHealth) {
     backend.suspect.store(true, Relaxed);
 }
 
-/// Whether another one may be left out for what is no proof.
-fn room(pool: &LivePool) -> bool {
+/// Whether this one may be left out for what is no proof: few enough are, and another one is usable.
+fn room(pool: &LivePool, index: usize) -> bool {
     let now = now_ms();
     let ejected = pool.backends.iter().filter(|b| b.ejected(now)).count();
+    let mut others = pool.backends.iter().zip(&pool.table.backends).enumerate().filter(|(i, _)| *i != index);
     ejected < (pool.backends.len() * usize::from(pool.table.max_ejected) / 100).max(1)
+        && others.any(|(_, (backend, table))| backend.usable(table, now))
 }
 
 /// Looks at a backend whose request failed.
 pub(crate) fn judge(pool: &LivePool, index: usize) {
     let (table, backend) = (&pool.table, &pool.backends[index]);
     backend.suspect.store(false, Relaxed);
-    if table.eject_errors == 0 || table.eject_ms == 0 || pool.backends.len() < 2 || backend.ejected(now_ms())
-    {
+    if table.eject_errors == 0 || table.eject_ms == 0 || backend.ejected(now_ms()) {
         return;
     }
-    if room(pool) && (backend.on_trial() || worse_than_peers(pool, index)) {
+    if room(pool, index) && (backend.on_trial() || worse_than_peers(pool, index)) {
         pool.health.eject(backend, Fault::Requests, table.eject_ms);
     }
 }

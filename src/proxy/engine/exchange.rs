@@ -194,7 +194,7 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
         if failure.hard() && !lease.out_of_room() {
             let now = now_us();
             health.latency.penalise(now, 0);
-            outlier::failed(lease.pool(), lease.index(), lease.fault(), failure.lost == Lost::Late);
+            outlier::failed(lease.pool(), lease.index(), lease.fault());
         } else if matches!(failure.lost, Lost::Invalid(_)) {
             // It may be due to what was asked for: the rate tells. It was fast, and gets no more for that.
             health.latency.penalise(now_us(), 0);
@@ -509,8 +509,7 @@ async fn settle(
         Some(Downloaded::Cut) => {
             lease.health().totals.errors.fetch_add(1, Relaxed);
             if !session.client.timer.expired(Side::Backend) {
-                // A body that is quiet is no break.
-                outlier::failed(lease.pool(), lease.index(), lease.fault(), false);
+                outlier::failed(lease.pool(), lease.index(), lease.fault()); // a body that is quiet is no break
             }
             End::Reset
         }

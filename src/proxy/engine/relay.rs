@@ -199,7 +199,7 @@ async fn connect(
         }
         totals.errors.fetch_add(1, Relaxed);
         if !lease.out_of_room() {
-            outlier::failed(lease.pool(), lease.index(), lease.fault(), false);
+            outlier::failed(lease.pool(), lease.index(), lease.fault());
         }
         exclude.push(lease.index());
     }

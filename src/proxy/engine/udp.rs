@@ -265,6 +265,6 @@ fn reply(door: &Door, data: &[u8], (peer, local): Asker) {
 fn refuse(session: &Session) -> Poll<()> {
     let health = session.lease.health();
     health.totals.errors.fetch_add(1, Relaxed);
-    outlier::failed(session.lease.pool(), session.lease.index(), Fault::Connect, false);
+    outlier::failed(session.lease.pool(), session.lease.index(), Fault::Connect);
     Poll::Ready(())
 }

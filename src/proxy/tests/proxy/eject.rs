@@ -52,6 +52,11 @@ fn checked(world: &World, backends: &[SocketAddr]) -> JoinSet<()> {
     checks
 }
 
+/// How many backends the site says that it has.
+fn healthy(world: &World) -> u32 {
+    world.health.healthy_count(&world.table()).0
+}
+
 fn on_trial(world: &World) -> usize {
     world.health.all().iter().filter(|(_, b)| b.on_trial()).count()
 }
@@ -112,13 +117,39 @@ async fn a_slow_address_ejects_no_more_than_the_cap() {
     }
 }
 
+/// One request is tried on three backends, and each breaks it off.
+#[tokio::test]
+async fn an_address_that_backends_die_of_takes_no_pool_and_no_site_out() {
+    let servers = ["a", "b", "c", "d"].map(moody);
+    for (n, most) in [(4, 2), (3, 1), (2, 1), (1, 0)] {
+        let mut state = state(Protocol::Http, &servers.each_ref().map(|s| s.addr)[..n]);
+        edit_pool(&mut state, |p| (p.retries, p.eject_ms) = (2, 60_000));
+        let world = World::start(state);
+        assert_eq!(world.ask("GET /die HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 502);
+        assert_eq!(ejected(&world), most, "of {n}");
+        assert_eq!(healthy(&world), n as u32, "the site stands");
+        assert_eq!(world.client().await.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_last_usable_backend_is_not_left_out_for_a_request() {
+    let (a, b) = (moody("a"), moody("b"));
+    let world = impatient(&[&a, &b]);
+    world.health.set(&pool_id("web"), b.addr, false);
+    for path in ["/die", "/slow"] {
+        world.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!((ejected(&world), healthy(&world)), (0, 1), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn backends_that_refuse_are_all_left_out_at_once() {
     let mut state = state(Protocol::Http, &[dead(), dead(), dead()]);
     edit_pool(&mut state, |p| p.eject_ms = 60_000);
     let world = World::start(state);
     assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 502);
-    assert_eq!(ejected(&world), 3);
+    assert_eq!((ejected(&world), healthy(&world)), (3, 0));
 }
 
 #[tokio::test]

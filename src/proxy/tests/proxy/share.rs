@@ -155,10 +155,5 @@ async fn a_drained_backend_finishes_what_it_has_and_gets_nothing_new() {
     })
     .await;
     assert_eq!(shares(&world, 2, 10).await, BTreeMap::from([("a".to_string(), 20)]));
-    assert_eq!(world.health.healthy_count(&world_pool(&world)), (1, 2));
-}
-
-fn world_pool(world: &World) -> zonekeeper_core::route::PoolTable {
-    let table = zonekeeper_core::route::ProxyTable::build(&world.state, &"here".parse().unwrap());
-    (*table.pools[&pool_id("web")]).clone()
+    assert_eq!(world.health.healthy_count(&world.table()), (1, 2));
 }

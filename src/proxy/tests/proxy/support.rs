@@ -20,7 +20,7 @@ use zonekeeper_core::{
     Published, State,
     id::{ListenerId, PoolId},
     model::{Backend, Balance, Bind, Listener, Pool, Protocol, Route},
-    route::ProxyTable,
+    route::{PoolTable, ProxyTable},
 };
 use zonekeeper_proxy::{BindError, LocalHealth, Proxy, ProxyConfig};
 
@@ -87,6 +87,11 @@ impl World {
         change(&mut self.state);
         self.published.store(Arc::new(publish(&self.state)));
         self.proxy.refresh();
+    }
+
+    /// The pool `web` as this site has it.
+    pub fn table(&self) -> Arc<PoolTable> {
+        publish(&self.state).proxy.pools[&pool_id("web")].clone()
     }
 
     pub async fn client(&self) -> Client {
