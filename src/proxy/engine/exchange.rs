@@ -203,6 +203,10 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
         if !failure.stale {
             health.totals.errors.fetch_add(1, Relaxed);
         }
+        if session.client.timer.expired(Side::Total) {
+            session.client.timer.disarm(Side::Total); // the answer has time of its own
+            break;
+        }
         if !plan.upload.replayable() || !(failure.unread || plan.idempotent) {
             break;
         }
@@ -296,7 +300,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
             return Err(Failure { lost: Lost::Broken, unread: true, stale: backend.reused });
         }
         Err(Sending::Broken) | Ok(()) => {
-            let mut exchanged = respond(session, plan, lease, &backend.wire, wait).await;
+            let mut exchanged = respond(session, plan, lease, &backend, wait).await;
             exchanged.uploaded &= sent.is_ok(); // half a request was sent: nothing may follow it
             settle(session, plan, lease, &backend, exchanged).await
         }
@@ -383,9 +387,10 @@ async fn respond(
     session: &mut Session,
     plan: &mut Plan,
     lease: &Lease,
-    backend: &Wire,
+    opened: &Opened,
     wait: Wait<'_>,
 ) -> Exchanged {
+    let backend = &opened.wire;
     let cookie = set_cookie(plan, lease, session.wire.is_tls());
     let listener = &plan.view.listener(plan.listener).table;
     let route = &listener.routes[plan.route as usize].spec;
@@ -394,6 +399,7 @@ async fn respond(
     let mut buffer = Buffer::default();
     let mut uploaded = plan.upload.done();
     let mut sending = !uploaded;
+    let (mut since, total_ms) = (client.timer.now(), u64::from(plan.total_ms));
     let mut refused = None;
     let down = {
         let mut download = Download {
@@ -419,6 +425,7 @@ async fn respond(
                 match sent {
                     Uploaded::Done => {
                         uploaded = true;
+                        since = client.timer.now();
                         if seen.0.get() == 0 {
                             client.timer.arm(Side::Backend, response_ms); // the response has its time now
                         }
@@ -434,6 +441,11 @@ async fn respond(
                         return Poll::Ready(None);
                     }
                 }
+            }
+            // The request's own time is over. The backend was late if it had half of that for itself.
+            let late = || opened.silent() && client.timer.now() - since >= total_ms / 2;
+            if uploaded && client.timer.expired(Side::Total) && late() {
+                return Poll::Ready(Some(Downloaded::Nothing(Lost::Late)));
             }
             Poll::Pending
         })

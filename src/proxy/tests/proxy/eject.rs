@@ -92,6 +92,25 @@ fn impatient(backends: &[&Server]) -> World {
     World::start(state)
 }
 
+/// A backend that hangs is late where the request's own time ends first, but not where the client used that up.
+#[tokio::test]
+async fn a_request_that_runs_out_of_time_at_a_silent_backend_leaves_it_out() {
+    let (a, b) = (moody("a"), moody("b"));
+    let mut state = state(Protocol::Http, &[a.addr, b.addr]);
+    edit_pool(&mut state, |p| p.eject_ms = 60_000);
+    edit_listener(&mut state, |l| l.request_timeout_ms = 1000);
+    let world = World::start(state);
+    let mut client = world.client().await;
+    client.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await;
+    sleep(Duration::from_millis(800)).await;
+    client.send("y").await;
+    assert_eq!((client.answer(false).await.status, ejected(&world)), (504, 0));
+    let begun = world.ask("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!((begun.complete, ejected(&world)), (false, 0), "it had begun");
+    assert_eq!(world.ask("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 504);
+    assert_eq!(ejected(&world), 1);
+}
+
 #[tokio::test]
 async fn a_body_that_is_quiet_for_too_long_is_cut_and_ejects_nobody() {
     let (a, b) = (moody("a"), moody("b"));

@@ -229,22 +229,37 @@ async fn small_frames_that_wait_for_a_slow_client_harm_no_other() {
 #[tokio::test]
 async fn a_silent_connection_is_left() {
     let silent = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let told = silent.clone();
-    let a = backend(move |_, asked| {
-        let silent = told.load(Relaxed);
+    let connections = Arc::new(AtomicU64::new(0));
+    let (told, counted) = (silent.clone(), connections.clone());
+    let a = Server::with(any(), move |stream, _| {
+        counted.fetch_add(1, Relaxed);
+        let told = told.clone();
         async move {
-            if silent {
-                tokio::time::sleep(Duration::from_secs(60)).await;
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok(asked)) = connection.accept().await {
+                if told.load(Relaxed) {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_secs(60)).await;
+                        drop(asked);
+                    });
+                } else {
+                    tokio::spawn(echo("a", asked));
+                }
             }
-            echo("a", asked).await;
         }
     });
-    let mut state = clear(&[a.addr]);
-    edit_pool(&mut state, |p| (p.http2, p.response_timeout_ms, p.eject_ms) = (true, 200, 0));
-    let world = World::try_start(state, 1).unwrap();
-    assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.status, 504);
-    silent.store(false, Relaxed);
-    assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.by(), "a");
+    for (response_ms, request_ms) in [(200, 0), (60_000, 200)] {
+        silent.store(true, Relaxed);
+        let mut state = clear(&[a.addr]);
+        edit_pool(&mut state, |p| (p.http2, p.response_timeout_ms, p.eject_ms) = (true, response_ms, 0));
+        edit_listener(&mut state, |l| l.request_timeout_ms = request_ms);
+        let world = World::try_start(state, 1).unwrap();
+        let before = connections.load(Relaxed);
+        assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.status, 504);
+        silent.store(false, Relaxed);
+        assert_eq!(world.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.by(), "a");
+        assert_eq!(connections.load(Relaxed) - before, 2);
+    }
 }
 
 /// What the text of HTTP/1.1 may say and HTTP/2 may not is the client's fault, and no backend's.
