@@ -83,6 +83,8 @@ pub(crate) struct Download<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) wait: Wait<'a>,
     pub(crate) request: Asked,
+    /// Another backend may be asked when this one is busy.
+    pub(crate) elsewhere: &'a Cell<bool>,
     pub(crate) edit: ResponseEdit<'a>,
     /// The final response's status, once it goes to the client.
     pub(crate) status: &'a Cell<u16>,
@@ -110,8 +112,6 @@ pub(crate) struct Asked {
     pub(crate) keep_alive: bool,
     /// The protocol that was asked for.
     pub(crate) upgrade: Option<Offer>,
-    /// Another backend may be asked when this one is busy.
-    pub(crate) elsewhere: bool,
 }
 
 impl Download<'_> {
@@ -234,7 +234,7 @@ impl Download<'_> {
         }
         self.wait.answered(response.status);
         // One that says when to come again is better than one of ours.
-        if response.status == 503 && self.request.elsewhere && can_retry(self.wait.lease.pool()) {
+        if response.status == 503 && self.elsewhere.get() && can_retry(self.wait.lease.pool()) {
             return Err(Lost::Busy);
         }
         self.status.set(response.status);

@@ -32,6 +32,7 @@ use crate::{
     socket,
 };
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -54,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) head2: Option<Box<http::Request<()>>>,
     pub(crate) upload: Upload,
     pub(crate) asked: Asked,
+    /// Another backend may be asked when the one that is tried is busy.
+    pub(crate) elsewhere: Cell<bool>,
     pub(crate) idempotent: bool,
     /// It authenticates the backend's connection, which no other client's request may follow on.
     pub(crate) authenticates: bool,
@@ -184,7 +187,7 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
             }
             Err(_) => break, // what the last one failed with says more
         };
-        plan.asked.elsewhere = plan.idempotent && retries > 0 && lease.others(&exclude);
+        plan.elsewhere.set(plan.idempotent && retries > 0 && lease.others(&exclude));
         let failure = match attempt(session, plan, &lease, fresh).await {
             Ok(end) => return end,
             Err(failure) => failure,
@@ -409,13 +412,15 @@ async fn respond(
             timer: &client.timer,
             wait,
             request: plan.asked,
+            elsewhere: &plan.elsewhere,
             edit: ResponseEdit { rewrite: &route.response, cookie: cookie.as_deref() },
             status: &seen.0,
             idle_ms,
             body_ms: response_ms.max(idle_ms),
         };
         let mut down = pin!(download.run());
-        let mut up = pin!(plan.upload.run((wire, read, idle_ms), (backend, response_ms), &client.timer));
+        let timers = (&client.timer, &plan.elsewhere);
+        let mut up = pin!(plan.upload.run((wire, read, idle_ms), (backend, response_ms), timers));
         poll_fn(|cx| {
             if let Poll::Ready(ended) = down.as_mut().poll(cx) {
                 return Poll::Ready(Some(ended));

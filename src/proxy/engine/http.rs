@@ -261,7 +261,7 @@ impl Session {
     fn plan(&self, len: usize, view: &Rc<View>, listener: usize) -> Judged {
         let live = view.listener(listener);
         let head = &self.buffer.bytes()[..len];
-        let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: None, elsewhere: false };
+        let mut asked = Asked { head: false, minor: 1, keep_alive: false, upgrade: None };
         let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = Request::parse(head, &mut room).map_err(|a| (a, asked, false))?;
         let (from, client) =
@@ -272,7 +272,6 @@ impl Session {
             minor: request.minor,
             keep_alive: request.keep_alive && !self.client.worker.shared.draining(),
             upgrade: request.upgrade.map(Offer::of),
-            elsewhere: false,
         };
         let bodiless = matches!(request.framing, Framing::None | Framing::Length(0));
         let limited = |limit, of| self.limited(limit, of, &request).map_err(|a| (a, asked, bodiless));
@@ -333,6 +332,7 @@ impl Session {
                 (self.wire.stream2().is_some(), table.http2),
             ),
             asked,
+            elsewhere: Cell::new(false),
             authenticates: request.authenticates,
             idempotent: request.idempotent() || route.spec.target.idempotent(),
             retries: route.spec.limits.retries.unwrap_or(table.retries),

@@ -7,6 +7,7 @@ use super::{
     wire::{Trouble, Wire},
 };
 use crate::http1::{Answer, Decoder, Encoder, Framing};
+use std::cell::Cell;
 
 /// Largest body that is remembered, in bytes: what a form or an API call needs, times the connections that send one.
 const REPLAY: usize = 64 * 1024;
@@ -127,12 +128,13 @@ impl Upload {
         Ok(from)
     }
 
-    /// Sends the rest as the client sends it. Where the backend took too long, [`Side::Upload`] is over.
+    /// Sends the rest as the client sends it. Where the backend took too long, [`Side::Upload`] is over. `again` is no more
+    /// when more was sent than can be sent again.
     pub(crate) async fn run(
         &mut self,
         client: (&Wire, &mut Buffer, u32),
         backend: (&Wire, u32),
-        timer: &Timer,
+        (timer, again): (&Timer, &Cell<bool>),
     ) -> Uploaded {
         let ((from, buffer, idle_ms), (to, response_ms)) = (client, backend);
         let (mut splice, mut pieces) = (Splice::default(), 0);
@@ -169,6 +171,7 @@ impl Upload {
                 Ok(place) => place,
                 Err(answer) => return Uploaded::Refused(answer),
             };
+            again.set(again.get() && self.replayable());
             if self.bare && self.done() {
                 self.encoder.end(&mut self.framed); // the stream's end, which is no byte of it
             }

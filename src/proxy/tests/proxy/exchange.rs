@@ -205,6 +205,20 @@ async fn a_503_is_the_backends_own_where_no_other_can_be_asked() {
     assert_eq!(world.ask(GET).await.by(), "other");
 }
 
+#[tokio::test]
+async fn a_503_is_the_backends_own_where_the_request_cannot_be_sent_again() {
+    for (size, by) in [(10, "other"), (200_000, "come later")] {
+        let (busy, other) = (busy(), Server::start("other"));
+        let world = World::start(state(Protocol::Http, &[busy.addr, other.addr]));
+        let head = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n");
+        let answer = world.ask(&(head + &"z".repeat(size))).await;
+        assert_eq!(answer.by(), by, "{size} bytes");
+        let own = size > 10;
+        assert_eq!((answer.status == 503, field(&answer.head, "retry-after").is_some()), (own, own));
+        assert_eq!((busy.count(), other.count()), (1, u64::from(!own)));
+    }
+}
+
 /// A body without a length may be too large to be sent twice: it does not go where the end may be on its way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kept_connection_that_ended_is_invisible_to_a_large_body_without_a_length() {
