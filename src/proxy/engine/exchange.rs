@@ -80,7 +80,7 @@ struct Failure {
     lost: Lost,
     /// No backend can have read the request.
     unread: bool,
-    /// A kept connection failed: that says nothing of the backend.
+    /// A kept connection failed, or one that the backend ends in an orderly way: that says nothing of the backend.
     stale: bool,
 }
 
@@ -167,6 +167,7 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
     // A body that cannot be sent twice goes over a connection that nobody can have closed meanwhile. HTTP/2 tells where it
     // closes (GOAWAY).
     let mut fresh = !table.http2 && plan.upload.may_outgrow(session.buffer.bytes());
+    let mut stale = false;
     let (mut exclude, mut retries) = (Vec::new(), plan.retries);
     let mut answer = Answer::Unavailable;
     loop {
@@ -213,13 +214,15 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
         if !plan.upload.replayable() || !(failure.unread || plan.idempotent) {
             break;
         }
-        if failure.stale {
+        if failure.stale && !std::mem::replace(&mut stale, true) {
             fresh = true; // the others that are kept may be as dead
         } else if retries == 0 || !may_retry(view.pool(pool)) {
             break;
         } else {
             retries -= 1;
-            exclude.push(lease.index());
+            if !failure.stale {
+                exclude.push(lease.index());
+            }
         }
         health.totals.retries.fetch_add(1, Relaxed);
     }
@@ -271,7 +274,7 @@ impl Opened {
         let gone = matches!(lost, Lost::Closed | Lost::Broken);
         match stream.and_then(Upstream2::refused) {
             Some(Refused::Stream) => Failure { lost: Lost::Busy, unread: true, stale: false },
-            Some(Refused::Connection) => Failure { lost, unread: true, stale: self.reused },
+            Some(Refused::Connection) => Failure { lost, unread: true, stale: true },
             None => {
                 let unread = gone && stream.is_some_and(Upstream2::unread);
                 Failure { lost, unread, stale: self.reused && gone }

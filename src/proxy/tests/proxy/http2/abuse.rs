@@ -39,7 +39,7 @@ impl Raw {
         Raw { stream, got: Vec::new() }
     }
 
-    /// The next frame: its kind, stream and payload; none at the end.
+    /// As [`next`].
     pub async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         next(&mut self.stream, &mut self.got).await
     }
@@ -79,7 +79,8 @@ impl Raw {
     }
 }
 
-async fn next(from: &mut (impl AsyncRead + Unpin), got: &mut Vec<u8>) -> Option<(u8, u32, Vec<u8>)> {
+/// The next frame of these: its kind, stream and payload; none at the end.
+pub async fn next(from: &mut (impl AsyncRead + Unpin), got: &mut Vec<u8>) -> Option<(u8, u32, Vec<u8>)> {
     loop {
         if let Some([a, b, c, kind, _, rest @ ..]) = got.first_chunk::<9>() {
             let end = 9 + u32::from_be_bytes([0, *a, *b, *c]) as usize;

@@ -142,6 +142,35 @@ async fn goaway_is_invisible() {
     assert_eq!(leaving.count(), 30, "each was executed exactly once");
 }
 
+/// A backend whose first connections end with GOAWAY before it looks at a request.
+#[tokio::test]
+async fn goaway_on_a_new_connection_is_no_failure() {
+    use super::abuse::{GOAWAY, HEADERS, SETTINGS, frame, next};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let starting = Server::with(any(), |mut stream, n| async move {
+        if n.fetch_add(1, Relaxed) < 2 {
+            stream.read_exact(&mut [0; 24]).await.unwrap(); // the preface
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            let mut got = Vec::new();
+            while let Some((kind, ..)) = next(&mut stream, &mut got).await {
+                if kind == HEADERS {
+                    stream.write_all(&frame(GOAWAY, 0, 0, &[0; 8])).await.unwrap();
+                }
+            }
+            return;
+        }
+        let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+        while let Some(Ok(asked)) = connection.accept().await {
+            tokio::spawn(echo("a", asked));
+        }
+    });
+    let world = over(&[starting.addr]);
+    let answer = world.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!((answer.status, starting.count()), (200, 3));
+    let of_a = world.proxy.counters().backends[0].2;
+    assert_eq!((of_a.errors, of_a.ejections), (0, 0));
+}
+
 #[tokio::test]
 async fn a_stream_that_breaks_is_retried_when_it_may_be_and_cut_when_it_began() {
     let breaking = backend(|_, (request, mut respond)| async move {
