@@ -124,11 +124,12 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Reads what is new or was written again; what cannot be read leaves the last good one. Whether something changed.
+    /// Reads what is new or was written again; what cannot be read leaves the last good one where the pool asks for the same
+    /// as then, and else none. Whether something changed.
     pub(crate) fn load(&mut self, table: &ProxyTable) -> bool {
-        let wanted = |id: &PoolId| table.pools.get(id).is_some_and(|p| p.tls.is_some());
-        self.loaded.retain(|id, _| wanted(id));
-        self.problems.retain(|id, _| wanted(id));
+        let wanted = |id: &PoolId| table.pools.get(id).and_then(|p| p.tls.as_ref());
+        self.loaded.retain(|id, loaded| wanted(id) == Some(&loaded.spec));
+        self.problems.retain(|id, _| wanted(id).is_some());
         let mut changed = false;
         for (id, pool) in &table.pools {
             let Some(spec) = &pool.tls else { continue };

@@ -96,6 +96,11 @@ fn alpn(listener: &ListenerTable) -> Vec<Vec<u8>> {
 }
 
 impl Loaded {
+    /// What the listener asked for.
+    pub(crate) fn spec(&self) -> &Tls {
+        &self.spec
+    }
+
     /// It is what the listener asks for, and its files were not written since.
     pub(crate) fn current(
         &self,

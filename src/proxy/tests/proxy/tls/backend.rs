@@ -137,6 +137,23 @@ async fn a_ca_that_cannot_be_read_is_a_problem_and_nothing_goes_in_clear() {
 }
 
 #[tokio::test]
+async fn no_backend_is_trusted_by_what_a_pool_asked_for_before() {
+    let (ca, stricter) = (Ca::new(), Ca::new());
+    let backend = server(&ca.issue(&["127.0.0.1"]), None);
+    let trust = |ca: &str| BackendTls { ca: Some(ca.into()), ..BackendTls::default() };
+    let mut world = over(&backend, trust(&ca.file()), false);
+    let mut client = world.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    let file = stricter.file() + ".missing";
+    world.change(|s| edit_pool(s, |p| p.tls = Some(trust(&file))));
+    eventually("the file is missed", async || !world.proxy.problems().is_empty()).await;
+    eventually("nothing goes there", async || client.get("/").await.status == 502).await;
+    assert_eq!(world.ask(GET).await.status, 502);
+    world.change(|s| edit_pool(s, |p| p.tls = Some(trust(&ca.file()))));
+    eventually("it is trusted again", async || world.ask(GET).await.status == 200).await;
+}
+
+#[tokio::test]
 async fn all_that_is_wrong_with_a_pools_files_is_told_at_once() {
     let ca = Ca::new();
     let backend = server(&ca.issue(&["127.0.0.1"]), None);

@@ -118,6 +118,30 @@ async fn clients_show_certificates_where_the_listener_asks() {
 }
 
 #[tokio::test]
+async fn nobody_is_served_by_what_a_listener_asked_for_before() {
+    let (ca, a) = (Ca::new(), Server::start("a"));
+    let (pair, known) = (ca.issue(&["w.example"]), ca.issue(&["me.example"]));
+    let mut world = with(&a, |_| {}, &[&pair]);
+    let addr = world.addr("web");
+    let status = async |client: Tool| client.ask(addr, "w.example").await;
+    assert_eq!(status(ca.client()).await.as_deref(), Some("200"));
+    let file = ca.file() + ".missing";
+    world.change(|s| edit_listener(s, |l| l.tls.as_mut().unwrap().client_ca = Some(file.clone())));
+    eventually("the file is missed", async || {
+        world.proxy.problems().iter().any(|p| p.message.contains("ca.pem.missing"))
+    })
+    .await;
+    assert_eq!(status(ca.client()).await, None, "without the certificates that are asked for now");
+    std::fs::copy(ca.file(), &file).unwrap();
+    eventually("it is read", async || status(ca.client().with_certificate(&known)).await.is_some()).await;
+    assert_eq!(status(ca.client()).await, None);
+    std::fs::remove_file(file).unwrap();
+    eventually("it is missed again", async || !world.proxy.problems().is_empty()).await;
+    assert!(status(ca.client().with_certificate(&known)).await.is_some(), "the same as it was read");
+    assert_eq!(status(ca.client()).await, None);
+}
+
+#[tokio::test]
 async fn a_session_goes_on_after_a_certificate_changed_and_not_at_another_listener() {
     let (ca, a) = (Ca::new(), Server::start("a"));
     let pair = ca.issue(&["w.example"]);
