@@ -237,10 +237,9 @@ impl Asked<'_> {
     /// Weighted rendezvous hashing: each backend draws a number for the key, and the lowest wins. One that goes leaves only
     /// its own keys to others.
     fn distance(&self, i: usize) -> f64 {
-        let backend = &self.pool.table.backends[i];
         let draw = mix(self.key ^ self.pool.backends[i].seed) >> 11;
         let uniform = (draw as f64 + 1.0) / (1u64 << 53) as f64;
-        -uniform.ln() / f64::from(backend.weight.max(1))
+        -uniform.ln() / self.weight(i) as f64
     }
 
     /// The cheaper one of two at random.
