@@ -55,6 +55,11 @@ impl Log {
             .any(below)
     }
 
+    /// Whether this field is written somewhere.
+    pub(crate) fn given(&self, field: &str) -> bool {
+        self.places.borrow().contains_key(field)
+    }
+
     /// Where a field stands; the nearest one around it when it does not stand anywhere.
     pub(crate) fn place_of(&self, field: &str) -> Option<Place> {
         let places = self.places.borrow();

@@ -45,10 +45,6 @@ fn without_requests(log: &Log, id: &ListenerId, listener: &Listener) {
         if !listener.proxy_from.is_empty() {
             say("proxy_protocol", "is for streams; a UDP listener has none, so take it out");
         }
-        let wild = |b: &Bind| b.addr.ip().is_unspecified();
-        if listener.binds.iter().any(wild) {
-            log.warn_at(&path(id, "bind"), "takes datagrams to every address and answers from the one that the system chooses; on a host with several addresses name them");
-        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::{known_site, listener::pem, service::timing};
 use crate::{cluster::ClusterConfig, log::Log, reader::join};
-use zonekeeper_core::model::{Backend, BackendTls};
+use zonekeeper_core::{
+    id::PoolId,
+    model::{Backend, BackendTls, Listener, Pool, Protocol},
+};
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
     for (id, pool) in &config.pools {
@@ -34,6 +37,7 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
                 );
             }
         }
+        datagrams(config, log, id, pool);
         if let Some(tls) = &pool.tls {
             files(log, &join(&path, "tls"), tls);
         }
@@ -48,6 +52,30 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
             && !log.failed("listener")
         {
             log.warn_at(&path, "is not used: no route and no service names it");
+        }
+    }
+}
+
+/// What a pool must say, and what it has no use for, where a UDP listener leads to it.
+fn datagrams(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
+    let leads =
+        |l: &Listener| l.protocol == Protocol::Udp && l.routes.iter().any(|r| r.pools().any(|p| p == id));
+    let Some((listener, _)) = config.listeners.iter().find(|(_, l)| leads(l)) else { return };
+    let field = |name| join(&join("pool", id.as_str()), name);
+    if !log.given(&field("check")) {
+        let message = format!(
+            "is missing, and what it is by itself (a TCP connect) says nothing of the datagrams of listener \"{listener}\"; \
+             give check = \"none\", or one that the backends answer"
+        );
+        log.error_at(&field("check"), message);
+    }
+    for (name, given) in [("tls", pool.tls.is_some()), ("send_proxy", pool.send_proxy.is_some())] {
+        if given {
+            let message = format!(
+                "is for streams, and listener \"{listener}\" sends datagrams here; take it out, or give that listener a pool \
+                 of its own"
+            );
+            log.error_at(&field(name), message);
         }
     }
 }
