@@ -55,8 +55,6 @@ pub(crate) struct Plan {
     pub(crate) head2: Option<Box<http::Request<()>>>,
     pub(crate) upload: Upload,
     pub(crate) asked: Asked,
-    /// Another backend may be asked when the one that is tried is busy.
-    pub(crate) elsewhere: Cell<bool>,
     pub(crate) idempotent: bool,
     /// It authenticates the backend's connection, which no other client's request may follow on.
     pub(crate) authenticates: bool,
@@ -188,8 +186,8 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
             }
             Err(_) => break, // what the last one failed with says more
         };
-        plan.elsewhere.set(plan.idempotent && retries > 0 && lease.others(&exclude));
-        let failure = match attempt(session, plan, &lease, fresh).await {
+        let elsewhere = plan.idempotent && retries > 0 && lease.others(&exclude);
+        let failure = match attempt(session, plan, &lease, (fresh, elsewhere)).await {
             Ok(end) => return end,
             Err(failure) => failure,
         };
@@ -290,7 +288,13 @@ impl Opened {
     }
 }
 
-async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: bool) -> Result<End, Failure> {
+/// Tries one backend; with `fresh` over a new connection, with `elsewhere` another one may be asked when it is busy.
+async fn attempt(
+    session: &mut Session,
+    plan: &mut Plan,
+    lease: &Lease,
+    (fresh, elsewhere): (bool, bool),
+) -> Result<End, Failure> {
     let health = lease.health();
     health.totals.requests.fetch_add(1, Relaxed);
     session.seen.1 = Some(health.addr);
@@ -306,7 +310,7 @@ async fn attempt(session: &mut Session, plan: &mut Plan, lease: &Lease, fresh: b
             return Err(Failure { lost: Lost::Broken, unread: true, stale: backend.reused });
         }
         Err(Sending::Broken) | Ok(()) => {
-            let mut exchanged = respond(session, plan, lease, &backend, wait).await;
+            let mut exchanged = respond(session, plan, lease, &backend, (wait, elsewhere)).await;
             exchanged.uploaded &= sent.is_ok(); // half a request was sent: nothing may follow it
             settle(session, plan, lease, &backend, exchanged).await
         }
@@ -394,9 +398,9 @@ async fn respond(
     plan: &mut Plan,
     lease: &Lease,
     opened: &Opened,
-    wait: Wait<'_>,
+    (wait, elsewhere): (Wait<'_>, bool),
 ) -> Exchanged {
-    let backend = &opened.wire;
+    let (backend, elsewhere) = (&opened.wire, Cell::new(elsewhere));
     let cookie = set_cookie(plan, lease, session.wire.is_tls());
     let listener = &plan.view.listener(plan.listener).table;
     let route = &listener.routes[plan.route as usize].spec;
@@ -415,14 +419,14 @@ async fn respond(
             timer: &client.timer,
             wait,
             request: plan.asked,
-            elsewhere: &plan.elsewhere,
+            elsewhere: &elsewhere,
             edit: ResponseEdit { rewrite: &route.response, cookie: cookie.as_deref() },
             status: &seen.0,
             idle_ms,
             body_ms: response_ms.max(idle_ms),
         };
         let mut down = pin!(download.run());
-        let timers = (&client.timer, &plan.elsewhere);
+        let timers = (&client.timer, &elsewhere);
         let mut up = pin!(plan.upload.run((wire, read, idle_ms), (backend, response_ms), timers));
         poll_fn(|cx| {
             if let Poll::Ready(ended) = down.as_mut().poll(cx) {

@@ -332,7 +332,6 @@ impl Session {
                 (self.wire.stream2().is_some(), table.http2),
             ),
             asked,
-            elsewhere: Cell::new(false),
             authenticates: request.authenticates,
             idempotent: request.idempotent() || route.spec.target.idempotent(),
             retries: route.spec.limits.retries.unwrap_or(table.retries),
