@@ -31,8 +31,18 @@ pub struct Persisted {
     disks: BTreeMap<NodeId, Disk>,
     /// Log matching: an index and a leader name one entry, by its hash.
     entries: BTreeMap<(u64, Leader), u128>,
-    /// State machine safety: the leader whose entry was committed at an index.
-    committed: BTreeMap<u64, Leader>,
+    /// State machine safety: what was committed at an index.
+    committed: BTreeMap<u64, Committed>,
+}
+
+/// A committed entry.
+#[derive(Debug)]
+struct Committed {
+    /// Whose entry it is.
+    of: Leader,
+    /// Who committed it, at the latest: a leader commits the entries of earlier ones with its own first one (§3.6.2), and
+    /// who applies an entry has voted for no earlier leader than that one. Leaders between the two may lack the entry.
+    by: Leader,
 }
 
 fn bad<T>(text: String) -> Result<T, Violation> {
@@ -63,7 +73,7 @@ impl Persisted {
                 "node {node} holds another entry at {index} of {leader:?}: logs do not match"
             ));
         }
-        if let Some(other) = self.committed.get(&index).filter(|l| **l != leader) {
+        if let Some(other) = self.committed.get(&index).map(|c| c.of).filter(|of| *of != leader) {
             let disk = self.disks.get(&node);
             if disk.is_some_and(|d| d.committed >= Some(index)) {
                 return bad(format!("node {node} overwrites the entry at {index}, committed by {other:?}"));
@@ -120,23 +130,26 @@ impl Persisted {
 
     /// A node applied an entry: it is committed, for ever and everywhere.
     pub fn applied(&mut self, node: NodeId, index: u64, leader: Leader) -> Result<(), Violation> {
-        let held = *self.committed.entry(index).or_insert(leader);
-        if held != leader {
-            return bad(format!(
-                "node {node} applied the entry of {leader:?} at {index}, another node that of {held:?}"
-            ));
-        }
         let disk = self.disks.entry(node).or_default();
         disk.committed = disk.committed.max(Some(index));
+        let by = disk.ballot.map_or(leader, |(voted, _)| voted.max(leader));
+        let held = self.committed.entry(index).or_insert(Committed { of: leader, by });
+        if held.of != leader {
+            return bad(format!(
+                "node {node} applied the entry of {leader:?} at {index}, another node that of {:?}",
+                held.of
+            ));
+        }
+        held.by = held.by.min(by);
         Ok(())
     }
 
-    /// A node became the leader with a log that ends at `last`: it must hold all that is committed.
+    /// A node became the leader with a log that ends at `last`: it must hold all that an earlier leader committed.
     pub fn leads(&mut self, node: NodeId, leader: Leader, last: u64) -> Result<(), Violation> {
-        let earlier = self.committed.iter().rev().find(|(_, l)| **l < leader);
+        let earlier = self.committed.iter().rev().find(|(_, c)| c.by < leader);
         match earlier {
-            Some((index, by)) if *index > last => bad(format!(
-                "node {node} leads as {leader:?} with a log to {last}, but {index} of {by:?} is committed"
+            Some((index, Committed { by, .. })) if *index > last => bad(format!(
+                "node {node} leads as {leader:?} with a log to {last}, but {by:?} committed {index}"
             )),
             _ => Ok(()),
         }
@@ -228,6 +241,20 @@ mod tests {
         assert_eq!(p.applied(1, 3, L1), Ok(()));
         assert!(is_bad(p.leads(2, L2, 2)));
         assert_eq!(p.leads(2, L2, 3), Ok(()));
+    }
+
+    /// A candidate that hears of its votes late leads, although a later leader has committed what an earlier one wrote.
+    #[test]
+    fn a_leader_may_lack_what_a_later_one_committed() {
+        const L3: Leader = (3, 1);
+        let mut p = three_entries(1);
+        assert_eq!(p.voted(1, (L3, true)), Ok(()));
+        assert_eq!(p.applied(1, 3, L1), Ok(()));
+        assert_eq!(p.leads(2, L2, 2), Ok(()));
+        assert!(is_bad(p.leads(2, (4, 2), 2)));
+        assert_eq!(p.voted(3, (L1, true)), Ok(()));
+        assert_eq!(p.applied(3, 3, L1), Ok(()));
+        assert!(is_bad(p.leads(2, L2, 2)), "the first one committed it itself");
     }
 
     #[test]
