@@ -243,14 +243,14 @@ impl Supervisor {
     }
 
     /// Reads certificates that are new or were written again. One that cannot be read leaves the last good one, but only
-    /// where the listener asks for the same as then: what it asks for now may be more.
+    /// where the listener asks of clients what it asked then: now it may be more.
     fn load_certificates(&mut self, table: &ProxyTable) -> bool {
         let mut reloaded = false;
         let secrets = Secrets::of(&table.secrets).unwrap_or_else(|| self.own.clone());
         let common = (&secrets, &table.certificates);
         self.tls_problems.retain(|id, _| table.listeners.get(id).is_some_and(|l| l.tls.is_some()));
-        self.certificates
-            .retain(|id, c| table.listeners.get(id).is_some_and(|l| l.tls.as_ref() == Some(c.spec())));
+        let asks = |id: &ListenerId| table.listeners.get(id).and_then(|l| l.tls.as_ref());
+        self.certificates.retain(|id, c| asks(id).is_some_and(|tls| c.asks_the_same(tls)));
         for (id, listener) in &table.listeners {
             let Some(spec) = &listener.tls else { continue };
             if self.certificates.get(id).is_some_and(|c| c.current(listener, spec, common)) {

@@ -96,9 +96,9 @@ fn alpn(listener: &ListenerTable) -> Vec<Vec<u8>> {
 }
 
 impl Loaded {
-    /// What the listener asked for.
-    pub(crate) fn spec(&self) -> &Tls {
-        &self.spec
+    /// It asks of clients what the listener asks now; its certificates may be others.
+    pub(crate) fn asks_the_same(&self, tls: &Tls) -> bool {
+        Tls { certificates: tls.certificates.clone(), ..self.spec.clone() } == *tls
     }
 
     /// It is what the listener asks for, and its files were not written since.

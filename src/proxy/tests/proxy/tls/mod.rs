@@ -11,7 +11,7 @@ use support::*;
 use tokio_rustls::rustls::{self, CipherSuite, HandshakeKind};
 use zonekeeper_core::{
     entry::Secret,
-    model::{Protocol, Tls},
+    model::{Protocol, Tls, TlsFiles},
 };
 
 /// A listener with these certificates.
@@ -137,8 +137,18 @@ async fn nobody_is_served_by_what_a_listener_asked_for_before() {
     assert_eq!(status(ca.client()).await, None);
     std::fs::remove_file(file).unwrap();
     eventually("it is missed again", async || !world.proxy.problems().is_empty()).await;
-    assert!(status(ca.client().with_certificate(&known)).await.is_some(), "the same as it was read");
+    let served = async || status(ca.client().with_certificate(&known)).await;
+    assert!(served().await.is_some(), "the same as it was read");
     assert_eq!(status(ca.client()).await, None);
+    let other = TlsFiles { cert: "/missing/cert.pem".into(), key: "/missing/key.pem".into() };
+    world.change(|s| {
+        edit_listener(s, |l| l.tls.as_mut().unwrap().certificates.insert(0, other.clone().into()));
+    });
+    eventually("the certificate is missed", async || {
+        world.proxy.problems().iter().any(|p| p.message.contains("/missing/"))
+    })
+    .await;
+    assert!(served().await.is_some(), "another certificate asks nothing more of clients");
 }
 
 #[tokio::test]
