@@ -15,7 +15,7 @@ use std::{
 
 /// A signal to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub enum Signal {
     /// SIGTERM.
     Terminate,
     /// SIGSTOP.
@@ -25,7 +25,7 @@ pub(crate) enum Signal {
 }
 
 /// Sends a signal to a child that was not reaped yet, so that its id is still its own.
-pub(crate) fn send(child: &Child, signal: Signal) {
+pub fn send(child: &Child, signal: Signal) {
     let number = match signal {
         Signal::Terminate => libc::SIGTERM,
         Signal::Stop => libc::SIGSTOP,

@@ -14,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
-use tokio::{runtime::Runtime, signal::unix::SignalKind};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 use zonekeeper_cli::ClientArgs;
 use zonekeeper_config::NodeConfig;
 use zonekeeper_core::entry::Timing;
@@ -230,8 +233,9 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
         let (sockets, line) = inherit().await?;
         let start = if line.is_successor() { Start::Again } else { start };
         let node = Node::start(config, start, &handle, sockets).await.map_err(|e| chain(&e))?;
+        let signals = Signals::new()?;
         line.ready();
-        until_end(node, true).await
+        until_end(node, signals, true).await
     });
     control.block_on(node).map_err(|e| e.to_string())?
 }
@@ -239,7 +243,7 @@ fn run(path: &Path, start: Start) -> Result<(), String> {
 /// What the process before this one hands over, if this is its successor.
 pub(crate) async fn inherit() -> Result<(Sockets, Line), String> {
     // from here on SIGUSR2 does not end the process
-    let _ = tokio::signal::unix::signal(SignalKind::user_defined2());
+    let _ = signal(SignalKind::user_defined2());
     let taken = blocking(Line::of_environment).await;
     taken.map_err(|e| format!("nothing was handed over: {e}"))
 }
@@ -249,18 +253,19 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 /// Runs a node until SIGTERM or Ctrl-C ends it, or SIGUSR2 hands it over to a new process of the same program.
-pub(crate) async fn until_end(mut node: Node, lasting: bool) -> Result<(), String> {
+pub(crate) async fn until_end(mut node: Node, mut signals: Signals, lasting: bool) -> Result<(), String> {
     handover::tell_ready();
     loop {
         let ended = tokio::select! {
-            ended = until_signal(&mut node) => ended,
-            () = signal(SignalKind::user_defined2()) => {
+            () = signals.end.recv() => Ok(()),
+            why = failed(&mut node) => Err(why),
+            _ = signals.hand_over.recv() => {
                 let begun = tokio::select! {
                     begun = begin(&node, lasting) => Some(begun),
-                    () = any_signal() => None,
+                    () = signals.end.recv() => None,
                 };
                 match begun {
-                    Some(Ok(successor)) => return hand_over(node, successor).await,
+                    Some(Ok(successor)) => return hand_over(node, successor, signals.end).await,
                     Some(Err(error)) => {
                         tracing::error!(%error, "nothing was handed over, this process goes on");
                         continue;
@@ -269,7 +274,10 @@ pub(crate) async fn until_end(mut node: Node, lasting: bool) -> Result<(), Strin
                 }
             }
         };
-        stop(node).await;
+        tokio::select! {
+            () = node.stop() => {}
+            () = signals.end.recv() => tracing::warn!("a second signal: stopped without draining"),
+        }
         return ended;
     }
 }
@@ -283,7 +291,7 @@ async fn begin(node: &Node, lasting: bool) -> io::Result<Predecessor> {
 }
 
 /// From here on there is no way back: a successor has the store. One that fails is followed by another.
-async fn hand_over(node: Node, successor: Predecessor) -> Result<(), String> {
+async fn hand_over(node: Node, successor: Predecessor, mut end: End) -> Result<(), String> {
     let (dir, linger) = (node.data_dir().to_owned(), node.linger());
     let Some(data) = node.let_go().await else { return Ok(()) };
     let finish = async |successor: Predecessor| {
@@ -299,57 +307,60 @@ async fn hand_over(node: Node, successor: Predecessor) -> Result<(), String> {
         };
         if let Err(error) = again {
             tracing::error!(%error, "it failed, too; this process goes on answering with what it knows");
-            any_signal().await;
+            end.recv().await;
             data.stop(linger).await;
             return Err("the hand-over failed".into());
         }
     }
     tokio::select! {
         () = data.leave(linger) => {}
-        () = any_signal() => {}
+        () = end.recv() => {}
     }
     Ok(())
 }
 
-/// Waits for SIGTERM or Ctrl-C. A store that fails is said once; the node goes on answering, unless it is new and has
-/// nothing to answer: then this is an error.
-async fn until_signal(node: &mut Node) -> Result<(), String> {
-    let failed = async {
-        let why = node.failed().await;
-        if node.consensus.is_fresh() {
-            return why;
-        }
-        tracing::error!(%why, "this node writes nothing any more and goes on answering; mend the cause and restart it");
-        std::future::pending().await
-    };
-    tokio::select! {
-        () = any_signal() => Ok(()),
-        why = failed => Err(why),
+/// Waits until the node has failed for good. A store that fails is said once; the node goes on answering, unless it is
+/// new and has nothing to answer.
+async fn failed(node: &mut Node) -> String {
+    let why = node.failed().await;
+    if node.consensus.is_fresh() {
+        return why;
+    }
+    tracing::error!(%why, "this node writes nothing any more and goes on answering; mend the cause and restart it");
+    std::future::pending().await
+}
+
+/// The signals of a node, received from when this is made: one that comes between two waits is not lost.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    end: End,
+    /// SIGUSR2.
+    hand_over: Signal,
+}
+
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Made before anybody is told that the node runs: until then SIGTERM ends the process at once.
+    pub(crate) fn new() -> Result<Signals, String> {
+        let of = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
+        Ok(Signals {
+            end: End { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? },
+            hand_over: of(SignalKind::user_defined2())?,
+        })
     }
 }
 
-/// Drains and stops; a second signal ends it at once.
-async fn stop(node: Node) {
-    tokio::select! {
-        () = node.stop() => {}
-        () = any_signal() => tracing::warn!("a second signal: stopped without draining"),
-    }
-}
-
-/// Waits for SIGTERM or SIGINT.
-pub(crate) async fn any_signal() {
-    tokio::select! {
-        () = signal(SignalKind::terminate()) => {}
-        () = signal(SignalKind::interrupt()) => {}
-    }
-}
-
-async fn signal(kind: SignalKind) {
-    match tokio::signal::unix::signal(kind) {
-        Ok(mut signal) => _ = signal.recv().await,
-        Err(error) => {
-            tracing::error!(%error, "signals cannot be received; end this process with SIGKILL");
-            std::future::pending::<()>().await;
+impl End {
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 //! here can grow into a cluster later.
 
 use crate::{
-    command::{chain, control_runtime, data_runtime, inherit, log_to_stderr, until_end},
+    command::{Signals, chain, control_runtime, data_runtime, inherit, log_to_stderr, until_end},
     keys,
     node::{self, CERTIFICATE_LIFETIME, Node, Start},
 };
@@ -176,9 +176,10 @@ impl Serve {
         let index = self.declare(&node.consensus).await?;
         node.serving(index, |listener| listener.as_str().starts_with(PREFIX), SERVING).await?;
         crate::memory::give_back();
+        let signals = Signals::new()?;
         let _ = self.greet(&node, dir); // whoever closed the output does not want to read it
         line.ready();
-        until_end(node, self.dir.is_some()).await
+        until_end(node, signals, self.dir.is_some()).await
     }
 
     /// The node file that the flags stand for; its keys are made at the first start in a folder.

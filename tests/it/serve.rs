@@ -129,6 +129,25 @@ fn a_zone_file_is_answered_at_once_and_its_edits_outlive_a_restart() {
     serve.stop();
 }
 
+/// Whoever has read the greeting may end it: the signal meets a process that minds it, and is not lost.
+#[test]
+fn a_signal_right_after_the_greeting_is_an_orderly_end() {
+    let _turn = share();
+    // several at once, so that a process may lose its core right after the greeting
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let forward = format!("{0}:8080={0}:9001", address());
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let dir = tempfile::tempdir().unwrap();
+                    let dir = dir.path().to_string_lossy();
+                    Serve::start(&["--http", &forward, "--workers", "1", "--dir", &dir]).stop();
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_file_that_is_not_taken_any_more_is_named() {
     let _turn = share();

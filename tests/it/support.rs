@@ -10,7 +10,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use zonekeeper_chaos::lab::{Lab, Options};
+use zonekeeper_chaos::{
+    lab::{Lab, Options},
+    process,
+};
 
 /// The binary under test.
 pub(crate) fn exe() -> PathBuf {
@@ -113,8 +116,7 @@ impl Process {
     /// SIGTERM.
     #[track_caller]
     pub(crate) fn terminate(&self) {
-        let pid = self.0.id().to_string();
-        assert!(output("kill", &["-TERM", &pid]).status.success());
+        process::send(&self.0, process::Signal::Terminate);
     }
 
     /// Waits for the end, which is an orderly one.
