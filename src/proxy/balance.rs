@@ -242,17 +242,36 @@ impl Asked<'_> {
         -uniform.ln() / self.weight(i) as f64
     }
 
-    /// The cheaper one of two at random.
+    /// The cheaper one of two at random, where each is drawn as often as its weight says.
     fn of_two(&self, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
-        let n = self.pool.backends.len() as u64;
-        if n == 0 {
-            return Best::None(Choice::Nothing);
-        }
-        let (a, b) = ((random() % n) as usize, (random() % n) as usize);
-        match self.scan(&|i| (i == a || i == b) && may(i), &cost) {
+        let first = self.draw(None);
+        let two = [first, self.draw(first)];
+        // Of equals the first: those that are idle share by their weights.
+        let ordered = |i: usize, inflight: u32| match cost(i, inflight) {
+            cost if first == Some(i) => cost,
+            cost => cost.next_up(),
+        };
+        match self.scan(&|i| two.contains(&Some(i)) && may(i), ordered) {
             Best::None(_) => self.scan(may, &cost), // neither is usable
             found => found,
         }
+    }
+}
+
+impl Asked<'_> {
+    /// A backend at random, by weight; never the one that is `but`.
+    fn draw(&self, but: Option<usize>) -> Option<usize> {
+        let backends = &self.pool.table.backends;
+        let weight = |i: usize| if but == Some(i) { 0 } else { u64::from(backends[i].weight) };
+        let total: u64 = (0..backends.len()).map(weight).sum();
+        let mut at = random().checked_rem(total)?;
+        (0..backends.len()).find(|i| match at.checked_sub(weight(*i)) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        })
     }
 }
 
@@ -261,7 +280,6 @@ impl Asked<'_> {
 struct Candidate {
     index: usize,
     inflight: u32,
-    pass: u64,
     due: u64,
     cost: f64,
 }
@@ -286,10 +304,7 @@ impl Asked<'_> {
                 full = true;
                 continue;
             }
-            let pass = backend.pass.load(Relaxed);
-            // A new or returning backend is due now, half a round in, and does not catch up on what it missed.
-            let due = if pass < now { now + self.stride(i) / 2 } else { pass };
-            let c = Candidate { index: i, inflight, pass, due, cost: cost(i, inflight) };
+            let c = Candidate { index: i, inflight, due: self.due(i, now), cost: cost(i, inflight) };
             if best.is_none_or(|b| (c.cost, c.due) < (b.cost, b.due)) {
                 best = Some(c);
             }
@@ -304,6 +319,22 @@ impl Asked<'_> {
         STRIDE * PARTS / self.weight(i).max(1)
     }
 
+    /// When a backend's turn is, in virtual time. One that is new, or that time has left behind, gets a turn within its next
+    /// round, and does not catch up on what it missed. Each at another point of it, so that light ones do not come all at
+    /// once: multiples of the golden ratio fill a range evenly.
+    fn due(&self, i: usize, now: u64) -> u64 {
+        let pass = &self.pool.backends[i].pass;
+        match pass.load(Relaxed) {
+            due if due >= now && due != 0 => due,
+            behind => {
+                let into = u64::from((i as u32).wrapping_mul(0x9e37_79b9)); // of 2^32
+                let due = now + ((self.stride(i) * into) >> 32); // a stride has less than 2^29 parts
+                // Kept, or it would go away as time goes on.
+                pass.compare_exchange(behind, due, Relaxed, Relaxed).map_or_else(|faster| faster, |_| due)
+            }
+        }
+    }
+
     /// Takes a place if nobody was faster.
     fn take(&self, c: Candidate) -> bool {
         let backend = &self.pool.backends[c.index];
@@ -311,7 +342,7 @@ impl Asked<'_> {
             return false;
         }
         let next = c.due + self.stride(c.index);
-        let turn = backend.pass.compare_exchange(c.pass, next, Relaxed, Relaxed);
+        let turn = backend.pass.compare_exchange(c.due, next, Relaxed, Relaxed);
         if turn.is_err() && self.pool.table.balance == Balance::RoundRobin {
             backend.inflight.fetch_sub(1, AcqRel);
             return false;
