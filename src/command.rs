@@ -9,7 +9,7 @@ use crate::{
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -372,13 +372,24 @@ fn join(path: &Path, via: SocketAddr, token: &str, votes: bool) -> Result<(), St
     runtime.block_on(node::join(&config, via, token, votes)).map_err(|e| chain(&e))
 }
 
-/// Structured logs to stderr; `RUST_LOG` overrides the level.
+/// Structured logs to stderr; `RUST_LOG` overrides the level. The access log of listeners that have one is there at any
+/// level, in JSON lines for the programs that read it.
 pub(crate) fn log_to_stderr(level: &str) {
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::{
+        EnvFilter, Layer as _,
+        filter::{FilterExt as _, filter_fn},
+        fmt::layer,
+        layer::SubscriberExt as _,
+        util::SubscriberInitExt as _,
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         EnvFilter::new(format!("{level},openraft=error,sled=warn,hyper=warn,h2=warn,rustls=error,hickory_server=error,hickory_net=error"))
     });
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let access = |of: bool| filter_fn(move |event| (event.target() == zonekeeper_proxy::ACCESS_LOG) == of);
+    let text = layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
+    let lines = layer().json().flatten_event(true).with_writer(io::stderr);
+    let logs = tracing_subscriber::registry().with(text.with_filter(filter.and(access(false))));
+    let _ = logs.with(lines.with_filter(access(true))).try_init();
 }
 
 #[cfg(test)]

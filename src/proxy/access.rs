@@ -1,17 +1,26 @@
-//! The access log. A worker hands over what it knows of a request, or of an L4 connection, that is sampled; the
-//! supervisor's thread writes it, off the request path. What comes faster than it can be written is counted and left out.
+//! The access log. A worker hands over what it knows of a request, or of an L4 connection, that is sampled; a thread writes
+//! it, off the request path, for whoever reads the log may be slow. What comes faster than it is written is counted and
+//! left out.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
     },
+    thread::JoinHandle,
+    time::Duration,
 };
 use zonekeeper_core::id::{ListenerId, PoolId};
 
 /// Most entries that wait to be written: some hundred bytes each, for a quarter of a second.
 const WAITING: usize = 16_384;
+/// The target of its events, which are of the level INFO.
+pub const TARGET: &str = "access";
+/// How often it is written.
+const EVERY: Duration = Duration::from_millis(250);
 /// Longest method, path or host in an entry, in bytes.
 const TEXT: usize = 1024;
 
@@ -105,14 +114,14 @@ impl AccessLog {
     }
 
     /// Writes what waits.
-    pub(crate) fn write(&self) {
+    fn write(&self) {
         let entries = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         for e in entries {
             let backend = e.backend.map(|b| b.to_string()).unwrap_or_default();
             let pool = e.pool.map(|p| p.to_string()).unwrap_or_default();
             match e.of {
                 Of::Request { asked, status } => tracing::info!(
-                    target: "access",
+                    target: TARGET,
                     listener = %e.listener,
                     client = %e.client,
                     method = asked.method,
@@ -129,7 +138,7 @@ impl AccessLog {
                     "request"
                 ),
                 Of::Connection { end } => tracing::info!(
-                    target: "access",
+                    target: TARGET,
                     listener = %e.listener,
                     client = %e.client,
                     end,
@@ -146,6 +155,33 @@ impl AccessLog {
             0 => {}
             lost => tracing::warn!(lost, "the access log cannot keep up; raise the listener's access_log"),
         }
+    }
+}
+
+/// The thread that writes; dropped, it writes the rest and ends.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(crate) fn spawn(log: Arc<AccessLog>) -> io::Result<Writer> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("proxy-access".into()).spawn(move || {
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                log.write();
+            }
+            log.write();
+        })?;
+        Ok(Writer { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

@@ -57,6 +57,7 @@ use zonekeeper_core::{
     id::{ListenerId, SiteId},
 };
 
+pub use access::TARGET as ACCESS_LOG;
 pub use counters::{BackendCounters, Counters, ListenerCounters, PoolCounters};
 pub use health::{BackendHealth, Checked, LocalHealth, now_ms};
 pub use histogram::{BOUNDS_US, Times};

@@ -7,7 +7,7 @@
 //! port meanwhile.
 
 use crate::{
-    Problem,
+    Problem, access,
     counters::ListenerCells,
     engine::{Fate, Handed, Line, Listening, Shared},
     health::now_ms,
@@ -166,9 +166,11 @@ impl Supervisor {
     /// Goes on in a thread until the commands end; the workers end with it.
     pub(crate) fn spawn(self, inbox: mpsc::UnboundedReceiver<Command>) -> io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new()
-            .name("proxy-control".into())
-            .spawn(move || runtime.block_on(self.run(inbox)))
+        let access = access::Writer::spawn(self.shared.access.clone())?;
+        std::thread::Builder::new().name("proxy-control".into()).spawn(move || {
+            runtime.block_on(self.run(inbox));
+            drop(access);
+        })
     }
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
@@ -189,7 +191,6 @@ impl Supervisor {
                 () = wait => {}
             }
             let _ = self.reconcile(); // what fails is a problem already
-            self.shared.access.write();
         }
     }
 
@@ -200,7 +201,6 @@ impl Supervisor {
         while inbox.recv().await.is_some() {
             self.wake(); // who waits for a request shall go now
         }
-        self.shared.access.write();
     }
 
     fn wake(&self) {

@@ -33,7 +33,15 @@ impl Serve {
     /// Starts it and reads its greeting: from then on it serves.
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Serve {
-        let mut process = Process::start(Command::new(exe()).arg("serve").args(args).stdout(Stdio::piped()));
+        Serve::logging(args, Stdio::inherit())
+    }
+
+    /// The same, with another place for what it logs.
+    #[track_caller]
+    fn logging(args: &[&str], to: Stdio) -> Serve {
+        let mut command = Command::new(exe());
+        command.arg("serve").args(args).stdout(Stdio::piped()).stderr(to);
+        let mut process = Process::start(&mut command);
         let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
         let (mut said, mut from) = (String::new(), 0);
         while stdout.read_line(&mut said).unwrap() > 0 {
@@ -59,17 +67,7 @@ impl Serve {
 
     /// What it says on stderr, from a run that is ended at once.
     fn said(args: &[&str], log: &Path) -> String {
-        let log_file = fs::File::create(log).unwrap();
-        let mut command = Command::new(exe());
-        command.arg("serve").args(args).stdout(Stdio::piped()).stderr(log_file);
-        let mut process = Process::start(&mut command);
-        let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
-        let mut line = String::new();
-        while !line.starts_with("admin") {
-            line.clear();
-            assert!(stdout.read_line(&mut line).unwrap() > 0, "{}", fs::read_to_string(log).unwrap());
-        }
-        process.stop();
+        Serve::logging(args, fs::File::create(log).unwrap().into()).stop();
         fs::read_to_string(log).unwrap()
     }
 
@@ -168,6 +166,43 @@ fn a_file_that_is_not_taken_any_more_is_named() {
     assert!(said.contains("zonekeeper zone delete example.com. --yes") && said.contains(&file), "{said}");
     let said = run(&format!("{ZONE}www A nowhere\n"));
     assert!(said.contains("zone example.com. is served as the folder") && said.contains(":7"), "{said}");
+}
+
+/// One JSON object a line, also where the log's level is `warn`, as it is here.
+#[test]
+fn the_access_log_is_json_lines_at_any_level() {
+    let _turn = share();
+    let folder = tempfile::tempdir().unwrap();
+    let (ip, log) = (address(), folder.path().join("log"));
+    let at = |port: u16| SocketAddr::new(ip, port);
+    let _backend = Backend::start(at(9001), "backend").unwrap();
+    let http = format!("{}={}", at(8080), at(9001));
+    let mut serve = Serve::logging(&["--http", &http], fs::File::create(&log).unwrap().into());
+    let mut config = serve.call("GET", "/v1/config", None)["data"].take();
+    let mut listener = config["listeners"]["serve-http-1"].take();
+    listener["access_log"] = json!(1);
+    let put = json!({"PutListener": ["serve-http-1", listener]});
+    let change = json!({"revision": config["revision"], "changes": [put]});
+    serve.call("POST", "/v1/config/apply", Some(&change));
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(&log).unwrap();
+        let whole = text.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+        whole.map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+    };
+    until("a request is logged", Duration::from_secs(10), || {
+        assert_eq!(http::get(at(8080), "/a%20b?c", Duration::from_secs(5)).unwrap().status, 200);
+        !lines().is_empty()
+    });
+    let asked = || http::get(at(8080), "/last", Duration::from_secs(5)).unwrap().status;
+    assert_eq!(asked(), 200);
+    serve.stop();
+    let lines = lines();
+    assert_eq!(lines.last().unwrap()["path"], "/last", "what waits at the end is written");
+    let first = &lines[0];
+    for (field, value) in [("target", "access"), ("listener", "serve-http-1"), ("path", "/a%20b?c")] {
+        assert_eq!(first[field], value, "{first}");
+    }
+    assert_eq!((&first["status"], &first["backend"]), (&json!(200), &json!(at(9001).to_string())));
 }
 
 /// The node file of a node at an address, with the state that `serve` keeps in a folder.

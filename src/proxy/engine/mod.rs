@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     /// Listening sockets that still accept, over all workers.
     pub(crate) accepting: AtomicU64,
     pub(crate) health: Arc<LocalHealth>,
-    pub(crate) access: AccessLog,
+    pub(crate) access: Arc<AccessLog>,
     /// Made when the first limit is asked.
     rates: OnceLock<Rates>,
 }
@@ -103,7 +103,7 @@ impl Shared {
             connections: AtomicU64::new(0),
             accepting: AtomicU64::new(0),
             health,
-            access: AccessLog::default(),
+            access: Arc::default(),
             rates: OnceLock::new(),
         }
     }
