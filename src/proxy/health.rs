@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard,
+        Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
@@ -136,6 +136,15 @@ impl BackendHealth {
         }
     }
 
+    /// It comes back after it was gone from the configuration: nothing is known of it but what it has in flight and has done.
+    fn forget(&self) {
+        self.checked.store(0, Relaxed);
+        self.ejected_until.store(0, Relaxed);
+        self.trial.store(NO_TRIAL, Relaxed);
+        self.fault.store(0, Relaxed);
+        self.in_row.store(0, Relaxed);
+    }
+
     /// What active checks say.
     pub fn checked(&self) -> Checked {
         match self.checked.load(Relaxed) {
@@ -250,6 +259,9 @@ impl BackendHealth {
 struct Known {
     backends: BTreeMap<PoolId, BTreeMap<SocketAddr, Arc<BackendHealth>>>,
     pools: BTreeMap<PoolId, Arc<PoolState>>,
+    /// Backends that the configuration no longer has, and that have requests or connections still: where one comes back,
+    /// those count.
+    gone: BTreeMap<(PoolId, SocketAddr), Weak<BackendHealth>>,
     /// The addresses that names stand for.
     resolved: BTreeMap<PoolId, Vec<BackendTable>>,
 }
@@ -292,8 +304,14 @@ impl LocalHealth {
             return found;
         }
         let mut known = self.write();
-        let of_pool = known.backends.entry(pool.clone()).or_default();
-        of_pool.entry(addr).or_insert_with(|| Arc::new(BackendHealth::new(addr))).clone()
+        let Known { backends, gone, .. } = &mut *known;
+        let mut returned = || {
+            let backend = gone.remove(&(pool.clone(), addr))?.upgrade()?;
+            backend.forget();
+            Some(backend)
+        };
+        let entry = || returned().unwrap_or_else(|| Arc::new(BackendHealth::new(addr)));
+        backends.entry(pool.clone()).or_default().entry(addr).or_insert_with(entry).clone()
     }
 
     /// The entry of a backend, if there is one.
@@ -423,17 +441,20 @@ impl LocalHealth {
     /// Forgets the backends that the table no longer has.
     pub(crate) fn retain(&self, table: &ProxyTable) {
         let mut known = self.write();
-        let Known { backends, pools, resolved } = &mut *known;
-        pools.retain(|id, _| table.pools.contains_key(id));
+        let Known { backends, pools, resolved, gone } = &mut *known;
+        gone.retain(|_, backend| backend.strong_count() > 0);
         backends.retain(|id, backends| {
-            let Some(pool) = table.pools.get(id) else { return false };
+            let pool = table.pools.get(id);
             let named = resolved.get(id).into_iter().flatten();
-            let addrs: BTreeSet<SocketAddr> = pool.backends.iter().chain(named).map(|b| b.addr).collect();
-            for (_, gone) in backends.extract_if(.., |addr, _| !addrs.contains(addr)) {
-                pools.get(id).inspect(|pool| pool.keep_times(&gone.totals.times));
+            let there = pool.iter().flat_map(|pool| pool.backends.iter().chain(named.clone()));
+            let addrs: BTreeSet<SocketAddr> = there.map(|b| b.addr).collect();
+            for (addr, backend) in backends.extract_if(.., |addr, _| !addrs.contains(addr)) {
+                pools.get(id).inspect(|pool| pool.keep_times(&backend.totals.times));
+                gone.insert((id.clone(), addr), Arc::downgrade(&backend));
             }
-            true
+            pool.is_some()
         });
+        pools.retain(|id, _| table.pools.contains_key(id));
     }
 
     /// All entries, to show them.
@@ -500,6 +521,21 @@ mod tests {
         health.eject(&backend, Fault::Connect, 1000);
         assert_eq!(health.settle(now_ms() + 8001), None);
         assert_eq!(health.healthy_count(&pool), (1, 1));
+    }
+
+    #[test]
+    fn a_backend_that_comes_back_has_what_is_in_flight() {
+        let (health, pool) = (LocalHealth::new(), pool(&[(1, None)]));
+        let old = health.backend(&pool.id, addr(1));
+        old.inflight.fetch_add(1, Relaxed);
+        health.set(&pool.id, addr(1), false);
+        health.retain(&ProxyTable::default());
+        assert!(health.get(&pool.id, addr(1)).is_none());
+        let new = health.backend(&pool.id, addr(1));
+        assert_eq!((new.inflight(), new.checked()), (1, Checked::Unknown), "and nothing that was said of it");
+        health.retain(&ProxyTable::default());
+        drop((old, new));
+        assert_eq!(health.backend(&pool.id, addr(1)).inflight(), 0);
     }
 
     #[test]

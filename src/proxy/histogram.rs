@@ -40,6 +40,14 @@ impl Histogram {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
+    /// Moves what it holds.
+    pub(crate) fn move_to(&self, times: &mut Times) {
+        for (sum, count) in times.counts.iter_mut().zip(&self.counts) {
+            *sum += count.swap(0, Relaxed);
+        }
+        times.sum_us += self.sum_us.swap(0, Relaxed);
+    }
+
     /// Adds what it holds.
     pub(crate) fn add_to(&self, times: &mut Times) {
         for (sum, count) in times.counts.iter_mut().zip(&self.counts) {

@@ -46,7 +46,7 @@ pub(crate) struct Totals {
 impl PoolState {
     /// A backend is gone.
     pub(crate) fn keep_times(&self, of_backend: &Histogram) {
-        of_backend.add_to(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        of_backend.move_to(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The times of all backends, where those that are there have these.
