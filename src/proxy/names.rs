@@ -1,11 +1,11 @@
-//! Backends by name: resolved again and again by a thread of its own, since the system's resolver blocks.
+//! Backends by name: resolved again and again by threads of their own, since the system's resolver blocks.
 //!
 //! What a name stood for last is kept when it cannot be resolved, and a name stands for [`MOST`] addresses at most.
 
 use crate::health::LocalHealth;
 use arc_swap::ArcSwap;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{SocketAddr, ToSocketAddrs},
     sync::{Arc, mpsc},
@@ -22,6 +22,10 @@ use zonekeeper_core::{
 const EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether there are new ones.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a start waits for the first addresses: what has none by then is served when it has.
+const FIRST: Duration = Duration::from_secs(1);
+/// Names that are resolved at once: one that its servers do not answer for takes seconds.
+const AT_ONCE: usize = 16;
 /// Addresses of one name that are used.
 const MOST: usize = 64;
 
@@ -32,15 +36,17 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// Resolves once, waiting for it, and goes on in a thread.
+    /// Resolves in a thread, and waits a moment for the first time.
     pub(crate) fn start(
         published: Arc<ArcSwap<Published>>,
         health: Arc<LocalHealth>,
     ) -> io::Result<Resolver> {
         let (stop, stopped) = mpsc::channel::<()>();
-        let mut known = Known::default();
-        known.resolve(&published.load(), &health, &system);
+        let (done, first) = mpsc::channel::<()>();
         std::thread::Builder::new().name("proxy-names".into()).spawn(move || {
+            let mut known = Known::default();
+            known.resolve(&published.load(), &health, &system);
+            drop(done);
             let mut waited = Duration::ZERO;
             while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK) {
                 waited += LOOK;
@@ -51,8 +57,21 @@ impl Resolver {
                 }
             }
         })?;
+        let _ = first.recv_timeout(FIRST); // its end is the news
         Ok(Resolver { _stop: stop })
     }
+}
+
+fn all_at_once(
+    names: &[(String, u16)],
+    resolve: &(dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Sync),
+) -> Vec<io::Result<Vec<SocketAddr>>> {
+    std::thread::scope(|scope| {
+        let one = |(name, port): &'_ (String, u16)| resolve(name, *port);
+        let each: Vec<_> = names.iter().map(|name| scope.spawn(move || one(name))).collect();
+        let panicked = || io::Error::other("the resolver panicked");
+        each.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+    })
 }
 
 fn system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -83,13 +102,15 @@ impl Known {
         &mut self,
         published: &Published,
         health: &LocalHealth,
-        resolve: &dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+        resolve: &(dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Sync),
     ) {
-        let wanted: Vec<_> = pools(published).flat_map(|(_, p)| &p.names).map(key).collect();
+        let wanted: BTreeSet<_> = pools(published).flat_map(|(_, p)| &p.names).map(key).collect();
         self.addresses.retain(|k, _| wanted.contains(k));
-        for (name, port) in wanted {
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let resolved = wanted.chunks(AT_ONCE).flat_map(|some| all_at_once(some, resolve));
+        for ((name, port), resolved) in wanted.iter().cloned().zip(resolved) {
             let before = self.addresses.get(&(name.clone(), port));
-            let found = match resolve(&name, port) {
+            let found = match resolved {
                 Ok(mut found) if !found.is_empty() => {
                     found.sort_unstable();
                     found.dedup();
@@ -129,7 +150,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
+    use std::sync::Mutex;
     use zonekeeper_core::{State, model::Pool, route::ProxyTable};
 
     fn addrs(last: &[u8]) -> Vec<SocketAddr> {
@@ -151,11 +172,11 @@ mod tests {
         };
         let (mut known, health) = (Known::default(), LocalHealth::new());
         assert!(known.misses(&published));
-        let said = RefCell::new(Ok(addrs(&[2, 1, 1])));
+        let said = Mutex::new(Ok(addrs(&[2, 1, 1])));
         let mut now = |answer: Option<Vec<SocketAddr>>| {
-            *said.borrow_mut() = answer.ok_or(());
+            *said.lock().unwrap() = answer.ok_or(());
             let resolve =
-                |_: &str, _: u16| said.borrow().clone().map_err(|()| io::Error::other("no such name"));
+                |_: &str, _: u16| said.lock().unwrap().clone().map_err(|()| io::Error::other("no such name"));
             known.resolve(&published, &health, &resolve);
             health
                 .backends(&published.proxy.pools[&id])
@@ -171,5 +192,31 @@ mod tests {
         assert_eq!(now(Some(addrs(&[3]))), with(&[3]));
         assert_eq!(now(Some(addrs(&(0..200).collect::<Vec<_>>()))).len(), MOST);
         assert!(!known.misses(&published));
+    }
+
+    /// Names whose servers are silent hold up neither each other nor those that are known.
+    #[test]
+    fn names_are_resolved_at_once() {
+        let named = |i: usize| NamedBackend { site: None, name: format!("app-{i}"), port: 80, weight: 1 };
+        let mut state = State::default();
+        let pool = Pool { names: (0..2 * AT_ONCE).map(named).collect(), ..Pool::default() };
+        state.pools.insert("web".parse().unwrap(), Arc::new(pool));
+        let published = Published {
+            generation: state.generation,
+            proxy: Arc::new(ProxyTable::build(&state, &"here".parse().unwrap())),
+            dns: Arc::default(),
+            state: Arc::new(state),
+        };
+        let together = std::sync::Barrier::new(AT_ONCE);
+        let resolve = |name: &str, _: u16| {
+            together.wait(); // for ever, unless so many come
+            let last: u8 = name.trim_start_matches("app-").parse().unwrap();
+            Ok(addrs(&[last]))
+        };
+        let health = LocalHealth::new();
+        Known::default().resolve(&published, &health, &resolve);
+        let all = health.backends(&published.proxy.pools[&"web".parse().unwrap()]).into_owned();
+        let want: Vec<u8> = (0..2 * AT_ONCE as u8).collect();
+        assert_eq!(all.iter().map(|b| b.addr).collect::<Vec<_>>(), addrs(&want), "each by its own name");
     }
 }
