@@ -3,7 +3,7 @@
 //! | what happened | any method | idempotent only | never |
 //! |---|---|---|---|
 //! | the connection was not made | retried | | |
-//! | a kept connection had ended before the request reached it | retried | | |
+//! | the connection had ended before the request reached it | retried | | |
 //! | the request was sent, no final response began, or it is 503 | | retried | |
 //! | a byte of the final response was forwarded | | | cut |
 //!
@@ -508,7 +508,7 @@ async fn settle(
             // It had ended before our bytes came: the end was read, and its TCP has not acknowledged one of them.
             let acked = || socket::bytes_acked(&backend.wire);
             let unannounced = lost == Lost::Broken && backend.silent() && backend.wire.ended();
-            let ended = backend.reused && (lost == Lost::Closed || unannounced);
+            let ended = lost == Lost::Closed || unannounced;
             let unread = ended && acked().is_some_and(|n| n <= backend.sent);
             let stale = backend.reused && matches!(lost, Lost::Closed | Lost::Broken);
             return Err(Failure { lost, unread, stale });

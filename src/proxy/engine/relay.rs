@@ -8,7 +8,7 @@ use super::{
     preamble,
     splice::Splice,
     timer::{BURST, Side, Timer},
-    upstream::Lease,
+    upstream::{Carries, Lease},
     wire::Wire,
 };
 use crate::{
@@ -193,7 +193,7 @@ async fn connect(
         if attempt > 0 {
             totals.retries.fetch_add(1, Relaxed);
         }
-        if let Some(backend) = lease.connect(&client.timer, ends, more).await {
+        if let Some(backend) = lease.connect(&client.timer, ends, Carries::Bytes { more }).await {
             lease.health().answered(200);
             return Some((lease, backend));
         }

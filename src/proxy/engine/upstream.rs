@@ -130,6 +130,18 @@ pub(crate) fn sweep(view: &View, now_ms: u64) {
     view.kept.iter().flatten().for_each(|k| k.sweep(now_ms));
 }
 
+/// What a connection to a backend is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// HTTP, which TLS agrees on (RFC 7301).
+    Requests,
+    /// Whatever the client of L4 says; with `more` there are bytes for it.
+    Bytes {
+        /// There are.
+        more: bool,
+    },
+}
+
 /// A place on a backend; given back when dropped.
 pub(crate) struct Lease {
     view: Rc<View>,
@@ -175,8 +187,7 @@ impl Lease {
         let until = timer.now() + u64::from(live.table.queue_timeout_ms);
         let chosen = poll_fn(|_| {
             if turn.first() {
-                // The first in line holds up all others: it takes what there is, also one that has failed it.
-                match choose(&[]) {
+                match choose(exclude) {
                     Choice::Backend(backend) => return Poll::Ready(Ok(lease(backend))),
                     Choice::Nothing => return Poll::Ready(Err(Answer::Unavailable)),
                     Choice::Full => {}
@@ -290,7 +301,7 @@ impl Lease {
             let opened = Box::pin(self.open2(timer, ends)); // rare, and requests do not hold its room
             opened.await.map(Wire::upstream)
         } else {
-            self.connect(timer, ends, true).await
+            self.connect(timer, ends, Carries::Requests).await
         };
         if opened.is_some() {
             self.fault.set(Fault::Requests);
@@ -312,7 +323,7 @@ impl Lease {
                 Turn::Ours(turn) => Some(turn),
             },
         };
-        let opened = match self.connect(timer, ends, true).await {
+        let opened = match self.connect(timer, ends, Carries::Requests).await {
             Some(wire) => connections.add(wire, ends, timer, ms).await,
             None => None,
         };
@@ -343,7 +354,7 @@ impl Lease {
     }
 
     /// Shakes hands where the pool has TLS; none when the backend is not who it shall be. So many bytes were sent `before`.
-    async fn encrypt(&self, stream: Stream, before: usize, timer: &Timer) -> Option<Wire> {
+    async fn encrypt(&self, stream: Stream, before: usize, timer: &Timer, carries: Carries) -> Option<Wire> {
         let table = &self.pool().table;
         if table.tls.is_none() {
             let wire = Wire::plain(stream);
@@ -351,19 +362,23 @@ impl Lease {
             return Some(wire);
         }
         let client = self.pool().tls.as_ref()?;
-        let tls = Tls::to(stream, client.config().clone(), client.name(self.health().addr.ip())).ok()?;
+        let config = match carries {
+            Carries::Requests => client.config(),
+            Carries::Bytes { .. } => client.of_bytes(),
+        };
+        let tls = Tls::to(stream, config.clone(), client.name(self.health().addr.ip())).ok()?;
         let wire = Wire::tls(tls);
         wire.count_before(before);
         let shaken = wire.handshake(timer, Side::Backend).await;
         (shaken.is_ok() && (!table.http2 || wire.speaks_http2())).then_some(wire)
     }
 
-    /// Opens a connection, for these ends where the backend is told; none when it is refused or takes too long. With
-    /// `more` there are bytes for it.
-    pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>, more: bool) -> Option<Wire> {
+    /// Opens a connection, for these ends where the backend is told; none when it is refused or takes too long.
+    pub(crate) async fn connect(&self, timer: &Timer, ends: Option<Ends>, carries: Carries) -> Option<Wire> {
         let table = &self.pool().table;
         self.fault.set(Fault::Connect);
-        let more = more || table.tls.is_some() || table.send_proxy.is_some();
+        let more =
+            carries != Carries::Bytes { more: false } || table.tls.is_some() || table.send_proxy.is_some();
         let stream = Stream::connect(self.health().addr, more, timer.reactor());
         let stream = stream.inspect_err(|e| self.out_of_room.set(socket::out_of_room(e))).ok()?;
         timer.arm(Side::Backend, table.connect_timeout_ms);
@@ -378,7 +393,7 @@ impl Lease {
         }
         let announced = if connected { self.announce(&stream, timer, ends).await } else { None };
         let wire = match announced {
-            Some(before) => self.encrypt(stream, before, timer).await,
+            Some(before) => self.encrypt(stream, before, timer, carries).await,
             None => None,
         };
         timer.disarm(Side::Backend);

@@ -18,12 +18,19 @@ use zonekeeper_core::{
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     config: Arc<ClientConfig>,
+    /// The same, and says nothing of a protocol.
+    of_bytes: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
 }
 
 impl Client {
     pub(crate) fn config(&self) -> &Arc<ClientConfig> {
         &self.config
+    }
+
+    /// For bytes of L4, whose protocol is theirs.
+    pub(crate) fn of_bytes(&self) -> &Arc<ClientConfig> {
+        &self.of_bytes
     }
 
     /// What the certificate of a backend at this address must name.
@@ -79,8 +86,9 @@ impl Loaded {
             None => builder.with_no_client_auth(),
             Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))),
         };
+        let of_bytes = Arc::new(config.clone());
         config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let client = Arc::new(Client { config: Arc::new(config), name });
+        let client = Arc::new(Client { config: Arc::new(config), of_bytes, name });
         Ok(Loaded { spec: spec.clone(), http2, written, client })
     }
 }

@@ -111,6 +111,30 @@ async fn a_client_that_breaks_off_leaves_the_queue_to_the_next() {
     );
 }
 
+/// Who waits to be tried again waits for another backend, also where the one that failed it is free.
+#[tokio::test]
+async fn a_retry_waits_for_another_backend() {
+    let permits = Arc::new(Semaphore::new(0));
+    let good = gated(&permits);
+    let odd = Server::with(any(), |mut stream, requests| async move {
+        while read_request(&mut stream, &mut Vec::new()).await.is_some() {
+            requests.fetch_add(1, Relaxed);
+            let _ = stream.write_all(b"nothing of HTTP\r\n\r\n").await;
+        }
+    });
+    let mut state = state(Protocol::Http, &[good.addr, odd.addr]);
+    edit_pool(&mut state, |p| p.max_connections = 1);
+    let world = World::start(state);
+    let (mut first, mut second) = (world.client().await, world.client().await);
+    first.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("the good one is busy", async || good.count() == 1).await;
+    second.send("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("it waits", async || waiting(&world) == 1).await;
+    permits.add_permits(2);
+    assert_eq!(first.answer(false).await.text(), "/1");
+    assert_eq!((second.answer(false).await.text().as_str(), odd.count()), ("/2", 1));
+}
+
 #[tokio::test]
 async fn tcp_connections_wait_as_well() {
     let backend = Server::with(any(), |mut stream, requests| async move {
