@@ -35,6 +35,20 @@ fn without_requests(log: &Log, id: &ListenerId, listener: &Listener) {
             "is about HTTP headers, which this listener does not see; use proxy_protocol, or protocol = \"http\"",
         );
     }
+    let plain = Listener::default();
+    for (field, given) in [
+        ("identify", listener.identify),
+        ("http2", listener.http2 != plain.http2),
+        ("max_body", listener.max_body != plain.max_body),
+        ("min_rate", listener.min_rate != plain.min_rate),
+        ("request_timeout", listener.request_timeout_ms != plain.request_timeout_ms),
+        ("tunnel_timeout", listener.tunnel_timeout_ms != plain.tunnel_timeout_ms),
+    ] {
+        if given {
+            let why = "changes nothing: it is about HTTP, which this listener does not see; take it out";
+            log.warn_at(&path(id, field), why);
+        }
+    }
     if listener.protocol == Protocol::Udp {
         if listener.access_log > 0 {
             say("access_log", "is for requests and connections; a UDP listener has none, so take it out");
