@@ -112,10 +112,9 @@ pub fn hold_down(record: &Record) -> Finding {
     let forced = |m: &Move| m.from.iter().any(|s| finds_down(m, s) || down_before(record, m, s));
     let back = |m: &Move| left(record, m).is_none() && !forced(m);
     for (i, m) in record.moves.iter().enumerate().filter(|(_, m)| back(m)) {
-        let earlier = record.moves[..i]
-            .iter()
-            .rev()
-            .find(|e| m.to.iter().any(|s| e.from.contains(s) && !e.to.contains(s)));
+        // One that was left for a site before it in the order had not failed, and may be needed again at once.
+        let failed = |e: &&Move| left(record, e).is_some_and(|gone| m.to.contains(&record.sites[gone]));
+        let earlier = record.moves[..i].iter().rev().find(failed);
         let Some((then, now)) = earlier.and_then(|e| Some((millis(&e.time)?, millis(&m.time)?))) else {
             continue;
         };
@@ -377,6 +376,15 @@ mod tests {
         assert!(!hold_down(&record).good, "in the entry that finds it up");
         record.moves[1] = moved(11 * SECOND, 10, "ams", "fra");
         assert!(hold_down(&record).good, "the site that took over has failed");
+        record.moves = vec![moved(5 * SECOND, 9, "fra", "ams"), back(9 * SECOND)];
+        record.moves.push(moved(10 * SECOND, 11, "fra", "iad"));
+        let second = Move { rows: 0, about: String::new(), ..moved(11 * SECOND, 12, "iad", "ams") };
+        record.moves.push(second.clone());
+        assert!(hold_down(&record).good, "ams was not left because it failed");
+        record.moves[1] = moved(9 * SECOND, 10, "ams", "iad");
+        record.moves.truncate(2);
+        record.moves.push(Move { seen_us: 10 * SECOND, time: moved(10 * SECOND, 0, "", "").time, ..second });
+        assert!(!hold_down(&record).good, "here it was");
     }
 
     #[test]
