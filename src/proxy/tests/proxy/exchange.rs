@@ -3,7 +3,10 @@
 use crate::{http2::Client2, support::*};
 use std::{
     io::{Read, Write},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,35 +15,46 @@ use zonekeeper_core::model::{Http2, Protocol};
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// Posts over connections that their backend ends as the next request comes ([`ended`]): what it cannot have read is sent
-/// again. How many were posted.
+/// A backend that ends each connection just as the next request comes.
+#[derive(Default)]
+pub struct Ending {
+    /// The bodies that it read, each the number of a request.
+    read: Mutex<Vec<[u8; 5]>>,
+    /// Requests that came between its last look and the end.
+    late: AtomicU64,
+}
+
+/// Posts over connections that their backend ends ([`Ending`]): what it cannot have read is sent again, and nothing else.
 ///
 /// On a saturated machine the kernel's queues of two processors let a reset overtake the end before it (ECONNRESET, and no
 /// end was read). Then nothing says that the request was not read, and it is not sent again, rightly. So this goes on
 /// until 400 came through without.
-pub async fn posts_come_through(world: &World, late: &AtomicU64) -> u64 {
+pub async fn posts_come_through(world: &World, ending: &Ending) {
     let retried = || world.proxy.counters().backends[0].2.retries;
     let mut seen = Vec::new();
     while seen.len() < 15 && !seen.iter().any(|(lost, late, retried)| lost <= late && *retried > 0) {
         let before = retried();
-        let lost = post_at_once(world.addr("web"), 400).await;
-        seen.push((u64::from(lost), late.swap(0, Relaxed), retried() - before));
+        let lost = post_at_once(world.addr("web"), 400 * seen.len(), 400).await;
+        seen.push((lost, ending.late.swap(0, Relaxed), retried() - before));
     }
     let last = seen.last().unwrap();
     assert!(last.0 <= last.1 && last.2 > 0, "of 400: not answered, may have been read, sent again: {seen:?}");
-    400 * seen.len() as u64
+    let mut read = ending.read.lock().unwrap().clone();
+    read.sort_unstable();
+    assert!(!read.windows(2).any(|w| w[0] == w[1]), "one was executed twice");
 }
 
-/// Posts five bytes so many times, each as soon as the one before was answered; how many were answered 502 and not 200. A
-/// thread of its own: the backends here keep the runtime's busy.
-async fn post_at_once(addr: std::net::SocketAddr, times: u32) -> u32 {
+/// Posts so many numbers from `first` on, each as soon as the one before was answered; how many were answered 502 and not
+/// 200. A thread of its own: the backends here keep the runtime's busy.
+async fn post_at_once(addr: std::net::SocketAddr, first: usize, times: usize) -> u64 {
     let posting = tokio::task::spawn_blocking(move || {
         let mut client = std::net::TcpStream::connect(addr).unwrap();
         client.set_nodelay(true).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut lost = 0;
-        for i in 0..times {
-            client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+        for i in first..first + times {
+            let post = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{i:05}");
+            client.write_all(post.as_bytes()).unwrap();
             let mut got = Vec::new();
             while !got.ends_with(b"\r\n\r\n") {
                 let mut byte = [0];
@@ -62,46 +76,55 @@ async fn post_at_once(addr: std::net::SocketAddr, times: u32) -> u32 {
     posting.await.unwrap()
 }
 
-/// Ends a connection over which the next request has not come; false where it has. What comes between the look and the
-/// end lies there unread, though TCP has acknowledged it: `late` counts it. What comes after the end is refused.
-pub fn ended(stream: &tokio::net::TcpStream, late: &AtomicU64) -> bool {
-    let socket = socket2::SockRef::from(stream);
-    let peek = || socket.peek(&mut [const { std::mem::MaybeUninit::uninit() }; 1]);
-    if peek().is_ok() {
-        return false;
-    }
-    let _ = socket.shutdown(std::net::Shutdown::Both);
-    if peek().is_ok_and(|n| n > 0) {
-        late.fetch_add(1, Relaxed);
-    }
-    true
-}
-
-/// Answers requests that end with `hello`, and ends the connection after each, just as the next one comes; `tcp` is what the
-/// stream goes over.
-pub async fn answer_and_end<S>(
-    mut stream: S,
-    tcp: impl Fn(&S) -> &tokio::net::TcpStream,
-    (n, late): (&AtomicU64, &AtomicU64),
-) where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    loop {
-        let mut pending = Vec::new();
-        while !pending.ends_with(b"hello") {
-            if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
-                return;
-            }
-        }
-        let n = n.fetch_add(1, Relaxed);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        let _ = stream.flush().await;
+impl Ending {
+    /// Ends the connection over which this body was read and answered, unless the next request has come: then false. What
+    /// comes between the look and the end lies there unread, though TCP has acknowledged it. What comes after the end is
+    /// refused.
+    pub fn end_after(&self, body: &[u8], stream: &tokio::net::TcpStream) -> bool {
+        let n = {
+            let mut read = self.read.lock().unwrap();
+            read.push(body.try_into().unwrap());
+            read.len() as u64
+        };
         let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 400);
         while std::time::Instant::now() < end {
             std::hint::spin_loop();
         }
-        if ended(tcp(&stream), late) {
-            return;
+        let socket = socket2::SockRef::from(stream);
+        let peek = || socket.peek(&mut [const { std::mem::MaybeUninit::uninit() }; 1]);
+        if peek().is_ok() {
+            return false;
+        }
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+        if peek().is_ok_and(|n| n > 0) {
+            self.late.fetch_add(1, Relaxed);
+        }
+        true
+    }
+
+    /// Answers requests of five bytes and ends the connection; `tcp` is what the stream goes over.
+    pub async fn serve<S>(&self, mut stream: S, tcp: impl Fn(&S) -> &tokio::net::TcpStream)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        loop {
+            let mut pending = Vec::new();
+            let body = loop {
+                if let Some((head, body)) = pending.split_last_chunk::<5>()
+                    && head.ends_with(b"\r\n\r\n")
+                    && body.iter().all(u8::is_ascii_digit)
+                {
+                    break body;
+                }
+                if !matches!(stream.read_buf(&mut pending).await, Ok(read) if read > 0) {
+                    return;
+                }
+            };
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream.flush().await;
+            if self.end_after(body, tcp(&stream)) {
+                return;
+            }
         }
     }
 }

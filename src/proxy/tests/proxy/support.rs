@@ -189,10 +189,12 @@ impl Drop for Server {
 pub fn bind(addr: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
-    for _ in 0..1000 {
+    for tries in 0.. {
         match socket.bind(addr) {
-            Ok(()) => break, // the one that had it before may not be gone yet
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(()) => break,
+            // the one that had it before may not be gone yet
+            Err(_) if tries < 1000 => std::thread::sleep(Duration::from_millis(5)),
+            Err(e) => panic!("{addr}: {e}"),
         }
     }
     socket.listen(1024).unwrap()
@@ -202,9 +204,11 @@ pub fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// A port where nobody listens.
+/// A port where nobody listens, for good: it is taken until the tests end, or another test's server could get it.
 pub fn dead() -> SocketAddr {
-    bind(any()).local_addr().unwrap()
+    let socket = std::mem::ManuallyDrop::new(TcpSocket::new_v4().unwrap());
+    socket.bind(any()).unwrap();
+    socket.local_addr().unwrap()
 }
 
 impl Server {

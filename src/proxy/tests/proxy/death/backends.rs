@@ -4,6 +4,7 @@ use crate::support::{Server, any, dead, field};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    os::fd::AsFd,
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -67,7 +68,8 @@ async fn blackhole() -> Victim {
     Victim { addr, _server: None, _full: Some((listener, waiting)) }
 }
 
-pub async fn victim(death: Death, executed: &Executed) -> Victim {
+/// One of three that is dead or dies; with `http2` it speaks HTTP/2.
+pub async fn victim(death: Death, executed: &Executed, http2: bool) -> Victim {
     match death {
         Death::Refuses => return Victim { addr: dead(), _server: None, _full: None },
         Death::Blackholes => return blackhole().await,
@@ -77,13 +79,16 @@ pub async fn victim(death: Death, executed: &Executed) -> Victim {
     let server = Server::with(any(), move |stream, n| {
         let (executed, n) = (executed.clone(), n.fetch_add(1, Relaxed));
         async move {
-            let _ = die(death, stream, executed, n).await;
+            let _ = match http2 {
+                true => super::backends2::die(death, stream, executed, n).await,
+                false => die(death, stream, executed, n).await,
+            };
         }
     });
     Victim { addr: server.addr, _server: Some(server), _full: None }
 }
 
-fn reset(stream: &TcpStream) {
+pub fn reset<S: AsFd>(stream: &S) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
@@ -139,11 +144,15 @@ const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A backend that serves everything: it answers "ok", and a WebSocket echoes.
-pub fn healthy(executed: &Executed) -> Server {
+pub fn healthy(executed: &Executed, http2: bool) -> Server {
     let executed = executed.clone();
     Server::with(any(), move |mut stream, _| {
         let executed = executed.clone();
         async move {
+            if http2 {
+                let _ = super::backends2::serve(stream, executed).await;
+                return;
+            }
             let mut pending = Vec::new();
             while serve_one(&mut stream, &mut pending, &executed).await.is_some() {}
         }

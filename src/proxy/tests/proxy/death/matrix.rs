@@ -1,5 +1,6 @@
-//! The death matrix: one of three backends dies in every way, under every kind of request, behind ours, HAProxy (as it
-//! is, and told to retry what it can) and nginx. What ours may show is asserted; the others stand beside it.
+//! The death matrix: one of three backends dies in every way, under every kind of request, behind ours (over HTTP/1.1 and
+//! over HTTP/2), HAProxy (as it is, and told to retry what it can) and nginx. What ours may show is asserted; the others
+//! stand beside it.
 
 use super::backends::{Death, Executed, healthy, victim};
 use crate::{
@@ -171,7 +172,9 @@ fn in_a_word(answer: &Answer) -> String {
 }
 
 /// The proxies of the matrix.
-const PROXIES: [&str; 4] = ["ours", "haproxy", "haproxy-retry", "nginx"];
+const PROXIES: [&str; 5] = ["ours", OURS2, "haproxy", "haproxy-retry", "nginx"];
+/// Ours before backends that speak HTTP/2.
+const OURS2: &str = "ours-http2";
 
 /// A proxy, until it is dropped.
 enum Running {
@@ -194,7 +197,7 @@ async fn start(
     death: Death,
     backends: &[SocketAddr],
 ) -> Option<([SocketAddr; 2], Running)> {
-    if name != "ours" {
+    if !["ours", OURS2].contains(&name) {
         let peer =
             peers::start(name, backends, Limits { max_body: 1 << 30, response_ms: response_ms(death) })
                 .await?;
@@ -204,6 +207,7 @@ async fn start(
     edit_listener(&mut state, |l| (l.max_body, l.http2) = (0, Http2::PriorKnowledge));
     edit_pool(&mut state, |p| {
         (p.connect_timeout_ms, p.response_timeout_ms, p.eject_ms) = (CONNECT_MS, response_ms(death), 0);
+        p.http2 = name == OURS2;
     });
     let world = World::try_start(state, 1).unwrap();
     Some(([world.addr("web"); 2], Running::Ours(Box::new(world))))
@@ -212,10 +216,13 @@ async fn start(
 /// All cells of one proxy under one death.
 async fn suffer(name: &'static str, death: Death) -> Option<Cells> {
     let executed = Executed::default();
-    let (bad, b, c) = (victim(death, &executed).await, healthy(&executed), healthy(&executed));
+    let http2 = name == OURS2;
+    let (bad, b, c) =
+        (victim(death, &executed, http2).await, healthy(&executed, http2), healthy(&executed, http2));
     let (addrs, running) = start(name, death, &[bad.addr, b.addr, c.addr]).await?;
     let mut cells = Cells::new();
-    for kind in KINDS {
+    // HTTP/2 has no upgrade
+    for kind in KINDS.into_iter().filter(|kind| !http2 || *kind != Kind::WebSocket) {
         let addr = addrs[usize::from(kind.http2())];
         let cell = cells.entry((death, kind)).or_default();
         let before = running.turns(bad.addr);
@@ -261,8 +268,11 @@ fn show(cell: Option<&Cell>) -> String {
 }
 
 fn table(all: &BTreeMap<&str, Cells>) -> String {
-    let mut text =
-        format!("| one of three | request | {} |\n|---|---|---|---|---|---|\n", PROXIES.join(" | "));
+    let mut text = format!(
+        "| one of three | request | {} |\n|{}\n",
+        PROXIES.join(" | "),
+        "---|".repeat(PROXIES.len() + 2)
+    );
     for death in Death::ALL {
         for kind in KINDS {
             let cells: Vec<String> =
@@ -292,9 +302,8 @@ async fn a_dying_backend_shows_only_where_nothing_else_is_safe() {
     let bad = |c: &Cells| c.values().flatten().filter(|(o, _)| *o != "ok").map(|(_, n)| *n).sum::<u32>();
     let sums: Vec<String> = all.iter().map(|(name, c)| format!("{name} {}", bad(c))).collect();
     peers::show(&format!("errors in the death matrix: {}", sums.join(", ")));
-    let ours = &all["ours"];
+    let ours = ["ours", OURS2].into_iter().flat_map(|name| &all[name]);
     let wrong: Vec<String> = ours
-        .iter()
         .flat_map(|((d, k), cell)| cell.keys().map(move |o| (*d, *k, o)))
         .filter(|(d, k, o)| !allowed(*d, *k, o))
         .map(|(d, k, o)| format!("{d:?} {k:?}: {o}"))

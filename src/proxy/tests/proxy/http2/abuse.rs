@@ -3,6 +3,7 @@
 use super::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
