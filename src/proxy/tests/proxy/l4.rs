@@ -136,7 +136,7 @@ async fn an_empty_pool_refuses_connections_until_a_backend_is_healthy() {
 
 #[tokio::test]
 async fn a_dead_backend_makes_its_listener_refuse_for_the_ejection() {
-    let at = bind(any()).local_addr().unwrap(); // until it is started there
+    let at = free();
     let world = World::tcp(&[at]);
     let addr = world.addr("web");
     if let Ok(mut cut) = TcpStream::connect(addr).await {

@@ -204,6 +204,11 @@ pub fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// A port that was free a moment ago.
+pub fn free() -> SocketAddr {
+    bind(any()).local_addr().unwrap()
+}
+
 /// A port where nobody listens, for good: it is taken until the tests end, or another test's server could get it.
 pub fn dead() -> SocketAddr {
     let socket = std::mem::ManuallyDrop::new(TcpSocket::new_v4().unwrap());

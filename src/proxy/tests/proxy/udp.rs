@@ -160,7 +160,7 @@ async fn a_removed_listener_takes_no_more_and_its_port_is_free() {
 /// A listener `web` of UDP and one `stream` of TCP at the same address.
 fn both(datagrams: SocketAddr, streams: SocketAddr) -> State {
     let mut state = state(Protocol::Udp, &[datagrams]);
-    let bind = vec![Bind { site: None, addr: dead() }];
+    let bind = vec![Bind { site: None, addr: free() }];
     edit_listener(&mut state, |l| l.binds.clone_from(&bind));
     let mut stream = listener(Protocol::Http);
     (stream.binds, stream.routes) = (bind, vec![route("stream")]);
