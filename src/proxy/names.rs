@@ -67,10 +67,14 @@ fn all_at_once(
     resolve: &(dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Sync),
 ) -> Vec<io::Result<Vec<SocketAddr>>> {
     std::thread::scope(|scope| {
-        let one = |(name, port): &'_ (String, u16)| resolve(name, *port);
-        let each: Vec<_> = names.iter().map(|name| scope.spawn(move || one(name))).collect();
+        // one that finds no room for a thread is tried again with the next round
+        let begin = |(name, port): &'_ (String, u16)| {
+            let (name, port) = (name.clone(), *port);
+            std::thread::Builder::new().spawn_scoped(scope, move || resolve(&name, port))
+        };
+        let each: Vec<_> = names.iter().map(begin).collect();
         let panicked = || io::Error::other("the resolver panicked");
-        each.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+        each.into_iter().map(|thread| thread?.join().unwrap_or_else(|_| Err(panicked()))).collect()
     })
 }
 
