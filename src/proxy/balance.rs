@@ -242,23 +242,6 @@ impl Asked<'_> {
         -uniform.ln() / self.weight(i) as f64
     }
 
-    /// The cheaper one of two at random, where each is drawn as often as its weight says.
-    fn of_two(&self, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
-        let first = self.draw(None);
-        let two = [first, self.draw(first)];
-        // Of equals the first: those that are idle share by their weights.
-        let ordered = |i: usize, inflight: u32| match cost(i, inflight) {
-            cost if first == Some(i) => cost,
-            cost => cost.next_up(),
-        };
-        match self.scan(&|i| two.contains(&Some(i)) && may(i), ordered) {
-            Best::None(_) => self.scan(may, &cost), // neither is usable
-            found => found,
-        }
-    }
-}
-
-impl Asked<'_> {
     /// A backend at random, by weight; never the one that is `but`.
     fn draw(&self, but: Option<usize>) -> Option<usize> {
         let backends = &self.pool.table.backends;
@@ -272,6 +255,21 @@ impl Asked<'_> {
             }
             None => true,
         })
+    }
+
+    /// The cheaper one of two at random, where each is drawn as often as its weight says.
+    fn of_two(&self, may: &dyn Fn(usize) -> bool, cost: impl Fn(usize, u32) -> f64) -> Best {
+        let first = self.draw(None);
+        let two = [first, self.draw(first)];
+        // Of equals the first: those that are idle share by their weights.
+        let ordered = |i: usize, inflight: u32| match cost(i, inflight) {
+            cost if first == Some(i) => cost,
+            cost => cost.next_up(),
+        };
+        match self.scan(&|i| two.contains(&Some(i)) && may(i), ordered) {
+            Best::None(_) => self.scan(may, &cost), // neither is usable
+            found => found,
+        }
     }
 }
 

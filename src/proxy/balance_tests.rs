@@ -266,6 +266,7 @@ fn a_backend_that_returns_is_warmed_up() {
         health.set(&pool.table.id, pool.backends[0].addr, false);
         health.set(&pool.table.id, pool.backends[0].addr, true);
         let (cold, warm, hot) = (at(&pool, 0), at(&pool, 5000), at(&pool, 60_000));
+        assert!((460..=540).contains(&new), "{balance:?}: at the start nobody is warmed up: {new}");
         assert!((70..=120).contains(&cold), "{balance:?}: a tenth of its share: {cold}");
         assert!((300..=370).contains(&warm), "{balance:?}: half of it: {warm}");
         match balance {

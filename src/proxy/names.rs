@@ -161,19 +161,23 @@ mod tests {
         last.iter().map(|n| SocketAddr::from(([10, 0, 0, *n], 80))).collect()
     }
 
-    #[test]
-    fn the_last_good_set_is_kept_and_is_bounded() {
-        let named = NamedBackend { site: None, name: "app.internal".into(), port: 80, weight: 3 };
-        let mut state = State::default();
-        let pool = Pool { names: vec![named.clone(), named], ..Pool::default() };
-        let id: PoolId = "web".parse().unwrap();
-        state.pools.insert(id.clone(), Arc::new(pool));
+    /// One pool of these names.
+    fn published(names: Vec<NamedBackend>) -> (PoolId, Published) {
+        let (id, mut state): (PoolId, _) = ("web".parse().unwrap(), State::default());
+        state.pools.insert(id.clone(), Arc::new(Pool { names, ..Pool::default() }));
         let published = Published {
             generation: state.generation,
             proxy: Arc::new(ProxyTable::build(&state, &"here".parse().unwrap())),
             dns: Arc::default(),
             state: Arc::new(state),
         };
+        (id, published)
+    }
+
+    #[test]
+    fn the_last_good_set_is_kept_and_is_bounded() {
+        let named = NamedBackend { site: None, name: "app.internal".into(), port: 80, weight: 3 };
+        let (id, published) = published(vec![named.clone(), named]);
         let (mut known, health) = (Known::default(), LocalHealth::new());
         assert!(known.misses(&published));
         let said = Mutex::new(Ok(addrs(&[2, 1, 1])));
@@ -202,15 +206,7 @@ mod tests {
     #[test]
     fn names_are_resolved_at_once() {
         let named = |i: usize| NamedBackend { site: None, name: format!("app-{i}"), port: 80, weight: 1 };
-        let mut state = State::default();
-        let pool = Pool { names: (0..2 * AT_ONCE).map(named).collect(), ..Pool::default() };
-        state.pools.insert("web".parse().unwrap(), Arc::new(pool));
-        let published = Published {
-            generation: state.generation,
-            proxy: Arc::new(ProxyTable::build(&state, &"here".parse().unwrap())),
-            dns: Arc::default(),
-            state: Arc::new(state),
-        };
+        let (id, published) = published((0..2 * AT_ONCE).map(named).collect());
         let together = std::sync::Barrier::new(AT_ONCE);
         let resolve = |name: &str, _: u16| {
             together.wait(); // for ever, unless so many come
@@ -219,7 +215,7 @@ mod tests {
         };
         let health = LocalHealth::new();
         Known::default().resolve(&published, &health, &resolve);
-        let all = health.backends(&published.proxy.pools[&"web".parse().unwrap()]).into_owned();
+        let all = health.backends(&published.proxy.pools[&id]).into_owned();
         let want: Vec<u8> = (0..2 * AT_ONCE as u8).collect();
         assert_eq!(all.iter().map(|b| b.addr).collect::<Vec<_>>(), addrs(&want), "each by its own name");
     }

@@ -86,10 +86,7 @@ impl Ending {
             read.push(body.try_into().unwrap());
             read.len() as u64
         };
-        let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 400);
-        while std::time::Instant::now() < end {
-            std::hint::spin_loop();
-        }
+        spin(Duration::from_micros(n * 7 % 400));
         let socket = socket2::SockRef::from(stream);
         let peek = || socket.peek(&mut [const { std::mem::MaybeUninit::uninit() }; 1]);
         if peek().is_ok() {
@@ -251,10 +248,7 @@ async fn a_kept_connection_that_ended_is_invisible_to_a_large_body_without_a_len
             let n = n.fetch_add(1, Relaxed);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
             if head.contains("/last") {
-                let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 300);
-                while std::time::Instant::now() < end {
-                    std::hint::spin_loop();
-                }
+                spin(Duration::from_micros(n * 7 % 300));
                 return;
             }
         }

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -161,6 +161,14 @@ pub fn edit_pool(state: &mut State, change: impl FnOnce(&mut Pool)) {
 
 pub fn edit_listener(state: &mut State, change: impl FnOnce(&mut Listener)) {
     change(Arc::make_mut(state.listeners.get_mut(&listener_id("web")).unwrap()));
+}
+
+/// Passes a time to the microsecond, which a sleep does not.
+pub fn spin(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
 }
 
 /// Waits until something is so.

@@ -1,12 +1,12 @@
 //! Backends that die in one way each, and healthy ones; all of them write down which requests they read whole.
 
-use crate::support::{Server, any, dead, field};
+use crate::support::{Server, any, dead, field, spin};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     os::fd::AsFd,
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -101,10 +101,7 @@ async fn die(death: Death, mut stream: TcpStream, executed: Executed, n: u64) ->
     if death == Death::ClosesAsReused {
         serve_one(&mut stream, &mut pending, &executed).await?;
         // Somewhere in here the next request leaves the proxy.
-        let end = Instant::now() + Duration::from_micros(n * 37 % 400);
-        while Instant::now() < end {
-            std::hint::spin_loop();
-        }
+        spin(Duration::from_micros(n * 37 % 400));
         return None;
     }
     if death == Death::Answers503 {

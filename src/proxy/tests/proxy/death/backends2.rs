@@ -1,13 +1,11 @@
 //! The same deaths of backends that speak HTTP/2.
 
 use super::backends::{Death, Executed, reset};
+use crate::support::spin;
 use bytes::Bytes;
 use h2::{RecvStream, server::Connection};
 use http::{Request, Response};
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, time::Duration};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 /// Reads a request's body to its end and writes the request down.
@@ -71,10 +69,7 @@ pub async fn die(death: Death, stream: TcpStream, executed: Executed, n: u64) ->
             let flushed = answer_each(&mut connection, &executed, 200, &answered);
             drop(timeout(Duration::from_millis(2), flushed).await);
             // Somewhere in here the next request leaves the proxy.
-            let end = Instant::now() + Duration::from_micros(n * 37 % 400);
-            while Instant::now() < end {
-                std::hint::spin_loop();
-            }
+            spin(Duration::from_micros(n * 37 % 400));
             // What came before the client knew is served, and nothing else (RFC 9113 §6.8).
             connection.graceful_shutdown();
             return answer_each(&mut connection, &executed, 200, &answered).await;

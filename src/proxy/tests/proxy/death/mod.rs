@@ -5,6 +5,7 @@ mod backends2;
 mod matrix;
 
 use crate::support::*;
+use backends::reset;
 use std::{
     sync::{
         Arc,
@@ -32,10 +33,6 @@ enum Death {
     Hangs,
 }
 
-fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-}
-
 /// A backend that dies like this with every connection, and counts the requests that it read.
 fn dying(death: Death) -> Server {
     if death == Death::Refuses {
@@ -48,11 +45,11 @@ fn dying(death: Death) -> Server {
 
 async fn die(death: Death, mut stream: TcpStream, requests: Arc<AtomicU64>) {
     match death {
-        Death::ResetsOnAccept => return reset(stream),
+        Death::ResetsOnAccept => return reset(&stream),
         Death::ClosesOnAccept => return,
         Death::ResetsAfterHead => {
             let _ = stream.read(&mut [0; 10]).await;
-            return reset(stream);
+            return reset(&stream);
         }
         _ => {}
     }
@@ -69,10 +66,10 @@ async fn die(death: Death, mut stream: TcpStream, requests: Arc<AtomicU64>) {
     let _ = stream.write_all(part).await;
     match death {
         Death::Hangs => tokio::time::sleep(Duration::from_secs(60)).await,
-        Death::ResetsAfterRequest => reset(stream),
+        Death::ResetsAfterRequest => reset(&stream),
         Death::ResetsInBody => {
             tokio::time::sleep(Duration::from_millis(50)).await; // a reset takes back what was not read yet
-            reset(stream);
+            reset(&stream);
         }
         _ => {}
     }
@@ -152,11 +149,11 @@ async fn closing(stream: TcpStream, requests: Arc<AtomicU64>, reset_instead: boo
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         if head.contains("/last") {
             // Somewhere in here the next request leaves the proxy.
-            let end = std::time::Instant::now() + Duration::from_micros(n * 7 % 600);
-            while std::time::Instant::now() < end {
-                std::hint::spin_loop();
+            spin(Duration::from_micros(n * 7 % 600));
+            if reset_instead {
+                reset(&stream);
             }
-            return if reset_instead { reset(stream) } else { drop(stream) };
+            return;
         }
     }
 }
