@@ -21,7 +21,7 @@ const PARTS: u64 = 256;
 /// Up to so many backends all are compared; beyond, two picked at random (power of two choices).
 const FULL_SCAN: usize = 16;
 /// A choice that other threads keep overtaking settles for the last one.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 64;
 
 /// A place on a backend, to be given back with [`release`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +59,17 @@ pub(crate) fn choose(pool: &LivePool, key: u64, exclude: &[usize], now_ms: u64) 
 /// Takes a place on this backend, if it is usable and has one. It costs no turn: those that come back to their backend say
 /// nothing of where new ones shall go.
 pub(crate) fn choose_same(pool: &LivePool, index: usize, exclude: &[usize], now_ms: u64) -> Option<Choice> {
-    let (inflight, max) = (&pool.backends[index].inflight, pool.table.max_connections);
-    let one_more = |n: u32| (max == 0 || n < max).then_some(n + 1);
-    if !usable(pool, exclude, index, now_ms) || inflight.fetch_update(AcqRel, Acquire, one_more).is_err() {
+    if !usable(pool, exclude, index, now_ms) || !one_more(pool, index) {
         return None;
     }
     enter(pool, index, false).map(Choice::Backend)
+}
+
+/// Counts one more on this backend, if it has a place.
+fn one_more(pool: &LivePool, index: usize) -> bool {
+    let max = pool.table.max_connections;
+    let next = |n: u32| (max == 0 || n < max).then_some(n + 1);
+    pool.backends[index].inflight.fetch_update(AcqRel, Acquire, next).is_ok()
 }
 
 /// A place that was counted already; none where another request was faster to be the backend's trial.
@@ -186,7 +191,7 @@ struct Asked<'p> {
 
 impl Asked<'_> {
     fn choose(&self, may: &dyn Fn(usize) -> bool) -> Choice {
-        let mut last = Choice::Nothing;
+        let mut overtaken = None;
         for _ in 0..ATTEMPTS {
             let best = match self.pool.table.balance {
                 Balance::RoundRobin => self.scan(may, |_, _| 0.0),
@@ -203,11 +208,14 @@ impl Asked<'_> {
                     {
                         return Choice::Backend(place);
                     }
-                    last = Choice::Full; // overtaken: look again
+                    overtaken = Some(c.index);
                 }
             }
         }
-        last
+        // Other threads were faster each time: the best one of a moment ago is better than none.
+        let place = overtaken.filter(|i| one_more(self.pool, *i));
+        let place = place.and_then(|i| enter(self.pool, i, self.beside_trials));
+        place.map_or(Choice::Full, Choice::Backend)
     }
 
     /// The weight in parts. A backend that came back begins with a tenth of it.
