@@ -4,15 +4,15 @@
 //! when the configuration changes, by the prober, and by whoever shows it.
 
 use crate::{histogram::Histogram, latency::Latency, outlier::Counted, pool_state::PoolState};
+use rustix::time::{ClockId, clock_gettime};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak,
+        Arc, PoisonError, RwLock, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
 };
 use tokio::sync::watch;
 use zonekeeper_core::{
@@ -21,15 +21,15 @@ use zonekeeper_core::{
     route::{BackendTable, PoolTable, ProxyTable},
 };
 
-/// Milliseconds of this process's monotonic clock, from its first use; never 0.
+/// Milliseconds of the monotonic clock; never 0.
 pub fn now_ms() -> u64 {
     now_us() / 1000 + 1
 }
 
 /// Microseconds of the same clock.
 pub(crate) fn now_us() -> u64 {
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    ORIGIN.get_or_init(Instant::now).elapsed().as_micros() as u64
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
 /// Half the time over which errors are counted.

@@ -212,8 +212,8 @@ fn valid_authority(text: &str) -> bool {
             }
             _ => return false,
         },
-        None => match text.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
+        None => match text.bytes().position(|b| b == b':') {
+            Some(at) => (&text[..at], Some(&text[at + 1..])),
             None => (text, Some("")),
         },
     };

@@ -87,6 +87,10 @@ fn stripped(field: &Header<'_>, nominated: &Nominated<'_>) -> bool {
     (name.len() == 14 && name.eq_ignore_ascii_case("content-length")) || nominated.has(name)
 }
 
+fn is_connection(field: &Header<'_>) -> bool {
+    field.name.len() == 10 && field.name.eq_ignore_ascii_case("connection")
+}
+
 /// The fields that `Connection` names. Framing and routing cannot be taken away by naming them.
 struct Nominated<'a> {
     fields: &'a [Header<'a>],
@@ -95,15 +99,12 @@ struct Nominated<'a> {
 
 impl<'a> Nominated<'a> {
     fn of(fields: &'a [Header<'a>]) -> Nominated<'a> {
-        let nominated = Nominated { fields, any: false };
         let known = |t: &[u8]| KNOWN_TOKENS.iter().any(|k| t.eq_ignore_ascii_case(k));
-        let any = nominated.tokens().any(|t| !known(t));
-        Nominated { fields, any }
+        let others = |f: &Header<'_>| is_connection(f) && !known(f.value) && !list(f.value).all(known);
+        Nominated { fields, any: fields.iter().any(others) }
     }
     fn tokens(&self) -> impl Iterator<Item = &'a [u8]> {
-        let fields =
-            self.fields.iter().filter(|f| f.name.len() == 10 && f.name.eq_ignore_ascii_case("connection"));
-        fields.flat_map(|f| list(f.value))
+        self.fields.iter().filter(|f| is_connection(f)).flat_map(|f| list(f.value))
     }
     fn has(&self, name: &str) -> bool {
         self.any
@@ -139,8 +140,27 @@ fn copy_fields<'a>(
     out.extend_from_slice(&head[run..at(fields.len())]);
 }
 
+/// The digits of each octet and how many they are.
+const OCTETS: [([u8; 3], u8); 256] = {
+    let (mut all, mut n) = ([([0; 3], 0); 256], 0);
+    while n < 256 {
+        let (a, b, c) = (b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8);
+        all[n] = match n {
+            0..10 => ([c, 0, 0], 1),
+            10..100 => ([b, c, 0], 2),
+            _ => ([a, b, c], 3),
+        };
+        n += 1;
+    }
+    all
+};
+
 /// Decimal digits, without the formatting machinery that a busy proxy feels.
 fn write_number(n: u64, out: &mut Vec<u8>) {
+    if let Ok(n) = u8::try_from(n) {
+        let (digits, len) = OCTETS[usize::from(n)];
+        return out.extend_from_slice(&digits[..usize::from(len)]);
+    }
     let (mut digits, mut at, mut n) = ([0u8; 20], 20, n);
     loop {
         at -= 1;

@@ -1,6 +1,7 @@
 //! Finds the end of a head, byte by byte and once per byte, and refuses bytes that readers disagree on.
 
 use super::{Answer, MAX_HEAD, MAX_TARGET};
+use memchr::memchr;
 
 /// Longest first line: a target at its limit with a method and a version around it.
 const MAX_FIRST_LINE: usize = MAX_TARGET + 64;
@@ -27,6 +28,11 @@ pub struct Scanner {
 impl Scanner {
     /// Looks at the bytes that are new since the last call on the same head.
     pub fn scan(&mut self, buf: &[u8]) -> Scan {
+        if self.seen == 0
+            && let Some(len) = at_once(buf)
+        {
+            return Scan::Head(len);
+        }
         let mut i = self.seen;
         loop {
             i += plain(&buf[i..]);
@@ -63,6 +69,32 @@ impl Scanner {
     }
 }
 
+/// The length of a head that came whole and has nothing to refuse, as nearly all do. Each line feed has its CR, and there
+/// are no other control bytes: those are counted and not looked for, many at a time.
+fn at_once(buf: &[u8]) -> Option<usize> {
+    let (mut line, mut lines) = (0, 0);
+    let len = loop {
+        let end = line + memchr(b'\n', &buf[line..])?;
+        let long = end > if lines == 0 { MAX_FIRST_LINE } else { MAX_HEAD - 1 };
+        if long || end == line || buf[end - 1] != b'\r' {
+            return None;
+        }
+        lines += 1;
+        if end == line + 1 {
+            break end + 1;
+        }
+        line = end + 1;
+    };
+    (controls(&buf[..len]) == 2 * lines).then_some(len)
+}
+
+/// How many control bytes there are, tabs not counted.
+fn controls(buf: &[u8]) -> usize {
+    let control = |b: &u8| u8::from((*b < 0x20 && *b != b'\t') || *b == 0x7f);
+    let few = |chunk: &[u8]| usize::from(chunk.iter().map(control).sum::<u8>());
+    buf.chunks(128).map(few).sum()
+}
+
 /// How many bytes at the start can be skipped eight at a time: none of them is a control byte.
 fn plain(buf: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
@@ -94,6 +126,34 @@ mod tests {
                 let control = byte < 0x20 || byte == 0x7f;
                 let want = if control && place < 16 { place } else { 16 };
                 assert_eq!(plain(&buf), want, "{byte} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_came_at_once_is_judged_as_one_that_trickled_in() {
+        let trickle = |buf: &[u8]| {
+            let mut scanner = Scanner::default();
+            let scans = (1..=buf.len()).map(|n| scanner.scan(&buf[..n]));
+            scans.into_iter().find(|s| *s != Scan::More).unwrap_or(Scan::More)
+        };
+        let whole = b"GET /a HTTP/1.1\r\nHost: w.example\r\nAccept: */*\r\n\r\n";
+        for place in 0..whole.len() {
+            for byte in 0..=255u8 {
+                let mut head = whole.to_vec();
+                head[place] = byte;
+                assert_eq!(Scanner::default().scan(&head), trickle(&head), "{byte} at {place}");
+            }
+        }
+        for n in [MAX_FIRST_LINE, MAX_HEAD] {
+            for n in n - 40..n + 4 {
+                let long = [b"GET /", &vec![b'a'; n][..], b" HTTP/1.1\r\n\r\n"].concat();
+                let field = [b"GET / HTTP/1.1\r\nA: ", &vec![b'a'; n][..], b"\r\n\r\n"].concat();
+                for head in [long, field] {
+                    let mut in_two = Scanner::default();
+                    assert_eq!(in_two.scan(&head[..1]), Scan::More);
+                    assert_eq!(Scanner::default().scan(&head), in_two.scan(&head), "{n}");
+                }
             }
         }
     }
