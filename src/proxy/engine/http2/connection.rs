@@ -10,7 +10,7 @@ use super::{
     },
     account::{Account, Open},
     head,
-    io::Io,
+    io::{Gathered, Io},
     stream::Stream2,
     websocket::Key,
 };
@@ -54,13 +54,14 @@ pub(crate) async fn serve(mut client: Client, wire: Wire, read: Buffer) {
     let Some(index) = view.live.find(&client.listener) else { return };
     let listener = view.listener(index);
     client.timer.arm(Side::Client, listener.table.header_timeout_ms);
-    let io = Io::new(wire.clone(), read, Some(account.clone()));
+    let io = Io::new(wire.clone(), read, account.clone());
+    let gathered = io.gathered();
     let Some(connection) = handshake(&client, io).await else {
         return counters::add(&listener.cells.of(client.worker.index).refused, 1);
     };
     let idle_ms = listener.table.idle_timeout_ms;
     let mut served =
-        Served { client, wire, account, connection, idle_ms, told: (0, 0), version: view.version };
+        Served { client, wire, account, connection, gathered, idle_ms, told: (0, 0), version: view.version };
     drop(view);
     while let Some(accepted) = served.next().await {
         served.begin(accepted);
@@ -78,10 +79,14 @@ async fn handshake(client: &Client, io: Io) -> Option<Connection> {
         .data_frame_budget(SMALL_FRAMES)
         .max_header_list_size(MAX_HEAD as u32)
         .max_send_buffer_size(SEND_BUFFER);
+    let gathered = io.gathered();
     let mut handshake = pin!(builder.handshake(io));
     let shaken = poll_fn(|_| {
         let waker = client.timer.reactor().waker();
-        match handshake.as_mut().poll(&mut Context::from_waker(&waker)) {
+        let cx = &mut Context::from_waker(&waker);
+        let polled = handshake.as_mut().poll(cx);
+        gathered.send(cx);
+        match polled {
             Poll::Ready(done) => Poll::Ready(done.ok()),
             Poll::Pending if client.timer.expired(Side::Client) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -97,6 +102,7 @@ struct Served {
     wire: Rc<Wire>,
     account: Rc<Account>,
     connection: Connection,
+    gathered: Rc<Gathered>,
     idle_ms: u32,
     /// Bytes that the listener's counters have.
     told: (u64, u64),
@@ -119,10 +125,11 @@ impl Served {
                 ending = true;
                 self.connection.graceful_shutdown();
             }
-            match self.connection.poll_accept(&mut Context::from_waker(&waker)) {
+            let cx = &mut Context::from_waker(&waker);
+            match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(accepted))) => return Poll::Ready(Some(accepted)),
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
-                Poll::Pending => {}
+                Poll::Pending => self.gathered.send(cx),
             }
             let timer = &self.client.timer;
             match (self.account.open() == 0, idle) {
@@ -184,7 +191,10 @@ impl Served {
         self.client.timer.arm(Side::Client, CLOSE_MS);
         poll_fn(|_| {
             let waker = self.client.timer.reactor().waker();
-            match self.connection.poll_closed(&mut Context::from_waker(&waker)) {
+            let cx = &mut Context::from_waker(&waker);
+            let closed = self.connection.poll_closed(cx);
+            self.gathered.send(cx);
+            match closed {
                 Poll::Pending if !self.client.timer.expired(Side::Client) => Poll::Pending,
                 _ => Poll::Ready(()),
             }

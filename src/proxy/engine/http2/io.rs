@@ -1,5 +1,6 @@
-//! A connection's bytes as the `h2` crate reads and writes them. What is written is gathered, so that the frames of a
-//! round leave in one call and one TLS record.
+//! A connection's bytes as the `h2` crate reads and writes them. The crate flushes behind each frame of data; what is
+//! written is gathered all the same, and [`Gathered::send`], which the connection's task calls when the crate has no more
+//! for now, sends the frames of all streams in one call and one TLS record.
 
 use super::{
     super::{buffer::Buffer, wire::Wire},
@@ -7,7 +8,7 @@ use super::{
 };
 use crate::socket;
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
@@ -44,31 +45,44 @@ impl Progress {
     }
 }
 
-/// The connection under its frames.
-pub(super) struct Io {
+/// Frames that wait to be sent.
+pub(super) struct Gathered {
     wire: Rc<Wire>,
-    read: Buffer,
-    write: Buffer,
-    /// A client's; backends are not judged.
-    account: Option<Rc<Account>>,
+    bytes: RefCell<Buffer>,
     /// A backend's; clients are not asked again.
     progress: Option<Rc<Progress>>,
-    reads: u32,
+    /// Why sending them failed, until the crate is told.
+    failed: RefCell<Option<io::Error>>,
 }
 
-impl Io {
-    /// With what was read already.
-    pub(super) fn new(wire: Rc<Wire>, read: Buffer, account: Option<Rc<Account>>) -> Io {
-        let io = Io { wire, read, write: Buffer::default(), account, progress: None, reads: 0 };
-        io.count(io.read.bytes().len());
-        io
+impl Gathered {
+    /// Sends them, as far as they go; the rest goes when the connection's task is polled because there is room again. What
+    /// fails is what the crate writes or flushes next.
+    pub(super) fn send(&self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(e)) = self.poll_send() {
+            *self.failed.borrow_mut() = Some(e);
+            cx.waker().wake_by_ref();
+        }
     }
 
-    /// To a backend.
-    pub(super) fn to(wire: Rc<Wire>, progress: Rc<Progress>) -> Io {
-        let io = Io { progress: Some(progress), ..Io::new(wire, Buffer::default(), None) };
-        io.note_sent();
-        io
+    fn poll_send(&self) -> Poll<io::Result<()>> {
+        let mut bytes = self.bytes.borrow_mut();
+        while !bytes.is_empty() {
+            let wrote = self.wire.poll_write(bytes.bytes());
+            self.note_sent();
+            match ready!(wrote) {
+                Ok(n) => bytes.consume(n),
+                // The other end had ended before (a reset of a connection that had not is another error): its end is read
+                // next, and tells more.
+                Err(e) if self.progress.is_some() && e.kind() == io::ErrorKind::BrokenPipe => {
+                    return Poll::Pending;
+                }
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        let flushed = self.wire.poll_flush();
+        self.note_sent();
+        flushed
     }
 
     fn note_sent(&self) {
@@ -77,13 +91,51 @@ impl Io {
         }
     }
 
+    fn check(&self) -> io::Result<()> {
+        self.failed.borrow_mut().take().map_or(Ok(()), Err)
+    }
+}
+
+/// The connection under its frames.
+pub(super) struct Io {
+    gathered: Rc<Gathered>,
+    read: Buffer,
+    /// A client's; backends are not judged.
+    account: Option<Rc<Account>>,
+    reads: u32,
+}
+
+impl Io {
+    /// A client's, with what was read already.
+    pub(super) fn new(wire: Rc<Wire>, read: Buffer, account: Rc<Account>) -> Io {
+        account.read(read.bytes().len());
+        Io::of(wire, read, Some(account), None)
+    }
+
+    /// To a backend.
+    pub(super) fn to(wire: Rc<Wire>, progress: Rc<Progress>) -> Io {
+        let io = Io::of(wire, Buffer::default(), None, Some(progress));
+        io.gathered.note_sent();
+        io
+    }
+
+    fn of(wire: Rc<Wire>, read: Buffer, account: Option<Rc<Account>>, progress: Option<Rc<Progress>>) -> Io {
+        let gathered = Gathered { wire, bytes: RefCell::default(), progress, failed: RefCell::default() };
+        Io { gathered: Rc::new(gathered), read, account, reads: 0 }
+    }
+
+    /// What is written to it.
+    pub(super) fn gathered(&self) -> Rc<Gathered> {
+        self.gathered.clone()
+    }
+
     fn note_read(&self, n: &io::Result<usize>) {
-        let Some(progress) = &self.progress else { return };
+        let Some(progress) = &self.gathered.progress else { return };
         match n {
             Ok(1..) => progress.heard.set(true),
-            Ok(0) => progress.acked.set(socket::bytes_acked(&*self.wire)),
+            Ok(0) => progress.acked.set(socket::bytes_acked(&*self.gathered.wire)),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                progress.acked.set(socket::bytes_acked(&*self.wire)); // TLS whose end was not announced
+                progress.acked.set(socket::bytes_acked(&*self.gathered.wire)); // TLS whose end was not announced
             }
             Err(_) => {}
         }
@@ -93,23 +145,6 @@ impl Io {
         if let Some(account) = &self.account {
             account.read(n);
         }
-    }
-
-    fn poll_drain(&mut self) -> Poll<io::Result<()>> {
-        while !self.write.is_empty() {
-            let wrote = self.wire.poll_write(self.write.bytes());
-            self.note_sent();
-            match ready!(wrote) {
-                Ok(n) => self.write.consume(n),
-                // The other end had ended before (a reset of a connection that had not is another error): its end is read
-                // next, and tells more.
-                Err(e) if self.progress.is_some() && e.kind() == io::ErrorKind::BrokenPipe => {
-                    return Poll::Pending;
-                }
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -127,7 +162,7 @@ impl AsyncRead for Io {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match this.wire.poll_read(&mut this.read) {
+            match this.gathered.wire.poll_read(&mut this.read) {
                 Poll::Pending => {
                     this.reads = 0;
                     return Poll::Pending;
@@ -147,26 +182,25 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.write.bytes().len() >= GATHER {
-            ready!(self.poll_drain())?;
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let gathered = &self.gathered;
+        gathered.check()?;
+        if gathered.bytes.borrow().bytes().len() >= GATHER {
+            ready!(gathered.poll_send())?;
         }
-        let n = data.len().min(GATHER);
-        let room = self.write.room().len();
-        let n = n.min(room);
-        self.write.append(&data[..n])?;
+        let mut bytes = gathered.bytes.borrow_mut();
+        let n = data.len().min(GATHER).min(bytes.room().len());
+        bytes.append(&data[..n])?;
         Poll::Ready(Ok(n))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain())?;
-        let flushed = self.wire.poll_flush();
-        self.note_sent();
-        flushed
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.gathered.check())
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain())?;
-        self.wire.poll_shutdown()
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.gathered.check()?;
+        ready!(self.gathered.poll_send())?;
+        self.gathered.wire.poll_shutdown()
     }
 }

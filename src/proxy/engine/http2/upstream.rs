@@ -9,7 +9,7 @@ use super::{
     },
     bodies::{Bodies, broken},
     head,
-    io::{Io, Progress},
+    io::{Gathered, Io, Progress},
 };
 use crate::{http1::MAX_HEAD, preamble::Ends};
 use bytes::Bytes;
@@ -194,6 +194,7 @@ impl Connections {
         timer.arm(Side::Backend, ms);
         let progress = Rc::new(Progress::default());
         let io = Io::to(Rc::new(wire), progress.clone());
+        let gathered = io.gathered();
         let mut builder = client::Builder::new();
         builder
             .enable_push(false)
@@ -204,13 +205,18 @@ impl Connections {
             .initial_max_send_streams(1) // more when it said how many: what is beyond is refused
             .max_send_buffer_size(SEND_BUFFER);
         let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
-        let shaken =
-            poll_fn(|_| match handshake.as_mut().poll(&mut Context::from_waker(&timer.reactor().waker())) {
+        let shaken = poll_fn(|_| {
+            let waker = timer.reactor().waker();
+            let cx = &mut Context::from_waker(&waker);
+            let polled = handshake.as_mut().poll(cx);
+            gathered.send(cx);
+            match polled {
                 Poll::Ready(done) => Poll::Ready(done.ok()),
                 Poll::Pending if timer.expired(Side::Backend) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
-            })
-            .await;
+            }
+        })
+        .await;
         timer.disarm(Side::Backend);
         let (send, driver) = shaken?;
         let connection = Rc::new(Connection {
@@ -224,7 +230,7 @@ impl Connections {
             None => self.shared.borrow_mut().push(connection.clone()),
             Some(ends) => self.own.borrow_mut().add(ends, connection.clone()),
         }
-        timer.reactor().spawn(|of_driver| drive(driver, connection.clone(), of_driver));
+        timer.reactor().spawn(|of_driver| drive(driver, gathered, connection.clone(), of_driver));
         Some(Upstream2::new(connection, timer))
     }
 
@@ -243,12 +249,24 @@ impl Connections {
 }
 
 /// Drives a connection to its end: the task of its own that its frames need.
-async fn drive(driver: client::Connection<Io, Bytes>, connection: Rc<Connection>, timer: Timer) {
+async fn drive(
+    driver: client::Connection<Io, Bytes>,
+    gathered: Rc<Gathered>,
+    connection: Rc<Connection>,
+    timer: Timer,
+) {
     let mut driver = pin!(driver);
     // The handle here would keep the connection open for ever.
     let weak = Rc::downgrade(&connection);
     drop(connection);
-    poll_fn(|_| driver.as_mut().poll(&mut Context::from_waker(&timer.reactor().waker())).map(drop)).await;
+    poll_fn(|_| {
+        let waker = timer.reactor().waker();
+        let cx = &mut Context::from_waker(&waker);
+        let ended = driver.as_mut().poll(cx);
+        gathered.send(cx);
+        ended.map(drop)
+    })
+    .await;
     if let Some(connection) = weak.upgrade() {
         connection.alive.set(false);
     }
