@@ -11,7 +11,7 @@ use super::{
     unsent::Unsent,
     upload::Upload,
     upstream::Private,
-    wire::{Trouble, Wire},
+    wire::{LINGER_MS, Trouble, Wire},
 };
 use crate::{
     balance::{self, random},
@@ -25,12 +25,6 @@ use crate::{
 };
 use std::{cell::Cell, mem::MaybeUninit, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Acquire};
 use zonekeeper_core::model::{Http2, RateLimit};
-
-/// After a last answer the client may still be sending; so long it is read from, so that the answer is not lost in a
-/// reset (RFC 9112 §9.6).
-const LINGER_MS: u32 = 1000;
-/// And at most so many bytes.
-const LINGER_BYTES: u64 = 256 * 1024;
 
 /// A client's connection and what was read from it.
 pub(crate) struct Session {
@@ -73,7 +67,7 @@ pub(crate) async fn serve(client: Client, wire: Wire) {
     };
     match end {
         End::Reset => session.wire.reset_on_close(),
-        End::Linger => session.linger().await,
+        End::Linger => session.wire.linger(&mut session.buffer, &session.client.timer).await,
         End::Http2 => Box::pin(http2::serve(session.client, session.wire, session.buffer)).await,
         End::Again | End::Close => session.close().await,
     }
@@ -391,21 +385,6 @@ impl Session {
         if self.wire.is_tls() {
             self.client.timer.arm(Side::Client, LINGER_MS);
             let _ = self.wire.shutdown(&self.client.timer, Side::Client).await;
-        }
-    }
-
-    async fn linger(&mut self) {
-        let timer = &self.client.timer;
-        timer.arm(Side::Client, LINGER_MS);
-        if self.wire.shutdown(timer, Side::Client).await.is_err() {
-            return;
-        }
-        let until = self.wire.read() + LINGER_BYTES;
-        while self.wire.read() < until {
-            self.buffer.consume(self.buffer.bytes().len());
-            if self.wire.fill(&mut self.buffer, timer, Side::Client).await.is_err() {
-                return;
-            }
         }
     }
 }

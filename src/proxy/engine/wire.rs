@@ -18,6 +18,12 @@ use std::{
     task::{Poll, ready},
 };
 
+/// After a last answer the client may still be sending; so long it is read from, so that the answer is not lost in a
+/// reset (RFC 9112 §9.6).
+pub(crate) const LINGER_MS: u32 = 1000;
+/// And at most so many bytes.
+const LINGER_BYTES: u64 = 256 * 1024;
+
 /// Why reading or writing went no further.
 #[derive(Debug)]
 pub(crate) enum Trouble {
@@ -394,5 +400,20 @@ impl Wire {
             Poll::Pending => Poll::Pending,
         })
         .await
+    }
+
+    /// Ends our direction, and reads what a client still sends until it has seen that.
+    pub(crate) async fn linger(&self, buffer: &mut Buffer, timer: &Timer) {
+        timer.arm(Side::Client, LINGER_MS);
+        if self.shutdown(timer, Side::Client).await.is_err() {
+            return;
+        }
+        let until = self.read() + LINGER_BYTES;
+        while self.read() < until {
+            buffer.consume(buffer.bytes().len());
+            if self.fill(buffer, timer, Side::Client).await.is_err() {
+                return;
+            }
+        }
     }
 }

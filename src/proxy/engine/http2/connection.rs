@@ -186,21 +186,25 @@ impl Served {
         }
     }
 
-    /// Sends the last frames.
+    /// Sends the last frames, and waits until the client has them.
     async fn close(mut self) {
         self.client.timer.arm(Side::Client, CLOSE_MS);
-        poll_fn(|_| {
+        let sent = poll_fn(|_| {
             let waker = self.client.timer.reactor().waker();
             let cx = &mut Context::from_waker(&waker);
             let closed = self.connection.poll_closed(cx);
             self.gathered.send(cx);
             match closed {
-                Poll::Pending if !self.client.timer.expired(Side::Client) => Poll::Pending,
-                _ => Poll::Ready(()),
+                Poll::Ready(_) => Poll::Ready(true),
+                Poll::Pending if self.client.timer.expired(Side::Client) => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
             }
         })
         .await;
         self.count();
+        if sent {
+            self.wire.linger(&mut Buffer::default(), &self.client.timer).await;
+        }
     }
 }
 

@@ -186,6 +186,26 @@ async fn a_head_that_is_too_large_is_answered_so() {
 }
 
 #[tokio::test]
+async fn why_a_connection_ends_is_not_lost_in_a_reset() {
+    let (_backend, world) = hanging();
+    let mut raw = Raw::connect(&world).await;
+    // Of a kind that is ignored (RFC 9113 §5.5): 2 MB are a flood, and the rest is on its way by then.
+    raw.stream.write_all(&frame(0x60, 0, 0, &[0; 16_000]).repeat(140)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let why = loop {
+        let (kind, _, payload) = raw.next().await.expect("a GOAWAY");
+        if kind == GOAWAY {
+            break payload;
+        }
+    };
+    assert_eq!(why[4..8], ENHANCE_YOUR_CALM.to_be_bytes());
+    // Many systems throw away what they have not read when a reset comes.
+    assert_eq!(raw.stream.read(&mut [0; 64]).await.unwrap(), 0);
+    let error = raw.stream.take_error().unwrap();
+    assert!(error.is_none(), "a reset came: {error:?}");
+}
+
+#[tokio::test]
 async fn streams_beyond_the_limit_are_refused_and_the_rest_goes_on() {
     let (backend, world) = hanging();
     let mut raw = Raw::connect(&world).await;
