@@ -17,12 +17,15 @@ use rustix::{
         epoll::{self, CreateFlags, EventData, EventFlags},
     },
     io::Errno,
+    thread::{nanosleep, set_current_timer_slack},
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime},
 };
 use std::{
     cell::{Cell, RefCell},
     future::Future,
     io,
+    num::NonZeroU64,
+    ops::RangeInclusive,
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -44,6 +47,16 @@ const REGISTERED: u8 = 16;
 
 /// Events taken at once; the rest follows in the next round.
 const EVENTS: usize = 256;
+/// After a round of so many events the loop rests before it waits for the next one, as network cards do with interrupts:
+/// what comes meanwhile wakes nobody. A worker that is half busy slept and was woken for each few events, at the price of a
+/// request each time, for itself and for whoever woke it. Fewer events, and their clients would wait for nothing; more, and
+/// the next ones are there already. Measured over 64 connections, 22 rounds in turn: 0.95 of the CPU per request in a TCP
+/// relay and 0.99 over HTTP, 12 to 15 % more requests a second, and the median time a sixth shorter.
+const BUSY: RangeInclusive<usize> = 8..=32;
+/// The rest, in nanoseconds.
+const REST_NS: i64 = 50_000;
+/// How late it may end, in nanoseconds; Linux has 50,000 without being asked.
+const REST_SLACK_NS: u64 = 1000;
 /// Rounds without a task still look around this often, in milliseconds.
 const IDLE_MS: u64 = 1000;
 /// Event data with this bit are not a connection's.
@@ -98,6 +111,8 @@ pub(crate) struct Reactor {
     /// Ticks while there are tasks. One timer that runs costs less than a timeout that every sleep sets and takes back.
     clock: OwnedFd,
     ticking: Cell<bool>,
+    /// The events of the last round.
+    events: Cell<usize>,
     sockets: RefCell<Sockets>,
     tasks: RefCell<Tasks>,
     current: Cell<u32>,
@@ -123,7 +138,9 @@ impl Tasks {
 }
 
 impl Reactor {
+    /// The loop of this thread.
     pub(crate) fn new(summons: Arc<Summons>) -> io::Result<Reactor> {
+        set_current_timer_slack(NonZeroU64::new(REST_SLACK_NS))?;
         let clock =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -132,6 +149,7 @@ impl Reactor {
             epoll,
             clock,
             ticking: Cell::new(false),
+            events: Cell::new(0),
             sockets: RefCell::default(),
             tasks: RefCell::default(),
             current: Cell::new(NOBODY),
@@ -266,12 +284,16 @@ impl Reactor {
         self.answer_bells();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = if self.tasks.borrow().run.is_empty() { None } else { Some(&now) };
+        if timeout.is_none() && BUSY.contains(&self.events.get()) {
+            let _ = nanosleep(&Timespec { tv_sec: 0, tv_nsec: REST_NS });
+        }
         let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
         let events = match epoll::wait(&self.epoll, &mut events, timeout) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
+        self.events.set(events.len());
         self.deadlines.set_now(now_ms());
         for event in events.iter() {
             match event.data.u64() {

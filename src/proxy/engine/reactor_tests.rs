@@ -47,6 +47,34 @@ fn a_task_that_panics_ends_alone() {
 }
 
 #[test]
+fn a_busy_loop_rests_between_its_rounds_and_a_quiet_one_does_not() {
+    let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
+    let (wires, mut others): (Vec<_>, Vec<_>) = (0..40).map(|_| pair(&reactor)).unzip();
+    for wire in wires {
+        reactor.spawn(|timer| async move {
+            let mut buffer = Buffer::default();
+            while wire.fill(&mut buffer, &timer, Side::Client).await.is_ok() {}
+        });
+    }
+    while reactor.turn(&mut |_| {}).is_ok() && reactor.events.get() < 40 {}
+    let mut shortest = |events: usize| {
+        let mut shortest = Duration::MAX;
+        for _ in 0..100 {
+            others[..events].iter_mut().for_each(|o| o.write_all(b"x").unwrap());
+            reactor.turn(&mut |_| {}).unwrap();
+            others[0].write_all(b"y").unwrap();
+            let began = Instant::now();
+            reactor.turn(&mut |_| {}).unwrap();
+            shortest = shortest.min(began.elapsed());
+        }
+        shortest
+    };
+    let rest = Duration::from_nanos(REST_NS as u64);
+    let (quiet, busy, full) = (shortest(2), shortest(20), shortest(40));
+    assert!(busy >= rest && quiet < rest && full < rest, "{quiet:?} {busy:?} {full:?}");
+}
+
+#[test]
 fn a_read_waits_for_bytes_the_end_or_its_deadline() {
     let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
     let (wire, mut other) = pair(&reactor);
