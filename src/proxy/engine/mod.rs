@@ -3,24 +3,24 @@
 //!
 //! Why not tokio's current-thread runtime, which was here before: a fifth of a proxied request was spent outside of the
 //! kernel, much of it in readiness atomics and wakers, and a connection cost it three more calls: a connection per HTTP
-//! request was 0.96 of HAProxy's CPU then, 10 MB bodies 0.64. A kept connection's request spends 13 % outside of the
-//! kernel (HAProxy 24 %, tokio 19 %) and takes four system calls in a TCP relay; a connection of its own takes 14
-//! (HAProxy 18.6). Where the worker is not busy, what a request costs is mostly how often the worker sleeps: a wake-up
-//! costs as much as a request, and a faster proxy sleeps more often.
+//! request was 0.96 of HAProxy's CPU then, 10 MB bodies 0.64. A kept connection's request spends a fifth outside of
+//! the kernel (HAProxy a third) and takes four system calls; a connection of its own takes 16.8 in a TCP relay (HAProxy
+//! 17.8). Where the worker is not busy, what a request costs depends on how often the worker sleeps: a faster proxy
+//! does so more often, which is why a busy one rests between its rounds ([`reactor`]).
 //!
 //! CPU per request of one pinned worker (1 KiB over 64 connections, 10 MB over 4; medians of three rounds in one run; two
 //! runs differ by some 3 %), as ratios:
 //!
 //! | | to HAProxy 2.6 | to nginx 1.22 |
 //! |---|---|---|
-//! | HTTP, kept connections | 0.88 (0.81 to 0.88 in four runs) | 0.95 |
-//! | HTTP, a connection each | 0.72 | 0.80 |
-//! | TCP, kept connections | 0.88 | 0.97 |
-//! | TCP, a connection each | 0.98 (0.95 to 1.03); `client_first` 0.92 | 0.96 |
-//! | 10 MB over HTTP, over TCP | 0.33, 0.29 | 0.12, 0.28 |
-//! | TLS, kept connections | 0.80 | 0.78 |
-//! | TLS, a connection each | 0.49 | 1.14 |
-//! | HTTP/2 over TLS | 1.08 | 0.81 |
+//! | HTTP, kept connections | 0.85 (0.80 to 0.87 in three runs) | 0.93 |
+//! | HTTP, a connection each | 0.63 | 0.78 |
+//! | TCP, kept connections | 0.86 | 0.92 |
+//! | TCP, a connection each | 0.99 (0.94 to 1.08); `client_first` 0.97 (0.92 to 0.97) | 0.94 |
+//! | 10 MB over HTTP, over TCP | 0.36, 0.29 | 0.12, 0.25 |
+//! | TLS, kept connections | 0.86 | 0.90 |
+//! | TLS, a connection each | 0.49 | 1.09 |
+//! | HTTP/2 over TLS | 1.04 | 0.76 |
 //!
 //! An idle connection takes some 900 bytes (HAProxy 1144), with TLS 4.9 KB (15.6).
 
