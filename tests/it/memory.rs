@@ -169,7 +169,7 @@ fn a_mixed_load_leaves_memory_flat() {
 
     let time = format!("{seconds}s");
     let wrk = |url: String, more: &[&str]| {
-        let mut args = vec!["-t1", "-c16", "-d", &time];
+        let mut args = vec!["-t1", "-c16", "--timeout", "30s", "-d", &time];
         args.extend(more);
         args.push(&url);
         let args: Vec<String> = args.into_iter().map(String::from).collect();
