@@ -4,6 +4,7 @@
 //! bytes go out as they were made. Connections count as TCP connections do and end when they have been idle.
 
 use crate::{
+    connections::Admitted,
     encrypted::acceptor,
     message::min_ttl,
     responder::Transport,
@@ -83,23 +84,31 @@ impl Https {
         tokio::spawn(async move {
             tokio::select! {
                 () = this.shared.stop.cancelled() => {}
-                _ = this.clone().connection(stream, peer) => {}
+                _ = this.clone().connection(stream, peer, admitted) => {}
             }
-            drop(admitted);
         });
     }
 
-    async fn connection(self: Arc<Https>, stream: TcpStream, peer: SocketAddr) -> Option<()> {
+    async fn connection(
+        self: Arc<Https>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        admitted: Arc<Admitted>,
+    ) -> Option<()> {
         stream.set_nodelay(true).ok()?;
-        let idle = self.shared.limits.idle;
-        let stream = timeout(idle, self.acceptor.accept(stream)).await.ok()?.ok()?;
+        let idle = self.shared.idle;
+        let stream = tokio::select! {
+            () = admitted.replaced() => return None,
+            stream = timeout(idle, self.acceptor.accept(stream)) => stream.ok()?.ok()?,
+        };
         let asked = Arc::new(AtomicU64::new(0));
-        let (this, counter) = (self.clone(), asked.clone());
+        let (this, counter, here) = (self.clone(), asked.clone(), admitted.clone());
         let service = service_fn(move |request| {
             counter.fetch_add(1, Relaxed);
-            let this = this.clone();
+            let (this, working) = (this.clone(), here.works());
             async move {
                 let answer = timeout(idle, this.answer(request, peer)).await;
+                drop(working);
                 Ok::<_, Infallible>(answer.unwrap_or_else(|_| refusal(StatusCode::REQUEST_TIMEOUT)))
             }
         });
@@ -113,7 +122,12 @@ impl Https {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut before = 0;
         loop {
-            if timeout(idle, connection.as_mut()).await.is_ok() {
+            let ended = tokio::select! {
+                biased;
+                ended = timeout(idle, connection.as_mut()) => ended.is_ok(),
+                () = admitted.replaced() => break,
+            };
+            if ended {
                 return Some(());
             }
             let now = asked.load(Relaxed);

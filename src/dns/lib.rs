@@ -10,6 +10,7 @@
 //! 21, a type that nobody serves.
 
 mod bind;
+mod connections;
 mod cookie;
 mod counters;
 mod encrypted;

@@ -5,6 +5,7 @@
 //! are used here.
 
 use crate::{
+    connections::Admitted,
     encrypted::server_config,
     responder::Transport,
     tcp::{MAX_QUERY, Shared},
@@ -52,7 +53,7 @@ impl Quic {
             .max_concurrent_uni_streams(0u32.into())
             .stream_receive_window((MAX_QUERY as u32 + 2).into())
             .datagram_receive_buffer_size(None)
-            .max_idle_timeout(shared.limits.idle.try_into().ok());
+            .max_idle_timeout(shared.idle.try_into().ok());
         let mut config = ServerConfig::with_crypto(Arc::new(tls));
         config.transport_config(Arc::new(transport));
         let socket = socket.into_std()?;
@@ -80,9 +81,11 @@ impl Quic {
     fn admit(&self, incoming: Incoming) {
         let mut unproven = None;
         if !incoming.remote_address_validated() {
+            // nobody's place is for one that may not exist
+            let full = self.shared.connections.are_full(Transport::Quic);
             match self.unproven.clone().try_acquire_owned() {
-                Ok(permit) => unproven = Some(permit),
-                Err(_) => return drop(incoming.retry()),
+                Ok(permit) if !full => unproven = Some(permit),
+                _ => return drop(incoming.retry()),
             }
         }
         let peer = incoming.remote_address();
@@ -91,9 +94,8 @@ impl Quic {
         tokio::spawn(async move {
             tokio::select! {
                 () = shared.stop.cancelled() => {}
-                _ = open(incoming, unproven, peer, &shared) => {}
+                _ = open(incoming, unproven, peer, (&shared, &admitted)) => {}
             }
-            drop(admitted);
         });
     }
 }
@@ -103,18 +105,24 @@ async fn open(
     incoming: Incoming,
     unproven: Option<OwnedSemaphorePermit>,
     peer: SocketAddr,
-    shared: &Arc<Shared>,
+    (shared, admitted): (&Arc<Shared>, &Arc<Admitted>),
 ) -> Option<()> {
-    let idle = shared.limits.idle;
-    let connection = timeout(idle, incoming.accept().ok()?).await.ok()?.ok()?;
+    let idle = shared.idle;
+    let connection = tokio::select! {
+        () = admitted.replaced() => return None,
+        connection = timeout(idle, incoming.accept().ok()?) => connection.ok()?.ok()?,
+    };
     drop(unproven);
     let mut queries = JoinSet::new();
     loop {
         tokio::select! {
             stream = timeout(idle, connection.accept_bi()) => match stream {
                 Ok(stream) => {
-                    let (stream, shared) = (stream.ok()?, shared.clone());
-                    queries.spawn(query(stream, peer, shared));
+                    let (stream, shared, working) = (stream.ok()?, shared.clone(), admitted.works());
+                    queries.spawn(async move {
+                        let _working = working;
+                        query(stream, peer, shared).await
+                    });
                 }
                 Err(Elapsed { .. }) if queries.is_empty() => break,
                 Err(Elapsed { .. }) => {}
@@ -122,6 +130,7 @@ async fn open(
             Some(ended) = queries.join_next() => if let Ok(Err(code)) = ended {
                 return end(&connection, code);
             },
+            () = admitted.replaced(), if queries.is_empty() => break,
         }
     }
     end(&connection, DoqErrorCode::NoError)
@@ -138,7 +147,7 @@ async fn query(
     peer: SocketAddr,
     shared: Arc<Shared>,
 ) -> Result<(), DoqErrorCode> {
-    let idle = shared.limits.idle;
+    let idle = shared.idle;
     let refuse = |receive: &mut RecvStream, send: &mut SendStream, code: DoqErrorCode| {
         let code = VarInt::from(code);
         drop((receive.stop(code), send.reset(code))); // it may be closed already

@@ -2,6 +2,7 @@
 
 use crate::{
     bind::Sockets,
+    connections::Connections,
     counters::{Counters, Totals},
     encrypted::{Encrypted, EncryptedConfig, Failure},
     rate::{RateConfig, RateLimit},
@@ -42,7 +43,8 @@ pub struct DnsConfig {
     pub tap: Option<TapConfig>,
     /// Encrypted transports; default none.
     pub encrypted: Option<EncryptedConfig>,
-    /// TCP connections at once, and as many encrypted ones (TLS, HTTPS and QUIC); default 1000.
+    /// TCP connections at once, and as many encrypted ones (TLS, HTTPS and QUIC); for one more the one that has waited
+    /// for a query for longest is closed. Default 1000.
     pub tcp_connections: usize,
     /// Of each of them from one address of IPv4 or one /56 of IPv6; default 100.
     pub tcp_connections_per_network: usize,
@@ -146,11 +148,8 @@ impl DnsServer {
         inherited: &mut Vec<(String, OwnedFd)>,
     ) -> Result<DnsServer, BindError> {
         let mut sockets = Sockets::new(inherited);
-        let limits = tcp::Limits {
-            total: config.tcp_connections,
-            per_network: config.tcp_connections_per_network,
-            idle: config.tcp_idle,
-        };
+        let connections = Connections::new(config.tcp_connections, config.tcp_connections_per_network);
+        let limits = (connections, config.tcp_idle);
         let counters = Arc::new(Counters::default());
         let setup = Arc::new(Setup {
             nsid: config.nsid,
@@ -240,7 +239,8 @@ impl DnsServer {
             encrypted.shutdown().await;
         }
         let end = tokio::time::Instant::now() + linger;
-        let open = || self.shared.open() + self.threads.iter().filter(|t| !t.is_finished()).count();
+        let open =
+            || self.shared.connections.open() + self.threads.iter().filter(|t| !t.is_finished()).count();
         // A thread that waits is the next to be woken by a query, answers it, and ends. Where none comes none is lost.
         while open() > 0 && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;

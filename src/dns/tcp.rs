@@ -2,15 +2,15 @@
 //! bounded.
 
 use crate::{
+    connections::{Admitted, Connections},
     counters::Counters,
     responder::{DnsFlags, Responder, Setup, Transport, View},
 };
 use arc_swap::ArcSwap;
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -27,36 +27,11 @@ pub(crate) const MAX_QUERY: usize = 4096;
 /// Answers that may wait in memory for a slow reader.
 const MAX_PENDING: usize = 64 << 10;
 
-/// Limits of all connections together: plain TCP has its share for itself, so that no flood of encrypted queries takes it
-/// from those who were told to come again over TCP.
-#[derive(Debug, Clone)]
-pub(crate) struct Limits {
-    pub(crate) total: usize,
-    pub(crate) per_network: usize,
-    pub(crate) idle: Duration,
-}
-
-/// Whose connection it is: plain or encrypted, and the client's network: an address of IPv4, a /56 of IPv6, of which one
-/// client may have all addresses (RFC 6177 §2).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Holder {
-    plain: bool,
-    network: IpAddr,
-}
-
-impl Holder {
-    fn of(transport: Transport, ip: IpAddr) -> Holder {
-        let network = match ip.to_canonical() {
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 72 << 72).into(),
-            v4 => v4,
-        };
-        Holder { plain: transport == Transport::Tcp, network }
-    }
-}
-
 /// What all connections share.
 pub(crate) struct Shared {
-    pub(crate) limits: Limits,
+    pub(crate) connections: Arc<Connections>,
+    /// Longest wait for a query, or for a client that does not read.
+    pub(crate) idle: Duration,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) flags: Arc<DnsFlags>,
     pub(crate) counters: Arc<Counters>,
@@ -64,7 +39,6 @@ pub(crate) struct Shared {
     /// No more connections are accepted; those that are open go on.
     pub(crate) leave: CancellationToken,
     answerer: Mutex<Answerer>,
-    open: Mutex<HashMap<Holder, usize>>,
 }
 
 /// One responder for all connections, so that weighted answers keep their shares; answers are made without waiting.
@@ -73,13 +47,9 @@ struct Answerer {
     buf: Box<[u8]>,
 }
 
-fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
     pub(crate) fn new(
-        limits: Limits,
+        (connections, idle): (Connections, Duration),
         setup: &Setup,
         published: Arc<ArcSwap<Published>>,
         flags: Arc<DnsFlags>,
@@ -87,28 +57,17 @@ impl Shared {
     ) -> Shared {
         let responder = setup.responder(counters.clone());
         let answerer = Mutex::new(Answerer { responder, buf: vec![0; usize::from(u16::MAX)].into() });
-        let open = Mutex::new(HashMap::new());
-        let stop = CancellationToken::new();
-        Shared { limits, published, flags, counters, leave: stop.child_token(), stop, answerer, open }
+        let (connections, stop) = (Arc::new(connections), CancellationToken::new());
+        Shared { connections, idle, published, flags, counters, leave: stop.child_token(), stop, answerer }
     }
 
-    /// Connections that are open.
-    pub(crate) fn open(&self) -> usize {
-        locked(&self.open).values().sum()
-    }
-
-    /// Counts a connection in; none when a limit is reached.
-    pub(crate) fn admit(self: &Arc<Shared>, transport: Transport, ip: IpAddr) -> Option<Admitted> {
-        let holder = Holder::of(transport, ip);
-        let mut open = locked(&self.open);
-        let total: usize = open.iter().filter(|(h, _)| h.plain == holder.plain).map(|(_, n)| n).sum();
-        let mine = open.get(&holder).copied().unwrap_or(0);
-        if total >= self.limits.total || mine >= self.limits.per_network {
+    /// Takes a connection in; none when a limit is reached.
+    pub(crate) fn admit(&self, transport: Transport, ip: IpAddr) -> Option<Arc<Admitted>> {
+        let admitted = self.connections.admit(transport, ip);
+        if admitted.is_none() {
             self.counters.limited();
-            return None;
         }
-        open.insert(holder, mine + 1);
-        Some(Admitted { shared: self.clone(), holder })
+        admitted
     }
 
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
@@ -122,7 +81,7 @@ impl Shared {
         if query.len() > MAX_QUERY {
             return false;
         }
-        let mut guard = locked(&self.answerer);
+        let mut guard = self.answerer.lock().unwrap_or_else(PoisonError::into_inner);
         let Answerer { responder, buf } = &mut *guard;
         let now = self.published.load();
         responder.prepare(&now.dns);
@@ -139,22 +98,6 @@ impl Shared {
         out.extend_from_slice(&(len as u16).to_be_bytes());
         out.extend_from_slice(&buf[..len]);
         true
-    }
-}
-
-/// A connection that is counted; it counts itself out.
-pub(crate) struct Admitted {
-    shared: Arc<Shared>,
-    holder: Holder,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut open = locked(&self.shared.open);
-        match open.get_mut(&self.holder) {
-            Some(n) if *n > 1 => *n -= 1,
-            _ => drop(open.remove(&self.holder)),
-        }
     }
 }
 
@@ -175,11 +118,11 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Optio
 fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tls: Option<TlsAcceptor>) {
     let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
     let Some(admitted) = shared.admit(transport, peer.ip()) else { return };
-    let stop = shared.stop.clone();
+    let shared = shared.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = stop.cancelled() => {}
-            _ = open(stream, peer, tls, &admitted.shared) => {}
+            () = shared.stop.cancelled() => {}
+            _ = open(stream, peer, tls, (&shared, &admitted)) => {}
         }
     });
 }
@@ -189,14 +132,18 @@ async fn open(
     mut stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    shared: &Shared,
+    (shared, admitted): (&Shared, &Arc<Admitted>),
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return connection(&mut stream, Transport::Tcp, peer, shared).await };
-    let idle = shared.limits.idle;
-    let mut stream = timeout(idle, tls.accept(stream)).await??;
-    connection(&mut stream, Transport::Tls, peer, shared).await?;
-    timeout(idle, stream.shutdown()).await? // says that nothing was cut off
+    let Some(tls) = tls else {
+        return connection(&mut stream, Transport::Tcp, peer, (shared, admitted)).await;
+    };
+    let mut stream = tokio::select! {
+        () = admitted.replaced() => return Ok(()),
+        stream = timeout(shared.idle, tls.accept(stream)) => stream??,
+    };
+    connection(&mut stream, Transport::Tls, peer, (shared, admitted)).await?;
+    timeout(shared.idle, stream.shutdown()).await? // says that nothing was cut off
 }
 
 /// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.
@@ -204,17 +151,23 @@ async fn connection<S>(
     stream: &mut S,
     transport: Transport,
     peer: SocketAddr,
-    shared: &Shared,
+    (shared, admitted): (&Shared, &Arc<Admitted>),
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut input, mut out): (Vec<u8>, Vec<u8>) = (Vec::with_capacity(512), Vec::new());
+    let idle = shared.idle;
     loop {
-        let idle = shared.limits.idle;
-        if !timeout(idle, fill(stream, &mut input)).await?? {
+        let more = tokio::select! {
+            biased;
+            more = timeout(idle, fill(stream, &mut input)) => more??,
+            () = admitted.replaced() => false,
+        };
+        if !more {
             return Ok(());
         }
+        let working = admitted.works();
         let (mut at, mut good) = (0, true);
         while good && let Some(query) = frame(&input[at..]) {
             at += 2 + query.len();
@@ -232,6 +185,7 @@ where
         }
         out.clear();
         out.shrink_to(MAX_QUERY); // a quiet connection keeps little memory
+        drop(working);
     }
 }
 

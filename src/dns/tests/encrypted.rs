@@ -94,11 +94,15 @@ impl Running {
 
     /// A connection over TLS; its handshake waits for the first byte.
     fn tls(&self) -> Stream {
-        let tcp = TcpStream::connect(self.addr(Transport::Tls)).unwrap();
+        self.stream(Transport::Tls, b"dot")
+    }
+
+    fn stream(&self, transport: Transport, protocol: &[u8]) -> Stream {
+        let tcp = TcpStream::connect(self.addr(transport)).unwrap();
         tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let name = "localhost".try_into().unwrap();
         rustls::StreamOwned::new(
-            rustls::ClientConnection::new(Arc::new(self.client(b"dot")), name).unwrap(),
+            rustls::ClientConnection::new(Arc::new(self.client(protocol)), name).unwrap(),
             tcp,
         )
     }
@@ -372,6 +376,40 @@ async fn connections_over_quic_are_limited_and_end_when_no_query_comes() {
         );
     }
     assert!(connect().await.is_ok(), "there is room again");
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_longest_makes_room_whatever_it_speaks() {
+    let r = start_with(DnsConfig { tcp_connections: 2, ..DnsConfig::default() });
+    let (endpoint, config) = quic_client(&r);
+    let connecting = endpoint.connect_with(config, r.addr(Transport::Quic), "localhost").unwrap();
+    let quic = connecting.await.unwrap();
+    assert_eq!(over_quic(&quic, &quic_query("www.example")).await.answer.len(), 1);
+    let q = query("www.example", 1);
+    tokio::task::block_in_place(|| {
+        let mut https = r.stream(Transport::Https, b"http/1.1");
+        let q64 = data_encoding::BASE64URL_NOPAD.encode(&q);
+        https
+            .write_all(format!("GET {PATH}?dns={q64} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .unwrap();
+        let mut answer = [0; 4096];
+        let n = https.read(&mut answer).unwrap();
+        assert!(answer[..n].starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&answer[..n]));
+        let (mut tls, ask) = (r.tls(), |s: &mut Stream| over_tls(s, &q).unwrap().answer.len());
+        assert_eq!(ask(&mut tls), 1, "in the place of QUIC");
+        let mut new = r.tls();
+        assert_eq!(ask(&mut new), 1, "in the place of HTTPS");
+        https.sock.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        while https.read(&mut answer).unwrap() > 0 {}
+        assert_eq!([&mut tls, &mut new].map(ask), [1, 1]);
+    });
+    let why = tokio::time::timeout(Duration::from_secs(10), quic.closed()).await.unwrap();
+    assert!(
+        matches!(&why, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 0u32.into()),
+        "{why:?}"
+    );
+    assert_eq!(r.server.counters().limited, 0);
     r.server.shutdown().await;
 }
 

@@ -195,6 +195,26 @@ async fn tcp_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_longest_makes_room() {
+    let r = start(DnsConfig { tcp_connections: 3, ..on("127.0.0.1:0") });
+    let mut open = [0; 3].map(|_| connect(r.server.local_addrs()[0]));
+    let q = frame(&query("www.example", 1));
+    let ask = |s: &mut TcpStream| {
+        s.write_all(&q).unwrap();
+        assert_eq!(receive(s).answer.len(), 1);
+    };
+    open.iter_mut().for_each(ask);
+    let mut new = connect(r.server.local_addrs()[0]);
+    ask(&mut new);
+    let [first, others @ ..] = &mut open;
+    assert_eq!(first.read(&mut [0; 1]).unwrap(), 0, "closed, not reset");
+    others.iter_mut().for_each(ask);
+    ask(&mut new);
+    assert_eq!(r.server.counters().limited, 0);
+    r.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_before_a_bad_one_have_their_answers() {
     let r = start(on("127.0.0.1:0"));
     let mut s = connect(r.server.local_addrs()[0]);
