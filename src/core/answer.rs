@@ -464,12 +464,23 @@ fn select<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>, qtype: u
     }
 }
 
-/// One RRset stands for all (RFC 8482 §4.1): a service's answer, or the smallest set.
+/// One RRset stands for all (RFC 8482 §4.1): the addresses of a service that has some, or the smallest other set. Only
+/// where there is neither, the service says why.
 fn any<'a>(node: Option<Node<'a>>, services: Option<&'a ServicesAt>) -> Found<'a> {
-    if let Some(answer) = services.and_then(|s| s.v4.as_ref().or(s.v6.as_ref())) {
+    let service = |rtype| services.and_then(|s| s.of(rtype)).map(|a| &**a);
+    let mut answers = [rtype::A, rtype::AAAA].into_iter().filter_map(service);
+    if let Some(answer) = answers.clone().find(|a| a.set(0).is_some()) {
         return Found::Service(answer);
     }
-    let sets =
-        node.into_iter().flat_map(|n| n.sets()).filter(|s| !matches!(s.rtype(), rtype::RRSIG | rtype::ALIAS));
-    sets.min_by_key(|s| s.wire().len()).map_or(Found::NoData, Found::Any)
+    let hidden = |t| match t {
+        rtype::RRSIG | rtype::ALIAS => true,
+        rtype::CNAME => services.is_some(),
+        t => service(t).is_some(),
+    };
+    let sets = node.into_iter().flat_map(|n| n.sets()).filter(|s| !hidden(s.rtype()));
+    let sets = sets.map(|s| services.and_then(|at| at.svcb(s.rtype())).unwrap_or(s));
+    match sets.min_by_key(|s| s.wire().len()) {
+        Some(set) => Found::Any(set),
+        None => answers.next().map_or(Found::NoData, Found::Service),
+    }
 }

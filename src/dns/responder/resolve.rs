@@ -184,7 +184,11 @@ impl<'a, 'b> Resolver<'a, 'b> {
     /// The set of a service that this client gets; none: the service has none for anybody.
     fn steer<'t>(&mut self, answer: &'t ServiceAnswer) -> Option<RrView<'t>> {
         let Prepared::Nearest(steering) = answer.prepared() else {
-            return answer.set(self.scratch.turn(answer.slot()));
+            let turn = match self.qtype {
+                rtype::ANY => self.scratch.next_turn(answer.slot()), // takes none from those who want addresses
+                _ => self.scratch.turn(answer.slot()),
+            };
+            return answer.set(turn);
         };
         let (geo, memory) = (self.client.geo, &mut self.scratch.memory);
         let known = |addr| geo.map_or_else(Whereabouts::default, |geo| memory.find(geo, addr));

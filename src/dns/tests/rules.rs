@@ -13,7 +13,7 @@ use zonekeeper_core::{
     state::{Assignment, Basis, Generation, ServiceState},
     time::LogTime,
 };
-use zonekeeper_dns::{Condition, Transport};
+use zonekeeper_dns::{Condition, Transport, zonefile};
 
 const ZONE: &str = "$TTL 300\n@ SOA ns host 7 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n*.w TXT \"x\"\n\
     alias CNAME www.other.\nsub NS ns.sub\nns.sub A 192.0.2.3\nmx MX 1 www\n";
@@ -422,6 +422,27 @@ fn a_weighted_service_at_the_apex_answers_in_exact_shares() {
 }
 
 #[test]
+fn any_at_a_service_takes_no_turn_and_finds_what_stands_beside_one_that_is_down() {
+    let mut state = with_services();
+    let mut a = Asker::of(&state);
+    for turn in 0..8 {
+        let expected = if turn % 4 == 2 { "198.51.100.2" } else { "198.51.100.1" };
+        for qtype in [255, 255, 1] {
+            let got = a.ask("example", qtype);
+            assert_eq!((got.answer.len(), got.answer[0].3.as_str()), (1, expected), "{turn} {qtype}");
+        }
+    }
+    let down = a.ask("down.example", 255);
+    assert_eq!((down.rcode, down.answer.len(), down.authority[0].2), (0, 0, 5), "nothing stands there");
+    let zone = Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap());
+    for (rtype, rdata) in [("A", "192.0.2.9"), ("TXT", "beside"), ("HTTPS", "1 .")] {
+        zone.put(zonefile::parse_rrset(&name("example."), "down", rtype, 60, &[rdata]).unwrap()).unwrap();
+    }
+    let got = Asker::of(&state).ask("down.example", 255);
+    assert_eq!(Answer::texts(&got.answer), ["down.example. 60 HTTPS 1 ."], "the smallest of the others");
+}
+
+#[test]
 fn a_service_that_fails_closed_is_a_negative_answer() {
     let got = Asker::of(&with_services()).ask("down.example", 1);
     assert_eq!((got.rcode, got.aa, got.answer.len(), got.authority[0].1), (0, true, 0, 6));
@@ -432,9 +453,13 @@ fn a_service_that_fails_closed_is_a_negative_answer() {
 fn an_alias_is_flattened_at_any_name() {
     let far = "$TTL 60\n@ SOA ns.example. host 1 1 1 1 600\n@ NS ns.example.\n@ 300 ALIAS www.example.\n\
         svc 10 ALIAS example.\nvia ALIAS c\nc CNAME www.example.\nround ALIAS about\nabout ALIAS round\nnx ALIAS absent.example.\n\
-        out ALIAS www.test.\ncut ALIAS x.sub.example.\n*.w ALIAS @\ndown ALIAS down.example.\n";
+        out ALIAS www.test.\ncut ALIAS x.sub.example.\n*.w ALIAS @\ndown ALIAS down.example.\n\
+        below 20 ALIAS www.moved\nmoved 30 DNAME example.\nwound ALIAS x.wind\nwind DNAME w.wind\n\
+        long ALIAS aaaaaaaaaaaaaaaa.moved.far\nmoved.far DNAME LONG\n";
+    let label = "l".repeat(60);
+    let far = far.replace("LONG", &format!("{label}.{label}.{label}.{label}."));
     let mut state = with_services();
-    state.zones.insert(name("other."), Arc::new(common::zone("other.", far)));
+    state.zones.insert(name("other."), Arc::new(common::zone("other.", &far)));
     let mut a = Asker::of(&state);
     let mut ask = |qname: &str, rtype: u16| {
         let got = a.ask(qname, rtype);
@@ -451,10 +476,11 @@ fn an_alias_is_flattened_at_any_name() {
         found("q.w.other", 60, "192.0.2.80"),
         "an alias of an alias, at a wildcard"
     );
-    for absent in ["other", "nx.other", "via.other"] {
+    assert_eq!(ask("below.other", 1), found("below.other", 20, "192.0.2.80"), "below a DNAME");
+    for absent in ["other", "nx.other", "via.other", "below.other"] {
         assert_eq!(ask(absent, 28), (0, None, Some(("other.".into(), 60))), "NODATA of its own zone");
     }
-    for unknown in ["round.other", "out.other", "cut.other"] {
+    for unknown in ["round.other", "out.other", "cut.other", "wound.other", "long.other"] {
         assert_eq!(ask(unknown, 1), (2, None, None), "SERVFAIL: {unknown}");
     }
     assert_eq!(ask("down.other", 1), (0, None, Some(("other.".into(), 5))), "a service that fails closed");

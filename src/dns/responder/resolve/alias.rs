@@ -1,10 +1,14 @@
 //! ALIAS: the addresses of another name of ours, answered as those of the name that was asked for.
 
 use super::{Next, Resolver};
-use crate::{message::Section, responder::proof::Claim, wire::rcode};
+use crate::{
+    message::Section,
+    responder::{lower, proof::Claim},
+    wire::rcode,
+};
 use zonekeeper_core::{
     answer::{Found, Prepared, ZoneTable},
-    zone::{Key, RrView, rdata_target},
+    zone::{Key, RrView, rdata_target, rtype},
 };
 
 /// Most names that lead to the addresses: what an operator wrote, so more is a loop.
@@ -45,16 +49,21 @@ impl Resolver<'_, '_> {
     where
         Self: 't,
     {
-        let (mut at, mut ttl) = (alias, u32::MAX);
+        let (mut name, mut len, mut at, mut ttl) = ([0u8; 255], 0, alias, u32::MAX);
         for _ in 0..MAX_STEPS {
             ttl = ttl.min(at.ttl());
-            let target = at.records().next().map(|r| r.rdata()).unwrap_or_default();
-            let Some((start, len)) = rdata_target(at.rtype(), target) else { return End::Unknown };
-            let target = &target[start..start + len];
-            let (Some((zone, origin)), mut key) = (self.table.zone_of(target, false), Key::default()) else {
+            let rdata = at.records().next().map(|r| r.rdata()).unwrap_or_default();
+            let Some((start, n)) = rdata_target(at.rtype(), rdata) else { return End::Unknown };
+            // below a DNAME what stands before it stays (RFC 6672 §2.2); all others lead to the name they have
+            let before = if at.rtype() == rtype::DNAME { len } else { 0 };
+            let Some(to) = name.get_mut(before..before + n) else { return End::Unknown };
+            lower(to, &rdata[start..start + n]);
+            len = before + n;
+            let (Some((zone, origin)), mut key) = (self.table.zone_of(&name[..len], false), Key::default())
+            else {
                 return End::Unknown;
             };
-            if !zone.is_ready() || !key.set(target, origin) {
+            if !zone.is_ready() || !key.set(&name[..len], origin) {
                 return End::Unknown;
             }
             at = match zone.find(&mut key, self.qtype) {
@@ -66,8 +75,12 @@ impl Resolver<'_, '_> {
                     };
                 }
                 Found::Cname(next) | Found::Alias(next) => next,
+                Found::Dname(labels, next) => {
+                    len = key.wire_start(labels);
+                    next
+                }
                 Found::NoData | Found::NxDomain | Found::Any(_) => return End::Nothing,
-                Found::Referral(..) | Found::Dname(..) => return End::Unknown,
+                Found::Referral(..) => return End::Unknown,
             };
         }
         End::Unknown
