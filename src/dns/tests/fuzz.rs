@@ -6,18 +6,29 @@
 #![allow(clippy::unwrap_used)] // a test ends at the first surprise
 
 mod common;
+#[path = "common/mmdb.rs"]
+mod mmdb;
+#[path = "common/steered.rs"]
+mod steered;
 
-use common::{query, read, state, with_edns};
+use common::{query, read, with_edns};
 use std::{
+    collections::BTreeSet,
     env,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use zonekeeper_core::answer::DnsTable;
+use steered::{cities, service, site};
+use zonekeeper_core::{
+    answer::DnsTable,
+    model::{Nearest, Policy, WhenAllDown},
+    state::{Basis, ServiceState, State},
+};
 use zonekeeper_dns::{
-    BATCH, Condition, CookieSecrets, Counters, Datagrams, RateConfig, RateLimit, Responder, Transport, View,
+    BATCH, Condition, CookieSecrets, Counters, Datagrams, Geo, RateConfig, RateLimit, Responder, Transport,
+    View,
 };
 
 const ZONE: &str = include_str!("differential/rules.zone");
@@ -26,36 +37,36 @@ const PLAIN: &str = "$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 
     www A 192.0.2.3\nwww TXT x\nmail MX 5 www\n*.wild AAAA 2001:db8::1\nweb HTTPS 1 . alpn=h2\nweb A 192.0.2.4\na.b A 192.0.2.5\n";
 const STARLESS: &str =
     "$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n*.b A 192.0.2.2\n";
-const NAMES: [&str; 28] = [
-    "www.plain.test",
-    "absent.plain.test",
-    "host.absent.plain.test",
-    "x.y.plain.test",
-    "mail.plain.test",
-    "q.wild.plain.test",
-    "web.plain.test",
-    "b.plain.test",
-    "plain.test",
-    "absent.starless.test",
-    "www.example",
+/// Names at which services stand, and what leads to them.
+const SERVICES: &str = "$TTL 300\n@ SOA ns host 1 3600 600 86400 30\n@ NS ns\nns A 192.0.2.1\n@ MX 5 cdn\n@ TXT x\n\
+    cdn HTTPS 1 . alpn=h2\nweb HTTPS 1 . alpn=h2\nweb TXT y\ndown TXT z\nflat ALIAS cdn\n*.wild ALIAS web\nto CNAME down\n\
+    moved DNAME deep\na ALIAS b.moved\nb ALIAS a\nx ALIAS x.cut\ncut NS ns.cut\nns.cut A 192.0.2.2\nfail HTTPS 0 cdn\n";
+/// Signed by BIND, with what can stand in a zone: wildcards, delegations with and without DS, DNAME, empty non-terminals.
+const SIGNED: [(&str, &str); 3] = [
+    ("nsec.test.", include_str!("fuzz/nsec.zone")),
+    ("nsec3.test.", include_str!("fuzz/nsec3.zone")),
+    ("optout.test.", include_str!("fuzz/optout.zone")),
+];
+const ORIGINS: [&str; 10] = [
     "example",
-    "x.sub.example",
-    "q.wild.example",
-    "a.moved.example",
-    "loop1.example",
-    "x.lwild.example",
-    "todname.example",
-    "mx.example",
-    "a.long.example",
-    "y.dloop.example",
-    "alias2.example",
-    "absent.example",
+    "plain.test",
+    "starless.test",
+    "service.test",
+    "nsec.test",
+    "nsec3.test",
+    "optout.test",
+    "test",
     "",
     "com",
-    "version.bind",
-    "id.server",
-    "WWW.eXample",
 ];
+/// Names of the zones, and some that are in none.
+const LABELS: [&str; 44] = [
+    "www", "*", "wild", "q", "here", "calias", "a", "b", "ent", "cut", "ns", "host", "safe", "moved", "web",
+    "to", "absent", "x", "mail", "cdn", "flat", "down", "fail", "deep", "all", "sub", "deeper", "loop1",
+    "lwild", "todname", "mx", "long", "dloop", "alias2", "odd", "cwild", "nxwild", "signed", "c", "y",
+    "wsrv", "toout", "tosub", "WwW",
+];
+const WHOLE: [&str; 4] = ["version.bind", "id.server", "hostname.bind", "WWW.eXample"];
 const TYPES: [u16; 22] =
     [1, 2, 5, 6, 12, 15, 16, 28, 33, 39, 41, 43, 46, 47, 48, 64, 65, 249, 250, 252, 255, 65_280];
 const OPTIONS: [&[u8]; 10] = [
@@ -91,8 +102,10 @@ impl Random {
 
 /// A query that is well formed, more or less.
 fn seed(r: &mut Random) -> Vec<u8> {
-    let name = NAMES[r.below(NAMES.len())];
-    let mut q = query(name, TYPES[r.below(TYPES.len())]);
+    let mut labels: Vec<&str> = (0..r.below(4)).map(|_| LABELS[r.below(LABELS.len())]).collect();
+    labels.push(ORIGINS[r.below(ORIGINS.len())]);
+    let name = if r.one_in(32) { WHOLE[r.below(WHOLE.len())].to_string() } else { labels.join(".") };
+    let mut q = query(&name, TYPES[r.below(TYPES.len())]);
     if r.one_in(8) {
         let at = q.len() - 1;
         q[at] = [3, 254, 255, 4][r.below(4)];
@@ -180,25 +193,78 @@ fn check(q: &[u8], m: &[u8], transport: Transport) {
     );
     assert!(a.rcode < 16 || a.opt.is_some(), "an extended code without OPT");
     assert!(!a.tc || transport == Transport::Udp, "truncated over a stream");
+    for section in [&a.answer, &a.authority, &a.additional] {
+        assert_eq!(
+            section.iter().collect::<BTreeSet<_>>().len(),
+            section.len(),
+            "nothing stands twice: {a:?}"
+        );
+    }
+    // Whoever understands DNSSEC gets a proof with each denial of a signed zone, and signatures (RFC 4035 §3.1.3).
+    let signed = |owner: &str| SIGNED.iter().any(|(origin, _)| *origin == owner);
+    let denied = a.authority.iter().any(|r| r.1 == 6 && signed(&r.0));
+    if denied && !a.tc && a.opt.as_ref().is_some_and(|o| o.1 & 0x8000 != 0) {
+        let proven = a.authority.iter().any(|r| matches!(r.1, 47 | 50));
+        assert!(proven && a.authority.iter().any(|r| r.1 == 46), "no proof: {a:?}");
+    }
+}
+
+/// The zones, and services of every kind.
+fn state() -> State {
+    let mut zones = vec![
+        ("example.", ZONE),
+        ("plain.test.", PLAIN),
+        ("starless.test.", STARLESS),
+        ("service.test.", SERVICES),
+    ];
+    zones.extend(SIGNED);
+    let (mut state, sites) = (common::state(&zones), ["fra", "iad", "hnd"]);
+    state.sites = steered::steered().sites;
+    let nearest = Nearest {
+        sites: sites.map(site).into(),
+        areas: [("192.0.1.0/24".parse().unwrap(), vec![site("iad")])].into(),
+    };
+    let weights = || Policy::Weighted([("fra", 3), ("iad", 1)].map(|(s, w)| (site(s), w)).into());
+    let down = |s: ServiceState, then| {
+        let mut s = s;
+        s.spec.when_all_down = then;
+        s.assignment.values_mut().for_each(|a| (a.sites, a.basis) = (Vec::new(), Basis::Nothing));
+        s
+    };
+    for (id, of) in [
+        ("cdn", service("cdn.service.test.", Policy::Nearest(Box::new(nearest)), &sites)),
+        ("web", service("web.service.test.", weights(), &["fra", "iad"])),
+        ("all", service("x.deep.service.test.", Policy::All, &sites)),
+        ("wild", service("*.all.service.test.", Policy::Failover(sites.map(site).into()), &sites)),
+        ("down", down(service("down.service.test.", weights(), &sites), WhenAllDown::NoData)),
+        ("fail", down(service("fail.service.test.", Policy::All, &sites), WhenAllDown::ServFail)),
+    ] {
+        state.services.insert(id.parse().unwrap(), Arc::new(of));
+    }
+    state
 }
 
 struct Fuzzer {
     table: DnsTable,
-    plain: Responder,
+    short: Responder,
+    general: Responder,
     limited: Responder,
+    geo: Geo,
     secrets: CookieSecrets,
 }
 
 impl Fuzzer {
     fn new() -> Fuzzer {
         let rate = RateConfig { rate: 5, slip: 2, size: 1024 };
-        let table = DnsTable::build(&state(&[
-            ("example.", ZONE),
-            ("plain.test.", PLAIN),
-            ("starless.test.", STARLESS),
-        ]));
-        let (plain, limited) = (responder(None), responder(Some(rate)));
-        Fuzzer { table, plain, limited, secrets: CookieSecrets::new([1; 16], &[]) }
+        let (table, cities) = (DnsTable::build(&state()), cities());
+        let all = [responder(None), responder(None), responder(Some(rate))].map(|mut r| {
+            r.prepare(&table);
+            r
+        });
+        let [short, general, limited] = all;
+        let (geo, secrets) =
+            (Geo::open(&[cities.path().to_owned()]).unwrap(), CookieSecrets::new([1; 16], &[]));
+        Fuzzer { table, short, general, limited, geo, secrets }
     }
 
     fn round(&mut self, r: &mut Random) {
@@ -217,16 +283,22 @@ impl Fuzzer {
             buf[..q.len()].copy_from_slice(q);
             (buf, q.len())
         };
-        let view = View { table: &self.table, condition, secrets: Some(&self.secrets), geo: None, transport };
+        let view = View {
+            table: &self.table,
+            condition,
+            secrets: Some(&self.secrets),
+            geo: Some(&self.geo),
+            transport,
+        };
         let mut batch = Batch(queries.iter().map(whole).collect(), vec![None; n]);
         self.limited.answer_batch(&view, &mut batch, n);
         for (i, q) in queries.iter().enumerate() {
             if let Some(len) = batch.1[i] {
                 check(q, &batch.0[i].0[..len], transport);
             }
-            let (mut short, mut general) = (whole(q).0, whole(q).0);
-            let a = self.plain.answer(&self.table, condition, transport, &mut short, q.len());
-            let b = self.plain.answer_generally(&self.table, condition, transport, &mut general, q.len());
+            let (mut short, mut general) = (whole(q).0, whole(q).0); // both have had the same turns
+            let a = self.short.answer(&self.table, condition, transport, &mut short, q.len());
+            let b = self.general.answer_generally(&self.table, condition, transport, &mut general, q.len());
             assert_eq!(a.map(|l| &short[..l]), b.map(|l| &general[..l]), "the short cut differs: {q:02x?}");
             if let Some(len) = a {
                 check(q, &short[..len], transport);
