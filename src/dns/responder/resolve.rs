@@ -147,6 +147,9 @@ impl<'a, 'b> Resolver<'a, 'b> {
     }
 
     fn set(&mut self, zone: &ZoneTable, owner: usize, len: usize, set: RrView<'_>) -> Next {
+        if set.rtype() == rtype::DNAME && self.seen.iter().any(|s| self.renamed(s, owner, len)) {
+            return None; // it stands there
+        }
         if self.put(Section::Answer, owner, set) {
             self.message.collect(set, &mut self.scratch.targets);
             self.sign(zone, Section::Answer, owner, set);
@@ -211,11 +214,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
     fn dname(&mut self, zone: &ZoneTable, step: usize, labels: usize, set: RrView<'_>) -> Next {
         let (Step { owner, len, .. }, prefix) = (self.seen[step], self.scratch.key.wire_start(labels));
         self.seen[step].dname = owner + prefix;
-        let name = self.message.bytes(owner + prefix, len - prefix);
-        let same =
-            |s: &Step| self.message.bytes(s.dname, s.owner + s.len - s.dname).eq_ignore_ascii_case(name);
-        let again = self.seen[..step].iter().any(|s| s.dname > 0 && same(s));
-        if !again {
+        if !self.seen[..step].iter().any(|s| self.renamed(s, owner + prefix, len - prefix)) {
             if !self.put(Section::Answer, owner + prefix, set) {
                 return None;
             }
@@ -240,6 +239,15 @@ impl<'a, 'b> Resolver<'a, 'b> {
         }
         let wanted = self.qtype == rtype::CNAME; // that was the answer
         (!wanted).then_some((self.message.len() - name.len(), name.len()))
+    }
+
+    /// Whether the DNAME of this name led on from that of the step.
+    fn renamed(&self, step: &Step, at: usize, len: usize) -> bool {
+        let Step { owner, len: whole, dname, .. } = *step;
+        let same = || {
+            self.message.bytes(dname, owner + whole - dname).eq_ignore_ascii_case(self.message.bytes(at, len))
+        };
+        dname > 0 && same()
     }
 
     fn referral(&mut self, zone: &ZoneTable, step: usize, labels: usize, node: Node<'_>) -> Next {

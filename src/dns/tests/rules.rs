@@ -246,6 +246,14 @@ fn a_dname_stands_once_in_an_answer_however_often_it_leads_on() {
     let a = read(&a);
     let of = |rtype| a.answer.iter().filter(|r| r.1 == rtype).count();
     assert_eq!((a.rcode, of(39), of(5)), (0, 1, 16), "an endless chain ends after 16");
+    let mut a = Asker::new(&[("example.", &format!("{ZONE}up DNAME @\nback CNAME up.up\n"))]);
+    for qtype in [39, 255] {
+        let types: Vec<u16> = a.ask("back.example", qtype).answer.iter().map(|r| r.1).collect();
+        let expected: &[u16] = if qtype == 39 { &[5, 39, 5] } else { &[5] };
+        assert_eq!(types, expected, "the chain ends at the owner of the DNAME: {qtype}");
+    }
+    let types: Vec<u16> = a.ask("up.up.example", 255).answer.iter().map(|r| r.1).collect();
+    assert_eq!(types, [39, 5]);
 }
 
 #[test]

@@ -26,7 +26,10 @@ use std::{
     path::Path,
 };
 use zonekeeper_core::name::Name;
-use zonekeeper_dns::{Transport, zonefile::type_name};
+use zonekeeper_dns::{
+    Transport,
+    zonefile::{rdata_text, type_name},
+};
 use zones::{Rng, Text, family};
 
 /// Families of zones in one run.
@@ -91,9 +94,15 @@ fn compare(dir: &Path, zones: &[Text], rng: &mut Rng, n: usize) {
     let texts: Vec<(&str, &str)> = zones.iter().map(|z| (z.origin.as_str(), z.text.as_str())).collect();
     let origins = Origins::new(&zones.iter().map(|z| Name::parse(&z.origin).unwrap()).collect::<Vec<_>>());
     let state = common::state(&texts);
-    let names =
-        state.zones.values().flat_map(|z| z.iter().map(|s| s.name.to_string()).collect::<Vec<_>>()).collect();
-    let (mut report, mut asker) = (Report { origins, names, ..Report::default() }, Asker::of(&state));
+    let mut records = BTreeSet::new();
+    for set in state.zones.values().flat_map(|z| z.iter().collect::<Vec<_>>()) {
+        let owner = set.name.to_string();
+        let rr = |rdata: &[u8]| (owner.clone(), set.rtype, set.ttl, rdata_text(set.rtype, rdata));
+        records.extend(set.rdata.iter().map(|r| rr(r)));
+    }
+    let names = records.iter().map(|r: &Rr| r.0.clone()).collect();
+    let (mut report, mut asker) =
+        (Report { origins, names, records, ..Report::default() }, Asker::of(&state));
     let all = questions(rng, zones, n);
     for batch in all.chunks(BATCH) {
         for tcp in [false, true] {
@@ -129,11 +138,14 @@ fn ask_on(peer: &Peer, questions: &[&Question], tcp: bool, origins: &Origins) ->
 struct Report {
     origins: Origins,
     names: BTreeSet<String>,
+    records: BTreeSet<Rr>,
     compared: usize,
     cut: usize,
     /// Cut short by us alone.
     alone: usize,
     by_rule: BTreeMap<&'static str, usize>,
+    /// Each peer says something else, and we what one of them says; not those for ANY.
+    split: usize,
     unexplained: Vec<String>,
     count: usize,
 }
@@ -192,9 +204,11 @@ impl Report {
             let alike = |a: &Essence| theirs.iter().filter(|t| same(part, a, &t.1)).count();
             let most = theirs.iter().map(|t| alike(&t.1)).max().unwrap_or(0);
             if alike(ours) == most && most > 0 {
+                self.split += usize::from(most == 1 && theirs.len() > 1 && question.rtype != rules::ANY);
                 continue;
             }
-            let difference = Difference { question, ours, theirs, part, room, names: &self.names };
+            let difference =
+                Difference { question, ours, theirs, part, room, names: &self.names, records: &self.records };
             match RULES.iter().find(|r| (r.holds)(&difference)) {
                 Some(rule) => *self.by_rule.entry(rule.name).or_default() += 1,
                 None => {
@@ -211,9 +225,11 @@ impl Report {
 
     fn finish(self, questions: usize, zones: &[Text]) {
         println!(
-            "{questions} questions, {} answers compared, {} cut short, {} of them by us alone",
-            self.compared, self.cut, self.alone
+            "{questions} questions, {} answers compared, {} cut short, {} of them by us alone; {} times three peers said three \
+             things, and we one of them",
+            self.compared, self.cut, self.alone, self.split
         );
+        assert!(self.split * 200 <= questions, "{} of {questions} answers have no majority", self.split);
         // names in RDATA are not compressed here, so that some answers are larger than theirs
         assert!(self.alone * 50 <= questions, "{} of {questions} answers cut short by us alone", self.alone);
         for rule in RULES.iter().filter(|r| self.by_rule.contains_key(r.name)) {

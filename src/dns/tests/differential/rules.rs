@@ -66,11 +66,18 @@ impl Essence {
         if !self.answer.iter().any(|r| r.1 == 5) {
             return None;
         }
-        if question.rtype == 5 || (question.rtype == ANY && !self.answer.iter().any(|r| r.1 == 39)) {
+        if question.rtype == 5 {
             return None; // the alias is the answer
         }
+        let renamed = |name: &str| {
+            let above = |r: &&Rr| r.1 == 39 && name.ends_with(&format!(".{}", r.0));
+            self.answer.iter().any(|r| above(&r))
+        };
         for _ in 0..=self.answer.len() {
             let Some(cname) = self.answer.iter().find(|r| r.1 == 5 && r.0 == at.to_string()) else { break };
+            if question.rtype == ANY && !renamed(&cname.0) {
+                return None; // so it is here
+            }
             zone = origins.of(&at);
             at = Name::parse(&cname.3).unwrap();
         }
@@ -100,11 +107,29 @@ pub(crate) struct Difference<'a> {
     pub(crate) part: Part,
     /// Bytes that are left in our answer.
     pub(crate) room: usize,
-    /// All owners of records.
+    /// All owners of records, and the records.
     pub(crate) names: &'a BTreeSet<String>,
+    pub(crate) records: &'a BTreeSet<Rr>,
 }
 
 impl Difference<'_> {
+    /// Whether the record stands in a zone, at its owner or at a wildcard above.
+    fn is_written(&self, (owner, rtype, ttl, rdata): &Rr) -> bool {
+        let above = owner.match_indices('.').map(|(dot, _)| format!("*{}", &owner[dot..]));
+        [owner.clone()]
+            .into_iter()
+            .chain(above)
+            .any(|o| self.records.contains(&(o, *rtype, *ttl, rdata.clone())))
+    }
+
+    /// Whether a wildcard above the name exists only because of names below it.
+    fn is_below_empty_wildcard(&self, name: &str) -> bool {
+        name.match_indices('.').any(|(dot, _)| {
+            let (wildcard, below) = (format!("*{}", &name[dot..]), format!(".*{}", &name[dot..]));
+            !self.names.contains(&wildcard) && self.names.iter().any(|n| n.ends_with(&below))
+        })
+    }
+
     /// Bytes of the smallest RRset that theirs has beside ours; 0 when there is none.
     fn missing(&self, theirs: &Essence) -> usize {
         let mut sets = BTreeMap::<(&str, u16), usize>::new();
@@ -132,7 +157,7 @@ pub(crate) struct Rule {
     pub(crate) holds: fn(&Difference<'_>) -> bool,
 }
 
-const ANY: u16 = 255;
+pub(crate) const ANY: u16 = 255;
 
 pub(crate) const RULES: &[Rule] = &[
     Rule {
@@ -140,22 +165,30 @@ pub(crate) const RULES: &[Rule] = &[
         reason: "RFC 8482 §4.1: \"MAY decide to return a single RRset or a larger subset of the available RRsets\"",
         holds: |d| {
             let owners = |e: &Essence| e.answer.iter().map(|r| r.0.clone()).collect::<BTreeSet<_>>();
-            let alike = |e: &Essence| e.answer.is_superset(&d.ours.answer) || owners(e) == owners(d.ours);
-            let some = !d.ours.answer.is_empty() && d.theirs.iter().any(|t| alike(&t.1));
-            d.question.rtype == ANY && d.part >= Part::Answer && some
+            let given = |r: &Rr| d.theirs.iter().any(|t| t.1.answer.contains(r)) || d.is_written(r);
+            d.question.rtype == ANY
+                && d.part >= Part::Answer
+                && d.ours.answer.iter().all(given)
+                && d.theirs.iter().any(|t| owners(&t.1) == owners(d.ours))
         },
     },
     Rule {
         name: "wildcard without records",
         reason: "RFC 4035 §3.1.3.4: where a wildcard has no data, one NSEC proves that of the wildcard \"and\" another that the \
-                 name does not exist; Knot and BIND leave out the former where the wildcard is an empty non-terminal, NSD takes another",
+                 name does not exist (RFC 5155 §7.2.5 with NSEC3); some leave out the former where the wildcard is an empty \
+                 non-terminal, or take another",
         holds: |d| {
-            let less = |e: &Essence| d.ours.authority.is_superset(&e.authority);
-            let most = d.theirs.iter().filter(|t| less(&t.1)).count() >= 2;
+            let denial = |r: &Rr| matches!(r.1, 47 | 50) || (r.1 == 46 && r.3.starts_with("NSEC"));
+            let less = |e: &Essence| {
+                d.ours.authority.is_superset(&e.authority)
+                    && d.ours.authority.difference(&e.authority).all(denial)
+            };
+            let targets = d.ours.answer.iter().filter(|r| r.1 == 5).map(|r| r.3.clone());
+            let mut names = targets.chain([d.question.name.to_string()]);
             d.part == Part::Authority
                 && d.ours.rcode == 0
-                && most
-                && d.ours.authority.iter().any(|r| r.1 == 47)
+                && d.theirs.iter().filter(|t| less(&t.1)).count() >= 2
+                && names.any(|n| d.is_below_empty_wildcard(&n))
         },
     },
     Rule {
@@ -164,7 +197,8 @@ pub(crate) const RULES: &[Rule] = &[
         holds: |d| {
             let part = |e: &Essence| e.answer.is_subset(&d.ours.answer) || d.ours.answer.is_subset(&e.answer);
             let chain = d.ours.answer.iter().filter(|r| r.1 == 5).count();
-            d.ours.rcode == 0 && chain >= 16 && d.theirs.iter().filter(|t| part(&t.1)).count() >= 2
+            let long = chain >= 16 || (chain >= 8 && d.ours.tc);
+            d.ours.rcode == 0 && long && d.theirs.iter().filter(|t| part(&t.1)).count() >= 2
         },
     },
     Rule {
