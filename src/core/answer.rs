@@ -34,7 +34,7 @@ mod svcb;
 #[cfg(test)]
 mod tests;
 
-pub use explain::{Asker, Explanation};
+pub use explain::Asker;
 pub use nearest::{Chosen, Direction, Steering, Step, Whereabouts};
 pub use negative::Negative;
 pub use service::{Prepared, SUSPECT_TTL, ServiceAnswer, WireSet};

@@ -46,7 +46,7 @@ async fn name(view: View, Query(q): Query<Question>) -> Result<Json<Seen<DnsExpl
     let geo = (**geo).as_ref();
     let answer = question::ask(&published.dns, &q.name, rtype, q.client, geo);
     let asker = Asker { addr: q.client, known: q.client.and_then(|c| Some(geo?.find(c.to_canonical()))) };
-    let why = published.dns.explain(&published.state, &q.name, rtype, asker).why;
+    let why = published.dns.explain(&published.state, &q.name, rtype, asker);
     let client = q.client.map(|c| c.to_string());
     Ok(view.seen(DnsExplanation {
         name: q.name.to_string(),

@@ -3,11 +3,10 @@
 use super::{DnsTable, Found, Prepared, Steering, Whereabouts};
 use crate::{
     assign::Lane,
-    id::ServiceId,
-    model::{Family, Policy},
+    model::Policy,
     name::Name,
-    state::{Assignment, Basis, State},
-    zone::Key,
+    state::{Basis, State},
+    zone::{Key, rdata_target, rtype},
 };
 use alloc::{
     format,
@@ -25,67 +24,98 @@ pub struct Asker {
     pub known: Option<Whereabouts>,
 }
 
-/// The path from a question to its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
-    /// The zone that answers; none: REFUSED.
-    pub zone: Option<Name>,
-    /// Its serial.
-    pub serial: u32,
-    /// The service and family that answer; none: the zone's records do.
-    pub service: Option<(ServiceId, Family)>,
-    /// That service's assignment.
-    pub assignment: Option<Assignment>,
-    /// Each step in words.
-    pub why: Vec<String>,
-}
+/// Most names that are explained on the way: no answer follows more.
+const MAX_STEPS: usize = 16;
 
 impl DnsTable {
-    /// Explains the answer to a question (the first step of it, when an alias leads on).
-    pub fn explain(&self, state: &State, qname: &Name, qtype: u16, asker: Asker) -> Explanation {
-        let mut out = Explanation { zone: None, serial: 0, service: None, assignment: None, why: Vec::new() };
-        let Some((table, origin)) = self.zone_of(qname.wire(), false) else {
-            out.why.push(format!("{qname} lies in no zone of this cluster: REFUSED"));
-            return out;
+    /// The path from a question to its answer in words, a line for each step, also behind aliases.
+    pub fn explain(&self, state: &State, qname: &Name, qtype: u16, asker: Asker) -> Vec<String> {
+        let (mut why, mut names) = (Vec::new(), Vec::from([qname.clone()]));
+        while let Some(next) = self.step(state, &names[names.len() - 1], qtype, asker, &mut why) {
+            why.push(format!("which leads to {next}"));
+            if names.contains(&next) {
+                why.push("where it came from: a loop, and the answer ends here".to_string());
+                break;
+            }
+            if names.len() == MAX_STEPS {
+                why.push("which is one alias too many: the answer ends here".to_string());
+                break;
+            }
+            names.push(next);
+        }
+        why
+    }
+
+    /// One name; the next, when an alias leads on.
+    fn step(
+        &self,
+        state: &State,
+        qname: &Name,
+        qtype: u16,
+        asker: Asker,
+        why: &mut Vec<String>,
+    ) -> Option<Name> {
+        // RFC 4035 §3.1.4.1: a DS belongs to the parent, if that is ours.
+        let above = if qtype == rtype::DS { self.zone_of(qname.wire(), true) } else { None };
+        let Some((table, origin)) = above.or_else(|| self.zone_of(qname.wire(), false)) else {
+            why.push(format!(
+                "{qname} lies in no zone of this cluster{}",
+                match why.is_empty() {
+                    true => ": REFUSED",
+                    false => "",
+                }
+            ));
+            return None;
         };
         let zone = table.zone();
-        (out.zone, out.serial) = (Some(zone.origin().clone()), zone.serial());
-        out.why.push(format!(
-            "zone {} with serial {} is the closest to {qname}",
-            zone.origin(),
-            zone.serial()
-        ));
+        why.push(format!("zone {} with serial {} is the closest to {qname}", zone.origin(), zone.serial()));
         if !table.is_ready() {
-            out.why.push("the zone lacks SOA or NS at its apex: SERVFAIL".to_string());
-            return out;
+            why.push("the zone lacks SOA or NS at its apex: SERVFAIL".to_string());
+            return None;
         }
         let mut key = Key::default();
         if !key.set(qname.wire(), origin) {
-            return out;
+            return None;
         }
         let asked = key.labels();
         let found = table.find(&mut key, qtype);
         if key.bytes().ends_with(b"*\0") && !qname.is_wildcard() && !matches!(found, Found::NxDomain) {
-            out.why.push(format!(
+            why.push(format!(
                 "the name does not exist; a wildcard {} labels above it does",
                 asked - (key.labels() - 1)
             ));
         }
         if let Found::Service(answer) = found {
-            service(&mut out, state, answer, asker);
-        } else {
-            out.why.push(records(&found));
+            service(why, state, answer, asker);
+            return None;
         }
-        out
+        why.push(records(&found));
+        let (set, kept) = match found {
+            Found::Cname(set) | Found::Alias(set) => (set, 0),
+            Found::Dname(labels, set) => (set, key.wire_start(labels)),
+            _ => return None,
+        };
+        let rdata = set.records().next()?.rdata();
+        let (at, len) = rdata_target(set.rtype(), rdata)?;
+        let next = [&qname.wire()[..kept], &rdata[at..at + len]].concat();
+        match Name::from_wire(&next) {
+            Ok(next) => Some(next),
+            Err(_) => {
+                why.push("but the name would be too long: YXDOMAIN".to_string());
+                None
+            }
+        }
     }
 }
 
 fn records(found: &Found<'_>) -> String {
     match found {
         Found::Set(set) | Found::Any(set) => format!("{} static records with TTL {}", set.count(), set.ttl()),
-        Found::Cname(_) => "an alias (CNAME) leads on".to_string(),
-        Found::Alias(_) => "an ALIAS gives the addresses of another name".to_string(),
-        Found::Dname(..) => "an ancestor has a DNAME, which leads on (RFC 6672)".to_string(),
+        Found::Cname(_) => "an alias (CNAME) stands there".to_string(),
+        Found::Alias(_) => "an ALIAS gives it the addresses of another name".to_string(),
+        Found::Dname(..) => {
+            "an ancestor has a DNAME, which replaces the end of the name (RFC 6672)".to_string()
+        }
         Found::Referral(..) => "an ancestor is delegated: referral to its name servers".to_string(),
         Found::NoData => "the name exists, but not with this type: NODATA".to_string(),
         Found::NxDomain => "neither the name nor a wildcard for it exists: NXDOMAIN".to_string(),
@@ -93,9 +123,8 @@ fn records(found: &Found<'_>) -> String {
     }
 }
 
-fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer, asker: Asker) {
+fn service(why: &mut Vec<String>, state: &State, answer: &super::ServiceAnswer, asker: Asker) {
     let (id, family) = (answer.service(), answer.family());
-    out.service = Some((id.clone(), family));
     let Some(s) = state.services.get(id) else { return };
     let policy = match s.spec.policy {
         Policy::Failover(_) => "failover",
@@ -103,9 +132,8 @@ fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer, 
         Policy::All => "all",
         Policy::Nearest(_) => "nearest",
     };
-    out.why.push(format!("service {id} stands at this name with policy {policy}"));
-    out.assignment = s.assignment.get(&family).cloned();
-    match &out.assignment {
+    why.push(format!("service {id} stands at this name with policy {policy}"));
+    match s.assignment.get(&family) {
         Some(a) => {
             let sites: Vec<&str> = a.sites.iter().map(|s| s.as_str()).collect();
             let basis = match a.basis {
@@ -115,26 +143,26 @@ fn service(out: &mut Explanation, state: &State, answer: &super::ServiceAnswer, 
                 Basis::Nothing => "none; everything is down or forced down",
             };
             let (i, n) = (a.epoch.incarnation, a.epoch.index);
-            out.why.push(format!(
+            why.push(format!(
                 "assigned to [{}] ({basis}) by the decision at epoch {i}.{n}",
                 sites.join(", ")
             ));
         }
-        None => out.why.push("no decision has assigned this family yet".to_string()),
+        None => why.push("no decision has assigned this family yet".to_string()),
     }
     let lane = Lane::new(state, id, s, family, state.time);
     for site in s.spec.sites(family) {
-        out.why.extend(lane.unused(site).map(|why| format!("{site} is not answered: {why}")));
+        why.extend(lane.unused(site).map(|reason| format!("{site} is not answered: {reason}")));
     }
     if !s.suspects.is_empty() {
         let sites: Vec<&str> = s.suspects.iter().map(|s| s.as_str()).collect();
-        out.why.push(format!(
+        why.push(format!(
             "under suspicion: {}; answers live at most {} s",
             sites.join(", "),
             super::service::SUSPECT_TTL
         ));
     }
-    out.why.push(match answer.prepared() {
+    why.push(match answer.prepared() {
         Prepared::Fixed(set) => format!("{} addresses with TTL {}", set.view().count(), set.view().ttl()),
         Prepared::Weighted { sets, schedule } => {
             let share = |i: usize| schedule.iter().filter(|&&s| usize::from(s) == i).count();

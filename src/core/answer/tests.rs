@@ -284,10 +284,8 @@ fn an_alias_stands_for_addresses_only() {
 fn explain_tells_zone_service_and_reason() {
     let state = state(&[("web", failover(&["www.example."]))]);
     let table = DnsTable::build(&state);
-    let e = table.explain(&state, &name("www.example."), 1, Asker::default());
-    assert_eq!((e.zone, e.serial, e.service.unwrap().0.as_str()), (Some(name("example.")), 1, "web"));
     assert_eq!(
-        e.why,
+        table.explain(&state, &name("www.example."), 1, Asker::default()),
         [
             "zone example. with serial 1 is the closest to www.example.",
             "service web stands at this name with policy failover",
@@ -296,12 +294,47 @@ fn explain_tells_zone_service_and_reason() {
             "1 addresses with TTL 60",
         ]
     );
-    let last = |qname: &str| table.explain(&state, &name(qname), 1, Asker::default()).why.pop().unwrap();
+    let last = |qname: &str| table.explain(&state, &name(qname), 1, Asker::default()).pop().unwrap();
     assert!(
         last("x.example.").contains("NXDOMAIN")
             && last("nowhere.").contains("REFUSED")
             && last("x.cut.example.").contains("referral")
     );
+}
+
+#[test]
+fn explain_follows_what_leads_on() {
+    let mut state = state(&[("web", failover(&["www.example."]))]);
+    let zone = Arc::make_mut(state.zones.get_mut(&name("example.")).unwrap());
+    let mut put = |owner: &str, rtype, target: &str| {
+        let rdata = vec![Box::from(name(target).wire())];
+        zone.put(RrSet::new(name(owner), rtype, 60, rdata).unwrap()).unwrap();
+    };
+    put("a.example.", rtype::CNAME, "www.moved.example.");
+    put("moved.example.", rtype::DNAME, "example.");
+    put("flat.example.", rtype::ALIAS, "a.example.");
+    put("round.example.", rtype::CNAME, "about.example.");
+    put("about.example.", rtype::CNAME, "round.example.");
+    put("out.example.", rtype::CNAME, "www.elsewhere.");
+    let table = DnsTable::build(&state);
+    let path = |qname: &str, qtype| {
+        let why = table.explain(&state, &name(qname), qtype, Asker::default());
+        let names: Vec<String> =
+            why.iter().filter_map(|w| w.strip_prefix("which leads to ")).map(String::from).collect();
+        (names.join(" "), why.last().unwrap().clone())
+    };
+    let www = "a.example. www.moved.example. www.example.";
+    assert_eq!(path("flat.example.", 1), (www.into(), "1 addresses with TTL 60".into()));
+    let (names, end) = path("round.example.", 1);
+    assert_eq!(names, "about.example. round.example.");
+    assert!(end.contains("loop"), "{end}");
+    let (names, end) = path("out.example.", 1);
+    assert_eq!(
+        (names.as_str(), end.as_str()),
+        ("www.elsewhere.", "www.elsewhere. lies in no zone of this cluster")
+    );
+    let ds = table.explain(&state, &name("sub.example."), rtype::DS, Asker::default());
+    assert!(ds[0].starts_with("zone example. "), "the parent's: {ds:?}");
 }
 
 proptest! {
@@ -383,11 +416,11 @@ fn nearest_goes_by_network_system_country_continent_distance_and_order() {
         "a Distance /20"
     );
     let asker = Asker { addr: Some([203, 0, 113, 1].into()), known: Some(known(1, b"CA", b"NA", None)) };
-    let why = DnsTable::build(&state).explain(&state, &name("n.example."), 1, asker).why;
+    let why = DnsTable::build(&state).explain(&state, &name("n.example."), 1, asker);
     let last = "to 203.0.113.1, and to all that share its first 20 bits, the nearest usable site is b, by the client's country";
     assert_eq!(why.last().map(String::as_str), Some(last), "{why:?}");
     assert!(why.iter().any(|w| w.starts_with("c is not answered")), "{why:?}");
     let blind = Asker { known: None, ..asker };
-    let why = DnsTable::build(&state).explain(&state, &name("n.example."), 1, blind).why;
+    let why = DnsTable::build(&state).explain(&state, &name("n.example."), 1, blind);
     assert!(why.last().unwrap().ends_with("no database that knows where clients are"), "{why:?}");
 }
