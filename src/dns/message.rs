@@ -196,13 +196,18 @@ impl<'b> Message<'b> {
                 && targets.len < MAX_TARGETS
                 && let Some((place, len)) = self.target(at, set.rtype(), offset, len)
                 && let Ok(place) = u16::try_from(place)
-                && !targets.iter().any(|(p, l)| self.bytes(p, l) == self.bytes(usize::from(place), len))
+                && !targets.iter().any(|(p, l)| self.are_same((p, l), (usize::from(place), len)))
             {
                 targets.places[targets.len] = (place, len as u8);
                 targets.len += 1;
             }
             at += r.wire.len();
         }
+    }
+
+    /// Whether two names, each by its place and length, are the same: the question's has any case.
+    pub(crate) fn are_same(&self, a: (usize, usize), b: (usize, usize)) -> bool {
+        self.bytes(a.0, a.1).eq_ignore_ascii_case(self.bytes(b.0, b.1))
     }
 
     /// Where the name is that the record at a place leads to. The root leads nowhere, but stands for the owner in SVCB

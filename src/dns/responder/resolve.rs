@@ -91,8 +91,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
     }
 
     fn is_loop(&self, step: usize, at: usize, len: usize) -> bool {
-        let target = self.message.bytes(at, len);
-        self.seen[..=step].iter().any(|s| self.message.bytes(s.owner, s.len).eq_ignore_ascii_case(target))
+        self.seen[..=step].iter().any(|s| self.message.are_same((s.owner, s.len), (at, len)))
     }
 
     fn step(&mut self, step: usize, owner: usize, len: usize) -> Next {
@@ -244,10 +243,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
     /// Whether the DNAME of this name led on from that of the step.
     fn renamed(&self, step: &Step, at: usize, len: usize) -> bool {
         let Step { owner, len: whole, dname, .. } = *step;
-        let same = || {
-            self.message.bytes(dname, owner + whole - dname).eq_ignore_ascii_case(self.message.bytes(at, len))
-        };
-        dname > 0 && same()
+        dname > 0 && self.message.are_same((dname, owner + whole - dname), (at, len))
     }
 
     fn referral(&mut self, zone: &ZoneTable, step: usize, labels: usize, node: Node<'_>) -> Next {
@@ -275,6 +271,9 @@ impl<'a, 'b> Resolver<'a, 'b> {
     }
 
     fn negative(&mut self, zone: &ZoneTable, step: usize, apex: usize, claim: Claim) -> Next {
+        if step > 0 && self.dnssec_ok {
+            self.prove_wildcards(); // BIND takes the first denial that could be one for its own, of whatever zone
+        }
         let soa = zone.negative()?;
         let fits = self.message.put_negative(apex, soa);
         self.verdict.truncated |= !fits;
@@ -303,7 +302,7 @@ impl<'a, 'b> Resolver<'a, 'b> {
             }
             let needed =
                 cut.is_some_and(|(cut, n)| is_below(self.message.bytes(at, len), self.message.bytes(cut, n)));
-            let own = self.message.bytes(at, len).eq_ignore_ascii_case(self.message.bytes(owner.0, owner.1));
+            let own = self.message.are_same((at, len), owner);
             let types = [rtype::A, rtype::AAAA, of];
             let alias = is_svcb(of) && !own && self.message.bytes(at - 2, 2) == [0, 0];
             for rtype in types.into_iter().take(if alias { 3 } else { 2 }) {

@@ -258,12 +258,17 @@ fn a_dname_stands_once_in_an_answer_however_often_it_leads_on() {
 
 #[test]
 fn beside_svcb_stand_addresses_and_what_its_alias_leads_to() {
-    let text = format!("{ZONE}own HTTPS 1 . alpn=h2\nown A 192.0.2.7\nali HTTPS 0 own\nsvc HTTPS 1 own\n");
+    let text = format!(
+        "{ZONE}own HTTPS 1 . alpn=h2\nown A 192.0.2.7\nali HTTPS 0 own\nsvc HTTPS 1 own\n\
+        two HTTPS 1 . alpn=h2\ntwo HTTPS 2 two alpn=h3\ntwo A 192.0.2.8\n"
+    );
     let mut a = Asker::new(&[("example.", &text)]);
     let mut beside =
         |qname: &str| a.ask(qname, 65).additional.iter().map(|r| (r.0.clone(), r.1)).collect::<Vec<_>>();
     let own = |rtype| ("own.example.".to_string(), rtype);
     assert_eq!(beside("own.example"), [own(1)], "RFC 9460 §2.5.2: '.' is the owner");
+    assert_eq!(beside("two.example").len(), 1);
+    assert_eq!(beside("tWo.example").len(), 1, "the same name twice, in another case");
     assert_eq!(beside("ali.example"), [own(1), own(65)], "RFC 9460 §4.1");
     assert_eq!(beside("svc.example"), [own(1)]);
 }

@@ -89,6 +89,23 @@ fn absence_is_proven_by_the_records_around_it() {
 }
 
 #[test]
+fn the_proof_of_a_wildcard_stands_before_what_comes_of_its_alias() {
+    let far = format!(
+        "{NSEC}*.al CNAME absent.other.\n*.al RRSIG CNAME 13 2 300 20371202104803 20261122104803 1 example. AAEC\n"
+    );
+    let mut a = Asker::new(&[("example.", &signed(&far)), ("other.", &signed(NSEC))]);
+    let nx = with_do(&mut a, "q.al.example", 1);
+    let proofs: Vec<&str> =
+        nx.authority.iter().filter(|r| r.1 == 47).map(|r| r.0.rsplit('.').nth(1).unwrap()).collect();
+    assert_eq!(
+        (nx.rcode, proofs[0]),
+        (3, "example"),
+        "BIND takes the first that covers the name: {proofs:?}"
+    );
+    assert!(proofs.contains(&"other"), "{proofs:?}");
+}
+
+#[test]
 fn owners_of_nsec3_are_no_names() {
     let hash = "0p9mhaveqvm6t7vbl5lop2u3t2rp3tom";
     let chain = format!("@ NSEC3PARAM 1 0 12 AABBCCDD\n{hash} 30 NSEC3 1 0 12 AABBCCDD {hash} A\n");

@@ -192,22 +192,46 @@ pub(crate) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        name: "asterisk",
+        reason: "RFC 5155 §7.2.5: \"in addition to the closest encloser proof\" the record of the wildcard: Knot and NSD leave \
+                 the proof out where the name that was asked for begins with an asterisk itself",
+        holds: |d| {
+            let proof = |r: &Rr| r.1 == 50 || (r.1 == 46 && r.3.starts_with("NSEC3"));
+            let more = |e: &Essence| d.ours.authority.difference(&e.authority).all(proof);
+            d.part == Part::Authority
+                && d.ours.rcode == 0
+                && d.question.name.is_wildcard()
+                && d.theirs.iter().all(|t| more(&t.1))
+                && d.theirs.iter().any(|t| t.1.authority == d.ours.authority)
+        },
+    },
+    Rule {
         name: "endless",
-        reason: "RFC 1034 §3.6.2: \"CNAME chains should be followed\", how far is each server's choice: we follow 16",
+        reason: "RFC 1034 §3.6.2: \"CNAME chains should be followed\", how far is each server's choice: we follow 16, and none \
+                 that leads back",
         holds: |d| {
             let part = |e: &Essence| e.answer.is_subset(&d.ours.answer) || d.ours.answer.is_subset(&e.answer);
             let chain = d.ours.answer.iter().filter(|r| r.1 == 5).count();
-            let long = chain >= 16 || (chain >= 8 && d.ours.tc);
-            d.ours.rcode == 0 && long && d.theirs.iter().filter(|t| part(&t.1)).count() >= 2
+            let owner = |name: &str| d.ours.answer.iter().any(|r| r.1 == 5 && r.0 == name);
+            let back = d.ours.answer.iter().filter(|r| r.1 == 5).all(|r| owner(&r.3));
+            let long = back || chain >= 16 || (chain >= 8 && d.ours.tc);
+            d.ours.rcode == 0 && chain > 0 && long && d.theirs.iter().filter(|t| part(&t.1)).count() >= 2
         },
     },
     Rule {
         name: "ds of the parent",
         reason: "RFC 4035 §3.1.4.1: the DS of a zone is the parent's, also where an alias in the child leads to its apex",
         holds: |d| {
-            let same =
-                d.theirs.iter().any(|t| t.1.answer == d.ours.answer && t.1.authority == d.ours.authority);
-            d.question.rtype == 43 && same && d.ours.answer.iter().any(|r| r.1 == 5)
+            let (aliases, answer) = (|r: &&Rr| r.1 == 5, &d.ours.answer);
+            let ends = |r: &&Rr| !answer.iter().any(|next| next.1 == 5 && next.0 == r.3);
+            let end = answer.iter().filter(aliases).find(ends).map(|r| r.3.as_str());
+            let soa = |e: &Essence| e.authority.iter().find(|r| r.1 == 6).map(|r| r.0.clone());
+            let child = d.theirs.iter().any(|t| soa(&t.1).as_deref() == end);
+            let parents = |end: &str| match soa(d.ours) {
+                Some(owner) => end.ends_with(&format!(".{owner}")),
+                None => answer.iter().any(|r| r.1 == 43 && r.0 == end),
+            };
+            d.question.rtype == 43 && child && end.is_some_and(parents)
         },
     },
     Rule {
