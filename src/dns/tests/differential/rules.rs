@@ -173,6 +173,27 @@ pub(crate) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        name: "any behind a dname",
+        reason: "RFC 1034 §4.3.2 step 3a: an alias is followed where \"QTYPE doesn't match CNAME\"; ANY does match, and whether the \
+                 one that is made up for a DNAME is the answer is each server's choice: NSD and we follow it",
+        holds: |d| {
+            let renamed = d.ours.answer.iter().any(|r| r.1 == 39);
+            let less = |e: &Essence| e.answer.is_subset(&d.ours.answer);
+            d.question.rtype == ANY && renamed && d.theirs.iter().filter(|t| less(&t.1)).count() >= 2
+        },
+    },
+    Rule {
+        name: "nsec3 at an alias",
+        reason: "RFC 4035 §2.5, RFC 5155 §7.2.8: an NSEC3 stands beside no CNAME, so the alias is followed; Knot and NSD deny \
+                 that there is one",
+        holds: |d| {
+            let same = |e: &Essence| e.answer == d.ours.answer && e.authority == d.ours.authority;
+            d.question.rtype == 50
+                && d.ours.answer.iter().any(|r| r.1 == 5)
+                && d.theirs.iter().any(|t| same(&t.1))
+        },
+    },
+    Rule {
         name: "wildcard without records",
         reason: "RFC 4035 §3.1.3.4: where a wildcard has no data, one NSEC proves that of the wildcard \"and\" another that the \
                  name does not exist (RFC 5155 §7.2.5 with NSEC3); some leave out the former where the wildcard is an empty \
