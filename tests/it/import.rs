@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 use zonekeeper_chaos::{
-    asker::{self, A},
-    lab::{DNS, Lab, NAME},
+    asker::{self, A, Asker},
+    lab::{DNS, Lab, NAME, Options},
     net::{Net, possible},
 };
 
@@ -34,6 +34,9 @@ fn zone(names: usize) -> String {
     }
     text
 }
+
+/// An answer is seen so late, at most.
+const ASKED_EVERY: Duration = Duration::from_millis(2);
 
 fn has(lab: &Lab, i: usize, name: &str) -> bool {
     asker::ask(lab.nodes[i].at(DNS), name, A, Duration::from_secs(1)).is_ok_and(|a| a.addrs.len() == 2)
@@ -105,6 +108,59 @@ fn a_failover_does_not_wait_for_an_import() {
         after <= before * 4 + Duration::from_millis(250),
         "{after:?} beside an import, {before:?} without"
     );
+}
+
+/// Services in a zone of 100,000 names, all at one site until an operator forces that down: from the request, so with the
+/// commit, to the answer of every node. The median of some moves there and back. A thousand where `ZONEKEEPER_EXE` is a
+/// release build; the program of the tests needs two seconds for so many, three times over on two cores.
+#[test]
+fn many_services_leave_a_site_at_once() {
+    let _turn = turn();
+    let release = std::env::var_os("ZONEKEEPER_EXE").is_some();
+    let (services, most) = if release { (1000, 50) } else { (100, 500) };
+    let (mut records, mut more) = (String::new(), String::new());
+    for i in 0..100_000 {
+        let _ = writeln!(records, "h{i} A 10.{}.{}.{}", i >> 16, i >> 8 & 255, i & 255);
+    }
+    for i in 0..services {
+        let _ = writeln!(
+            more,
+            "[service.s{i}]\nnames = [\"s{i}.example.com\"]\nsites = [\"fra\", \"ams\"]\npool = \"web\"\n\
+             hold_down = \"0s\"\nfailback_after = \"0s\"\nendpoint = {{ fra = \"{{fra}}:8080\", ams = \"{{ams}}:8080\" }}"
+        );
+    }
+    let lab = lab(Options { records, more, ..options() });
+    let (fra, ams) = (BTreeSet::from([lab.nodes[0].ip]), BTreeSet::from([lab.nodes[1].ip]));
+    let within = Duration::from_secs(60);
+    let name = |i: usize| format!("s{i}.example.com");
+    let askers: Vec<Asker> = lab
+        .nodes
+        .iter()
+        .flat_map(|node| {
+            [0, services - 1].map(|i| Asker::start(node.at(DNS), &name(i), A, ASKED_EVERY).unwrap())
+        })
+        .collect();
+    let everywhere = |to: &BTreeSet<IpAddr>, from: Instant| {
+        askers.iter().map(|a| a.wait(to, from, within).expect("the move reaches every node") - from).max()
+    };
+    everywhere(&fra, Instant::now());
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let down = json!({"scope": {"site": "fra"}, "force": "down", "reason": "test"});
+        let from = Instant::now();
+        lab.put(0, "/v1/overrides", &down).unwrap_or_else(|e| panic!("{e}"));
+        times.extend(everywhere(&ams, from));
+        for (node, i) in lab.nodes.iter().flat_map(|node| (0..services).step_by(37).map(move |i| (node, i))) {
+            let all = asker::ask(node.at(DNS), &name(i), A, Duration::from_secs(5)).unwrap();
+            assert_eq!(all.addrs, ams, "{} on {}", name(i), node.site);
+        }
+        let released = lab.request(0, "DELETE", "/v1/overrides?site=fra", None).unwrap();
+        assert_eq!(released.status, 200, "{}", String::from_utf8_lossy(&released.body));
+        everywhere(&fra, Instant::now());
+    }
+    let took = median(times.clone());
+    eprintln!("{services} services moved everywhere in {took:?}, {:?} at the worst", times.iter().max());
+    assert!(took <= Duration::from_millis(most), "{took:?}");
 }
 
 fn term(lab: &Lab) -> u64 {
