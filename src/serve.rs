@@ -16,7 +16,7 @@ use std::{
 };
 use zonekeeper_config::{
     AdminConfig, ClusterConfig, DRAIN_MS, DnsConfig, LogLevel, NodeConfig, OnStale, PeerConfig, ProxyConfig,
-    TCP_CONNECTIONS, TCP_CONNECTIONS_PER_NETWORK, TCP_IDLE, plan, stages,
+    TCP_CONNECTIONS, TCP_CONNECTIONS_PER_NETWORK, TCP_IDLE, UDP_PAYLOAD, plan, stages,
 };
 use zonekeeper_consensus::Consensus;
 use zonekeeper_core::{
@@ -212,6 +212,7 @@ impl Serve {
                 nsid: None,
                 version: None,
                 rate_limit: None,
+                udp_payload: UDP_PAYLOAD,
                 tcp_connections: TCP_CONNECTIONS,
                 tcp_connections_per_network: TCP_CONNECTIONS_PER_NETWORK,
                 tcp_idle: TCP_IDLE,

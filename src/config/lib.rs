@@ -35,6 +35,7 @@ pub use cluster::ClusterConfig;
 pub use node::{
     AdminConfig, DRAIN_MS, DnsCertificate, DnsConfig, EncryptedDns, LogLevel, NodeConfig, OnStale,
     PeerConfig, ProxyConfig, QueryLog, RateLimit, TCP_CONNECTIONS, TCP_CONNECTIONS_PER_NETWORK, TCP_IDLE,
+    UDP_PAYLOAD,
 };
 pub use plan::{Action, Drift, FieldChange, HEADROOM, Line, Plan, StageError, plan, stages};
 pub use problem::{Place, Problem, Problems, Severity};

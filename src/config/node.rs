@@ -12,6 +12,7 @@ use std::{
 use zonekeeper_core::{
     entry::Duty,
     id::{CertificateId, NodeId, SiteId},
+    model::Protocol,
 };
 
 pub(crate) const FIELDS: &[&str] =
@@ -25,6 +26,7 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
     "version",
     "rate_limit",
     "slip",
+    "udp_payload",
     "tcp_connections",
     "tcp_connections_per_network",
     "tcp_idle",
@@ -37,6 +39,8 @@ pub(crate) const DNS_FIELDS: &[&str] = &[
 ];
 pub(crate) const ENCRYPTED_FIELDS: &[&str] = &["tls", "https", "quic", "path", "cert", "key", "certificate"];
 pub(crate) const PROXY_FIELDS: &[&str] = &["workers", "drain"];
+/// [`DnsConfig::udp_payload`] where the file says nothing: above it fragmentation begins (DNS flag day 2020).
+pub const UDP_PAYLOAD: u16 = 1232;
 /// [`DnsConfig::tcp_connections`] where the file says nothing.
 pub const TCP_CONNECTIONS: usize = 1000;
 /// [`DnsConfig::tcp_connections_per_network`] where the file says nothing.
@@ -106,6 +110,8 @@ pub struct DnsConfig {
     pub version: Option<String>,
     /// Response rate limiting of UDP; none: off.
     pub rate_limit: Option<RateLimit>,
+    /// Largest message over UDP, in bytes.
+    pub udp_payload: u16,
     /// TCP connections at once, and as many encrypted ones.
     pub tcp_connections: usize,
     /// Of each of them from one network (one address of IPv4, /56 of IPv6).
@@ -251,7 +257,8 @@ impl NodeConfig {
         for (id, listener) in &cluster.listeners {
             let here = |site: &Option<SiteId>| site.as_ref().is_none_or(|s| *s == self.site);
             for bind in listener.binds.iter().filter(|b| here(&b.site)) {
-                for (field, own) in self.listens().into_iter().filter(|(_, own)| overlap(*own, bind.addr)) {
+                let own = self.listens(listener.protocol == Protocol::Udp);
+                for (field, own) in own.into_iter().filter(|(_, own)| overlap(*own, bind.addr)) {
                     let message =
                         format!("{own} overlaps {} of listener {id}; use another port or address", bind.addr);
                     log.error_at(&field, message);
@@ -260,17 +267,24 @@ impl NodeConfig {
         }
     }
 
-    /// Every TCP address that the node itself binds, with its field.
-    fn listens(&self) -> Vec<(String, SocketAddr)> {
-        let mut all =
-            vec![("peer.listen".to_string(), self.peer.listen), ("admin.listen".into(), self.admin.listen)];
+    /// Every address that the node itself binds over UDP, or over TCP, with its field.
+    fn listens(&self, udp: bool) -> Vec<(String, SocketAddr)> {
+        let mut all = Vec::new();
         let mut put = |field: &str, addrs: &[SocketAddr]| {
             all.extend(addrs.iter().enumerate().map(|(i, a)| (format!("{field}[{i}]"), *a)));
         };
         put("dns.listen", &self.dns.listen);
-        if let Some(encrypted) = &self.dns.encrypted {
-            put("dns.encrypted.tls", &encrypted.tls);
-            put("dns.encrypted.https", &encrypted.https);
+        match &self.dns.encrypted {
+            Some(encrypted) if udp => put("dns.encrypted.quic", &encrypted.quic),
+            Some(encrypted) => {
+                put("dns.encrypted.tls", &encrypted.tls);
+                put("dns.encrypted.https", &encrypted.https);
+            }
+            None => {}
+        }
+        if !udp {
+            let one = [("peer.listen", self.peer.listen), ("admin.listen", self.admin.listen)];
+            all.splice(0..0, one.map(|(field, addr)| (field.to_string(), addr)));
         }
         all
     }

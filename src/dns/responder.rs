@@ -14,6 +14,7 @@ use crate::{
     message::{Message, Section, Targets},
     rate::{Kind, Limit, RateLimit},
     tap::Tap,
+    udp_sys::BUFFER,
     wire::{Bad, HEADER, Query, lower, qtype, rcode},
 };
 use arc_swap::ArcSwap;
@@ -36,7 +37,8 @@ use zonekeeper_core::{
     zone::{Key, rtype},
 };
 
-/// Largest message over UDP that we send: above it fragmentation begins (DNS flag day 2020).
+/// Largest message over UDP that we send, unless [`Responder::with_payload`] says otherwise: above it fragmentation begins
+/// (DNS flag day 2020).
 pub const UDP_PAYLOAD: u16 = 1232;
 /// The class in which a server is asked about itself (RFC 4892).
 const CHAOS: u16 = 3;
@@ -46,7 +48,7 @@ const UDP_PLAIN: usize = 512;
 /// What brought the query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// At most [`UDP_PAYLOAD`] bytes, 512 without EDNS.
+    /// At most [`UDP_PAYLOAD`] bytes unless it is set otherwise, 512 without EDNS.
     Udp,
     /// At most 65535 bytes.
     Tcp,
@@ -187,6 +189,7 @@ struct Slot {
 pub(crate) struct Setup {
     pub(crate) nsid: Vec<u8>,
     pub(crate) version: String,
+    pub(crate) payload: u16,
     pub(crate) idle: Duration,
     pub(crate) rate: Option<Arc<RateLimit>>,
     pub(crate) tap: Option<Tap>,
@@ -196,7 +199,8 @@ impl Setup {
     pub(crate) fn responder(&self, counters: Arc<Counters>) -> Responder {
         let mut responder = Responder::new(&self.nsid, counters);
         responder.tap.clone_from(&self.tap);
-        responder.with_version(&self.version).with_keepalive(self.idle).with_rate(self.rate.clone())
+        let responder = responder.with_version(&self.version).with_payload(self.payload);
+        responder.with_keepalive(self.idle).with_rate(self.rate.clone())
     }
 }
 
@@ -207,6 +211,7 @@ pub struct Responder {
     /// The NSID option as it is sent; empty: none.
     nsid: Vec<u8>,
     chaos: Chaos,
+    payload: u16,
     keepalive: Option<u16>,
     rate: Option<Arc<RateLimit>>,
     tap: Option<Tap>,
@@ -260,6 +265,7 @@ impl Responder {
             slots: (0..BATCH).map(|_| slot()).collect(),
             nsid: option,
             chaos,
+            payload: UDP_PAYLOAD,
             keepalive: None,
             rate: None,
             tap: None,
@@ -272,6 +278,12 @@ impl Responder {
     /// Says this as `version.bind` (at most 255 bytes; empty: refuses).
     pub fn with_version(mut self, version: &str) -> Responder {
         self.chaos.version = if version.is_empty() { Vec::new() } else { chaos::record(version.as_bytes()) };
+        self
+    }
+
+    /// Sends at most so many bytes over UDP, 512 to 4096, and says so to clients with EDNS (RFC 6891 §6.2.5).
+    pub fn with_payload(mut self, payload: u16) -> Responder {
+        self.payload = payload.clamp(UDP_PLAIN as u16, BUFFER as u16);
         self
     }
 
@@ -375,11 +387,18 @@ impl Responder {
             Ok(query) => query,
             Err(bad) => return self.finish_bad(view, peer, bad, buf),
         };
+        if view.transport == Transport::Quic && query.edns.is_some_and(|e| e.keepalive) {
+            self.counters.dropped();
+            return None; // RFC 9250 §5.5.2: that ends the connection
+        }
         let asked = [buf[2], buf[3]];
         let cookie = Cookie::of(view, peer, query.edns, buf);
         let tsig = (query.tsig != 0).then(|| Unsigned::of(buf, usize::from(query.tsig)));
-        let limit = limit(&query, view.transport).min(buf.len());
-        let mut opt = query.edns.map(|e| Opt::new(e, cookie, view.transport, &self.nsid, self.keepalive));
+        let limit = limit(&query, view.transport, self.payload).min(buf.len());
+        let mut opt = query.edns.map(|e| Opt {
+            payload: self.payload,
+            ..Opt::new(e, cookie, view.transport, &self.nsid, self.keepalive)
+        });
         if let (Some(opt), Some(Some(tsig))) = (&mut opt, &tsig) {
             opt.behind = tsig.bytes().len();
         }
@@ -470,7 +489,7 @@ impl Responder {
         let limit = buf.len().min(UDP_PLAIN);
         let mut message = Message::new(buf, HEADER, limit);
         if let Some(edns) = edns {
-            let opt = Opt::new(edns, cookie, view.transport, &[], None);
+            let opt = Opt { payload: self.payload, ..Opt::new(edns, cookie, view.transport, &[], None) };
             opt.put(&mut message, limit, &Verdict::code(code));
         }
         Some(message.finish(flags, 0))
@@ -530,9 +549,9 @@ fn is_common(of: u16) -> bool {
 }
 
 /// The answer's limit by transport and EDNS (RFC 6891 §6.2.3: less than 512 counts as 512).
-fn limit(query: &Query, transport: Transport) -> usize {
+fn limit(query: &Query, transport: Transport, payload: u16) -> usize {
     match (transport, query.edns) {
-        (Transport::Udp, Some(e)) => usize::from(e.payload.min(UDP_PAYLOAD)).max(UDP_PLAIN),
+        (Transport::Udp, Some(e)) => usize::from(e.payload.min(payload)).max(UDP_PLAIN),
         (Transport::Udp, None) => UDP_PLAIN,
         _ => usize::from(u16::MAX),
     }

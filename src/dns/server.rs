@@ -6,7 +6,7 @@ use crate::{
     counters::{Counters, Totals},
     encrypted::{Encrypted, EncryptedConfig, Failure},
     rate::{RateConfig, RateLimit},
-    responder::{DnsFlags, Setup, Transport},
+    responder::{DnsFlags, Setup, Transport, UDP_PAYLOAD},
     tap::{Tap, TapConfig},
     tcp, udp,
 };
@@ -39,6 +39,8 @@ pub struct DnsConfig {
     pub version: String,
     /// Response rate limiting of UDP; default none, as Knot and BIND.
     pub rate: Option<RateConfig>,
+    /// Largest message over UDP, 512 to 4096 bytes; default 1232, above which fragmentation begins.
+    pub udp_payload: u16,
     /// The query log; default none.
     pub tap: Option<TapConfig>,
     /// Encrypted transports; default none.
@@ -60,6 +62,7 @@ impl Default for DnsConfig {
             nsid: Vec::new(),
             version: String::new(),
             rate: None,
+            udp_payload: UDP_PAYLOAD,
             tap: None,
             encrypted: None,
             tcp_connections: 1000,
@@ -154,6 +157,7 @@ impl DnsServer {
         let setup = Arc::new(Setup {
             nsid: config.nsid,
             version: config.version,
+            payload: config.udp_payload,
             idle: config.tcp_idle,
             rate: config.rate.as_ref().map(|r| Arc::new(RateLimit::new(r))),
             tap: config.tap.as_ref().map(Tap::start).transpose().map_err(BindError::Tap)?,

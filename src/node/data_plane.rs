@@ -41,6 +41,7 @@ fn dns(config: &NodeConfig, certificate: Option<Arc<Certificate>>) -> DnsConfig 
         nsid: dns.nsid.clone().unwrap_or_default().into_bytes(),
         version: dns.version.clone().unwrap_or_default(),
         rate: dns.rate_limit.map(|r| RateConfig { rate: r.rate, slip: r.slip, ..RateConfig::default() }),
+        udp_payload: dns.udp_payload,
         tap,
         tcp_connections: dns.tcp_connections,
         tcp_connections_per_network: dns.tcp_connections_per_network,

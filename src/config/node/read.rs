@@ -61,10 +61,17 @@ fn node(root: &Table<'_>, folder: &Path) -> Option<NodeConfig> {
 
 /// No two listening addresses meet.
 fn distinct(config: &NodeConfig, log: &Log) {
-    let listens = config.listens();
-    for (i, (field, addr)) in listens.iter().enumerate() {
-        if let Some((other, first)) = listens[..i].iter().find(|(_, a)| overlap(*a, *addr)) {
-            log.error_at(field, format!("{addr} overlaps {first} of {other}; use another port or address"));
+    for udp in [false, true] {
+        let listens = config.listens(udp);
+        for (i, (field, addr)) in listens.iter().enumerate() {
+            match listens[..i].iter().find(|(_, a)| overlap(*a, *addr)) {
+                // what both protocols bind was told for TCP
+                Some((other, first)) if !udp || field.contains("quic") => log.error_at(
+                    field,
+                    format!("{addr} overlaps {first} of {other}; use another port or address"),
+                ),
+                _ => {}
+            }
         }
     }
 }
@@ -126,6 +133,7 @@ fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
         nsid: None,
         version: None,
         rate_limit: None,
+        udp_payload: UDP_PAYLOAD,
         tcp_connections: TCP_CONNECTIONS,
         tcp_connections_per_network: TCP_CONNECTIONS_PER_NETWORK,
         tcp_idle: TCP_IDLE,
@@ -152,6 +160,7 @@ fn dns(root: &Table<'_>, duty: Duty, folder: &Path) -> DnsConfig {
             nsid: table.opt("nsid", |v| v.text(128)),
             version: table.opt("version", |v| v.text(255)),
             rate_limit: rate_limit(&table),
+            udp_payload: table.or("udp_payload", UDP_PAYLOAD, |v| v.integer(512..=4096, "bytes")),
             tcp_connections: connections("tcp_connections", default.tcp_connections),
             tcp_connections_per_network: connections(
                 "tcp_connections_per_network",

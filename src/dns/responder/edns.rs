@@ -61,6 +61,8 @@ pub(super) struct Opt<'a> {
     /// Idle time that a connection is granted, in units of 100 ms; none: not said.
     pub(super) keepalive: Option<u16>,
     pub(super) padded: bool,
+    /// The largest message over UDP that we take and send.
+    pub(super) payload: u16,
     /// Bytes of the record that follows it.
     pub(super) behind: usize,
 }
@@ -79,6 +81,7 @@ impl<'a> Opt<'a> {
             nsid: if edns.nsid { nsid } else { &[] },
             keepalive: keepalive.filter(|_| edns.keepalive && transport.has_connection()),
             padded: edns.padding && transport.is_encrypted(),
+            payload: UDP_PAYLOAD,
             behind: 0,
         }
     }
@@ -93,7 +96,7 @@ impl<'a> Opt<'a> {
 
     /// Writes it behind the other records.
     pub(super) fn put(&self, message: &mut Message<'_>, limit: usize, verdict: &Verdict) {
-        let payload = UDP_PAYLOAD.to_be_bytes();
+        let payload = self.payload.to_be_bytes();
         let dnssec_ok = if self.edns.dnssec_ok { 0x80 } else { 0 };
         let head = [0, 0, 41, payload[0], payload[1], (verdict.rcode >> 4) as u8, 0, dnssec_ok, 0];
         let more = self.cookie.answer.is_some() || self.keepalive.is_some() || self.padded;

@@ -419,12 +419,14 @@ async fn what_is_no_query_over_quic_ends_the_connection() {
     let good = quic_query("www.example");
     let framed = |q: &[u8]| [&(q.len() as u16).to_be_bytes(), q].concat();
     let id = query("www.example", 1);
+    let keepalive = with_edns(good.clone(), 1232, 0, &[0, 11, 0, 0]);
     let (endpoint, config) = quic_client(&r);
     for (what, bytes) in [
         ("an ID", framed(&id)),
         ("cut off", framed(&good)[..20].to_vec()),
         ("too long", 5000u16.to_be_bytes().to_vec()),
         ("nothing", Vec::new()),
+        ("keepalive, which is TCP's", framed(&keepalive)),
         ("a response", framed(&[&[0, 0, 0x80][..], &good[3..]].concat())),
     ] {
         let connecting = endpoint.connect_with(config.clone(), r.addr(Transport::Quic), "localhost").unwrap();

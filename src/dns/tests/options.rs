@@ -76,6 +76,21 @@ fn cookie(a: &Answer) -> Vec<u8> {
 }
 
 #[test]
+fn the_payload_is_the_operator_s() {
+    let many: String = (0..200).map(|i| format!("many A 10.0.0.{i}\n")).collect();
+    for (set, said) in [(512, 512), (1400, 1400), (4096, 4096), (100, 512), (9000, 4096)] {
+        let mut asker = Asker::new(&[("example.", &format!("{ZONE}{many}"))]);
+        asker.responder = Responder::new(b"", Arc::new(Counters::default())).with_payload(set);
+        let m = asker.raw(Transport::Udp, &with_edns(query("many.example", 1), 65_535, 0, &[])).unwrap();
+        let a = read(&m);
+        assert_eq!((a.opt.unwrap().0, a.tc), (said, said < 3300), "{set}");
+        assert!(m.len() <= usize::from(said), "{} bytes of {said}", m.len());
+        let m = asker.raw(Transport::Udp, &query("many.example", 1)).unwrap();
+        assert!(m.len() <= 512 && read(&m).tc, "without EDNS");
+    }
+}
+
+#[test]
 fn a_client_cookie_gets_a_server_cookie_that_stays() {
     let mut s = server(None);
     let first = s.ask("192.0.2.9", &asks(&option(10, &CLIENT)));
@@ -185,13 +200,18 @@ fn keepalive_is_for_connections_that_ask() {
     for (transport, says) in [
         (Transport::Tcp, vec![(11, vec![0, 100])]),
         (Transport::Tls, vec![(11, vec![0, 100])]),
-        (Transport::Quic, vec![]),
         (Transport::Https, vec![]),
     ] {
         s.transport = transport;
         assert_eq!(options(&s.ask("192.0.2.9", &asks(&option(11, &[])))), says, "{transport:?}");
         assert_eq!(options(&s.ask("192.0.2.9", &asks(&[]))), [], "{transport:?}");
     }
+    s.transport = Transport::Quic;
+    assert_eq!(
+        s.raw("192.0.2.9", &asks(&option(11, &[]))),
+        None,
+        "an error of the protocol, RFC 9250 §5.5.2"
+    );
 }
 
 #[test]
