@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,11 @@ pub(crate) struct Connections {
     open: [Mutex<Open>; 2],
 }
 
+/// Connections that were replaced may take so long to end.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+/// There may be so many of those, or an eighth of the places.
+const LEAVERS: usize = 4;
+
 /// Those that share a limit.
 #[derive(Debug, Default)]
 struct Open {
@@ -25,6 +31,8 @@ struct Open {
     all: HashMap<u64, Connection>,
     /// Those that wait for a query, by when they began to.
     waiting: BTreeMap<u64, u64>,
+    /// Those that were replaced and have not ended yet; they count for their network, and for nothing else.
+    leaving: usize,
     /// Of the next connection, and of the next to wait.
     number: u64,
 }
@@ -36,6 +44,7 @@ struct Connection {
     works: usize,
     /// When it began to wait; what stands here while it works is over.
     waits: u64,
+    leaving: bool,
     leave: CancellationToken,
 }
 
@@ -53,14 +62,28 @@ impl Open {
         self.number
     }
 
-    fn remove(&mut self, id: u64) -> Option<CancellationToken> {
-        let gone = self.all.remove(&id)?;
+    /// The one that waits for longest has to go; false when none does, or too many are about to.
+    fn replace(&mut self, leavers: usize) -> bool {
+        if self.leaving >= leavers {
+            return false;
+        }
+        let Some((_, oldest)) = self.waiting.pop_first() else { return false };
+        if let Some(connection) = self.all.get_mut(&oldest) {
+            connection.leaving = true;
+            connection.leave.cancel();
+            self.leaving += 1;
+        }
+        true
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(gone) = self.all.remove(&id) else { return };
         self.waiting.remove(&gone.waits);
+        self.leaving -= usize::from(gone.leaving);
         match self.by_network.get_mut(&gone.network) {
             Some(n) if *n > 1 => *n -= 1,
             _ => drop(self.by_network.remove(&gone.network)),
         }
-        Some(gone.leave)
     }
 
     fn works(&mut self, id: u64) {
@@ -73,7 +96,7 @@ impl Open {
         let now = self.next();
         let Some(connection) = self.all.get_mut(&id) else { return };
         connection.works -= 1;
-        if connection.works == 0 {
+        if connection.works == 0 && !connection.leaving {
             connection.waits = now;
             self.waiting.insert(now, id);
         }
@@ -96,27 +119,40 @@ impl Connections {
 
     /// Whether the next one of this transport costs another its place.
     pub(crate) fn are_full(&self, transport: Transport) -> bool {
-        self.those(transport == Transport::Tcp).all.len() >= self.total
+        let open = self.those(transport == Transport::Tcp);
+        open.all.len() - open.leaving >= self.total
     }
 
-    /// Takes a connection in, which waits for its first query; none when its network has its share, or all places are
-    /// taken and none of them waits.
-    pub(crate) fn admit(self: &Arc<Connections>, transport: Transport, ip: IpAddr) -> Option<Arc<Admitted>> {
+    /// Takes a connection in, which waits for its first query; why not, when its network has its share, or all places
+    /// are taken and nobody can be replaced.
+    pub(crate) fn admit(self: &Arc<Connections>, transport: Transport, ip: IpAddr) -> Admission {
         let (network, plain) = (network(ip), transport == Transport::Tcp);
         let mut open = self.those(plain);
         if open.by_network.get(&network).is_some_and(|n| *n >= self.per_network) {
-            return None;
+            return Admission::Refused;
         }
-        if open.all.len() >= self.total {
-            let (_, oldest) = open.waiting.pop_first()?;
-            open.remove(oldest)?.cancel();
+        let full = open.all.len() - open.leaving >= self.total;
+        if full && !open.replace((self.total / 8).max(LEAVERS)) {
+            return Admission::Refused;
         }
         *open.by_network.entry(network).or_default() += 1;
         let (id, leave) = (open.next(), CancellationToken::new());
-        open.all.insert(id, Connection { network, works: 0, waits: id, leave: leave.clone() });
+        open.all
+            .insert(id, Connection { network, works: 0, waits: id, leaving: false, leave: leave.clone() });
         open.waiting.insert(id, id);
-        Some(Arc::new(Admitted { connections: self.clone(), plain, id, leave }))
+        let admitted = Arc::new(Admitted { connections: self.clone(), plain, id, leave });
+        if full { Admission::Replaced(admitted) } else { Admission::Free(admitted) }
     }
+}
+
+/// What became of a new connection.
+pub(crate) enum Admission {
+    /// There was a place.
+    Free(Arc<Admitted>),
+    /// Another one has to go for it.
+    Replaced(Arc<Admitted>),
+    /// It is closed.
+    Refused,
 }
 
 /// A connection that is counted; it counts itself out.
@@ -167,44 +203,64 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
+    fn admit(all: &Arc<Connections>, transport: Transport, ip: IpAddr) -> Option<Arc<Admitted>> {
+        match all.admit(transport, ip) {
+            Admission::Free(admitted) | Admission::Replaced(admitted) => Some(admitted),
+            Admission::Refused => None,
+        }
+    }
+
+    fn tcp(all: &Arc<Connections>, last: u8) -> Option<Arc<Admitted>> {
+        admit(all, Transport::Tcp, ip(last))
+    }
+
     #[test]
     fn the_one_that_waits_for_longest_makes_room() {
         let all = of(3, 9);
-        let open = [1, 2, 3].map(|n| all.admit(Transport::Tcp, ip(n)).unwrap());
+        let open = [1, 2, 3].map(|n| tcp(&all, n).unwrap());
         let left = || open.each_ref().map(|a| a.leave.is_cancelled());
-        let first = [open[0].works(), open[0].works()];
-        let fourth = all.admit(Transport::Tcp, ip(4)).unwrap();
+        let [one, other] = [open[0].works(), open[0].works()];
+        let fourth = tcp(&all, 4).unwrap();
         assert_eq!(left(), [false, true, false], "the first has a query");
-        assert_eq!(all.open(), 3);
-        drop(open[1].works()); // it is gone, and stays so
-        let [one, other] = first;
         drop(one);
-        let fifth = all.admit(Transport::Tcp, ip(5)).unwrap();
+        let fifth = tcp(&all, 5).unwrap();
         assert_eq!(left(), [false, true, true], "the first has another query");
         let busy = [fourth.works(), fifth.works()];
-        assert!(all.admit(Transport::Tcp, ip(6)).is_none(), "nobody waits");
-        assert!(all.admit(Transport::Tls, ip(6)).is_some(), "encrypted ones have places of their own");
+        assert!(tcp(&all, 6).is_none(), "nobody waits");
+        assert!(admit(&all, Transport::Tls, ip(6)).is_some(), "encrypted ones have places of their own");
         drop(other);
-        let sixth = all.admit(Transport::Tcp, ip(6)).unwrap();
+        assert!(matches!(all.admit(Transport::Tcp, ip(6)), Admission::Replaced(_)));
         assert_eq!(left(), [true; 3]);
-        drop((busy, sixth));
-        drop((open, fourth, fifth));
+        drop(open[0].works()); // what is replaced stays so
+        drop((busy, open, fourth, fifth));
         assert_eq!(all.open(), 0);
-        assert!(all.those(true).waiting.is_empty() && all.those(true).by_network.is_empty());
+        let plain = all.those(true);
+        assert!(plain.waiting.is_empty() && plain.by_network.is_empty() && plain.leaving == 0);
+    }
+
+    #[test]
+    fn those_that_leave_are_bounded() {
+        let all = of(1, 9);
+        let mut open: Vec<_> = (1..=5).map(|n| tcp(&all, n).unwrap()).collect();
+        assert_eq!(all.open(), 5, "four of them are about to end");
+        assert!(tcp(&all, 6).is_none());
+        drop(open.remove(0));
+        assert!(tcp(&all, 6).is_some());
     }
 
     #[test]
     fn a_network_has_its_share_and_takes_nobody_s_place_for_more() {
         let all = of(3, 2);
-        let open = [1, 1, 2].map(|n| all.admit(Transport::Tcp, ip(n)).unwrap());
-        assert!(all.admit(Transport::Tcp, ip(1)).is_none());
+        let open = [1, 1, 2].map(|n| tcp(&all, n).unwrap());
+        assert!(tcp(&all, 1).is_none());
         assert!(open.iter().all(|a| !a.leave.is_cancelled()));
-        let _new = all.admit(Transport::Tcp, ip(2)).unwrap();
+        let _new = tcp(&all, 2).unwrap();
         assert!(open[0].leave.is_cancelled());
+        assert!(tcp(&all, 1).is_none(), "it counts for its network until it has ended");
         let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
         let all = of(9, 1);
-        let _one = all.admit(Transport::Quic, v6("2001:db8:1:200::1")).unwrap();
-        assert!(all.admit(Transport::Https, v6("2001:db8:1:2ff::2")).is_none(), "the same /56");
-        assert!(all.admit(Transport::Https, v6("2001:db8:1:300::1")).is_some());
+        let _one = admit(&all, Transport::Quic, v6("2001:db8:1:200::1")).unwrap();
+        assert!(admit(&all, Transport::Https, v6("2001:db8:1:2ff::2")).is_none(), "the same /56");
+        assert!(admit(&all, Transport::Https, v6("2001:db8:1:300::1")).is_some());
     }
 }

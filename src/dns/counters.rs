@@ -56,6 +56,7 @@ pub struct Counters {
     truncated: AtomicU64,
     panics: AtomicU64,
     limited: AtomicU64,
+    replaced: AtomicU64,
     withheld: AtomicU64,
     slipped: AtomicU64,
     unsent: AtomicU64,
@@ -143,6 +144,10 @@ impl Counters {
     pub(crate) fn limited(&self) {
         self.limited.fetch_add(1, Relaxed);
     }
+
+    pub(crate) fn replaced(&self) {
+        self.replaced.fetch_add(1, Relaxed);
+    }
 }
 
 /// All workers' counters at about one moment; all only grow.
@@ -181,8 +186,10 @@ pub struct Totals {
     pub truncated: u64,
     /// Batches lost to a bug; each is one more reason to report it.
     pub panics: u64,
-    /// TCP connections refused at a limit.
+    /// Connections (TCP, TLS, HTTPS, QUIC) refused at a limit.
     pub limited: u64,
+    /// Connections that were idle and closed for a new one.
+    pub replaced: u64,
     /// Answers over UDP that the system did not take.
     pub unsent: u64,
 }
@@ -225,6 +232,7 @@ impl Totals {
             truncated: one(|c| &c.truncated),
             panics: one(|c| &c.panics),
             limited: one(|c| &c.limited),
+            replaced: one(|c| &c.replaced),
             unsent: one(|c| &c.unsent),
         }
     }

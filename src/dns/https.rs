@@ -4,7 +4,7 @@
 //! bytes go out as they were made. Connections count as TCP connections do and end when they have been idle.
 
 use crate::{
-    connections::Admitted,
+    connections::{Admitted, FAREWELL},
     encrypted::acceptor,
     message::min_ttl,
     responder::Transport,
@@ -105,10 +105,9 @@ impl Https {
         let (this, counter, here) = (self.clone(), asked.clone(), admitted.clone());
         let service = service_fn(move |request| {
             counter.fetch_add(1, Relaxed);
-            let (this, working) = (this.clone(), here.works());
+            let (this, here) = (this.clone(), here.clone());
             async move {
-                let answer = timeout(idle, this.answer(request, peer)).await;
-                drop(working);
+                let answer = timeout(idle, this.answer(request, peer, &here)).await;
                 Ok::<_, Infallible>(answer.unwrap_or_else(|_| refusal(StatusCode::REQUEST_TIMEOUT)))
             }
         });
@@ -120,12 +119,15 @@ impl Https {
             .max_header_list_size(HEADERS)
             .initial_stream_window_size(MAX_BODY as u32);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let mut before = 0;
+        let (mut before, mut patience) = (0, idle);
         loop {
             let ended = tokio::select! {
                 biased;
                 ended = timeout(idle, connection.as_mut()) => ended.is_ok(),
-                () = admitted.replaced() => break,
+                () = admitted.replaced() => {
+                    patience = FAREWELL.min(idle);
+                    break;
+                }
             };
             if ended {
                 return Some(());
@@ -137,10 +139,15 @@ impl Https {
             before = now;
         }
         connection.as_mut().graceful_shutdown();
-        timeout(idle, connection).await.ok()?.ok()
+        timeout(patience, connection).await.ok()?.ok()
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        here: &Arc<Admitted>,
+    ) -> Response<Full<Bytes>> {
         if request.uri().path() != self.path {
             return refusal(StatusCode::NOT_FOUND);
         }
@@ -153,6 +160,7 @@ impl Https {
             Ok(query) => query,
             Err(status) => return refusal(status),
         };
+        let _working = here.works();
         let mut out = Vec::new();
         if !self.shared.answer(Transport::Https, peer, &query, &mut out) {
             return refusal(StatusCode::BAD_REQUEST);

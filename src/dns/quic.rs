@@ -5,7 +5,7 @@
 //! are used here.
 
 use crate::{
-    connections::Admitted,
+    connections::{Admitted, FAREWELL},
     encrypted::server_config,
     responder::Transport,
     tcp::{MAX_QUERY, Shared},
@@ -16,7 +16,7 @@ use quinn::{
     TransportConfig, VarInt, crypto::rustls::QuicServerConfig,
 };
 use rustls::server::ResolvesServerCert;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{
     net::UdpSocket,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -29,8 +29,6 @@ const STREAMS: u32 = 100;
 /// Handshakes at once of clients that did not show that their address is theirs; the next ones are asked to (RFC 9000
 /// §8.1.2), which costs them a round trip and us no memory.
 const UNPROVEN: usize = 64;
-/// Time to tell clients that the server goes.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One listener.
 pub(crate) struct Quic {
@@ -118,11 +116,8 @@ async fn open(
         tokio::select! {
             stream = timeout(idle, connection.accept_bi()) => match stream {
                 Ok(stream) => {
-                    let (stream, shared, working) = (stream.ok()?, shared.clone(), admitted.works());
-                    queries.spawn(async move {
-                        let _working = working;
-                        query(stream, peer, shared).await
-                    });
+                    let (stream, shared, here) = (stream.ok()?, shared.clone(), admitted.clone());
+                    queries.spawn(query(stream, peer, shared, here));
                 }
                 Err(Elapsed { .. }) if queries.is_empty() => break,
                 Err(Elapsed { .. }) => {}
@@ -130,7 +125,11 @@ async fn open(
             Some(ended) = queries.join_next() => if let Ok(Err(code)) = ended {
                 return end(&connection, code);
             },
-            () = admitted.replaced(), if queries.is_empty() => break,
+            () = admitted.replaced() => {
+                // what was asked meanwhile has its answer
+                let _ = timeout(FAREWELL.min(idle), async { while queries.join_next().await.is_some() {} }).await;
+                break;
+            }
         }
     }
     end(&connection, DoqErrorCode::NoError)
@@ -146,6 +145,7 @@ async fn query(
     (mut send, mut receive): (SendStream, RecvStream),
     peer: SocketAddr,
     shared: Arc<Shared>,
+    here: Arc<Admitted>,
 ) -> Result<(), DoqErrorCode> {
     let idle = shared.idle;
     let refuse = |receive: &mut RecvStream, send: &mut SendStream, code: DoqErrorCode| {
@@ -161,12 +161,14 @@ async fn query(
             return Ok(());
         }
     };
+    let _working = here.works();
     let mut out = Vec::new();
     if !shared.answer(Transport::Quic, peer, &query, &mut out) {
         return Err(DoqErrorCode::ProtocolError);
     }
     if timeout(idle, send.write_all(&out)).await.is_ok_and(|written| written.is_ok()) {
         let _ = send.finish(); // closed: nobody waits for it
+        let _ = timeout(idle, send.stopped()).await; // until then the end of the connection would take it back
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::{
     rate::{RateConfig, RateLimit},
     responder::{DnsFlags, Setup, Transport, UDP_PAYLOAD},
     tap::{Tap, TapConfig},
-    tcp, udp,
+    tcp, udp, udp_sys,
 };
 use arc_swap::ArcSwap;
 use socket2::Socket;
@@ -189,6 +189,10 @@ impl DnsServer {
             for (i, socket) in sockets.into_iter().enumerate() {
                 let counters = Arc::new(Counters::default());
                 server.counters.push(counters.clone());
+                if config.udp_payload > UDP_PAYLOAD && addr.is_ipv4() {
+                    let error = |source| BindError::Address { addr, transport: "UDP", source };
+                    udp_sys::allow_fragments(&socket).map_err(error)?;
+                }
                 let socket = Arc::new(socket);
                 server.sockets.push(socket.clone());
                 let worker = udp::Worker {

@@ -2,7 +2,7 @@
 //! bounded.
 
 use crate::{
-    connections::{Admitted, Connections},
+    connections::{Admission, Admitted, Connections, FAREWELL},
     counters::Counters,
     responder::{DnsFlags, Responder, Setup, Transport, View},
 };
@@ -63,11 +63,17 @@ impl Shared {
 
     /// Takes a connection in; none when a limit is reached.
     pub(crate) fn admit(&self, transport: Transport, ip: IpAddr) -> Option<Arc<Admitted>> {
-        let admitted = self.connections.admit(transport, ip);
-        if admitted.is_none() {
-            self.counters.limited();
+        match self.connections.admit(transport, ip) {
+            Admission::Free(admitted) => Some(admitted),
+            Admission::Replaced(admitted) => {
+                self.counters.replaced();
+                Some(admitted)
+            }
+            Admission::Refused => {
+                self.counters.limited();
+                None
+            }
         }
-        admitted
     }
 
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
@@ -143,7 +149,7 @@ async fn open(
         stream = timeout(shared.idle, tls.accept(stream)) => stream??,
     };
     connection(&mut stream, Transport::Tls, peer, (shared, admitted)).await?;
-    timeout(shared.idle, stream.shutdown()).await? // says that nothing was cut off
+    timeout(FAREWELL.min(shared.idle), stream.shutdown()).await? // says that nothing was cut off
 }
 
 /// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.

@@ -191,6 +191,11 @@ pub(crate) fn set_options(socket: &impl AsRawFd, addr: &SocketAddr) -> io::Resul
     Ok(())
 }
 
+/// Lets answers that are larger than a link takes go out in pieces: without that they would be lost unseen.
+pub(crate) fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)
+}
+
 fn set(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads one c_int from a live variable of that size.
     let done = unsafe {

@@ -45,8 +45,13 @@ pub fn dns(out: &mut Exposition, totals: &Totals) {
     out.counter("zonekeeper_dns_truncated_total", "Answers with the TC bit.").sample(&[], totals.truncated);
     out.counter("zonekeeper_dns_panics_total", "Batches lost to a bug; please report it.")
         .sample(&[], totals.panics);
-    out.counter("zonekeeper_dns_limited_total", "TCP connections refused at a limit.")
-        .sample(&[], totals.limited);
+    out.counter(
+        "zonekeeper_dns_limited_total",
+        "Connections over TCP, TLS, HTTPS or QUIC refused at a limit.",
+    )
+    .sample(&[], totals.limited);
+    out.counter("zonekeeper_dns_replaced_total", "Such connections that were idle and closed for a new one.")
+        .sample(&[], totals.replaced);
     out.counter("zonekeeper_dns_unsent_total", "Answers that the system did not take.")
         .sample(&[], totals.unsent);
 }

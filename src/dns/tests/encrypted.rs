@@ -409,7 +409,7 @@ async fn who_waits_for_longest_makes_room_whatever_it_speaks() {
         matches!(&why, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 0u32.into()),
         "{why:?}"
     );
-    assert_eq!(r.server.counters().limited, 0);
+    assert_eq!((r.server.counters().limited, r.server.counters().replaced), (0, 2));
     r.server.shutdown().await;
 }
 
