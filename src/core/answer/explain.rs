@@ -24,53 +24,70 @@ pub struct Asker {
     pub known: Option<Whereabouts>,
 }
 
-/// Most names that are explained on the way: no answer follows more.
+/// Most names on the way: no answer follows more.
 const MAX_STEPS: usize = 16;
+/// Most of them behind an ALIAS.
+const MAX_FLAT: usize = 8;
+
+/// An explanation in the making.
+struct Path<'a> {
+    table: &'a DnsTable,
+    state: &'a State,
+    qtype: u16,
+    asker: Asker,
+    why: Vec<String>,
+    names: Vec<Name>,
+    /// So many names led to an ALIAS: since then it is about addresses to answer, or nothing.
+    flat: Option<usize>,
+}
 
 impl DnsTable {
     /// The path from a question to its answer in words, a line for each step, also behind aliases.
     pub fn explain(&self, state: &State, qname: &Name, qtype: u16, asker: Asker) -> Vec<String> {
-        let (mut why, mut names) = (Vec::new(), Vec::from([qname.clone()]));
-        while let Some(next) = self.step(state, &names[names.len() - 1], qtype, asker, &mut why) {
-            why.push(format!("which leads to {next}"));
-            if names.contains(&next) {
-                why.push("where it came from: a loop, and the answer ends here".to_string());
-                break;
-            }
-            if names.len() == MAX_STEPS {
-                why.push("which is one alias too many: the answer ends here".to_string());
-                break;
-            }
-            names.push(next);
-        }
-        why
-    }
-
-    /// One name; the next, when an alias leads on.
-    fn step(
-        &self,
-        state: &State,
-        qname: &Name,
-        qtype: u16,
-        asker: Asker,
-        why: &mut Vec<String>,
-    ) -> Option<Name> {
-        // RFC 4035 §3.1.4.1: a DS belongs to the parent, if that is ours.
-        let above = if qtype == rtype::DS { self.zone_of(qname.wire(), true) } else { None };
-        let Some((table, origin)) = above.or_else(|| self.zone_of(qname.wire(), false)) else {
-            why.push(format!(
-                "{qname} lies in no zone of this cluster{}",
-                match why.is_empty() {
-                    true => ": REFUSED",
-                    false => "",
+        let (why, names) = (Vec::new(), Vec::from([qname.clone()]));
+        let mut path = Path { table: self, state, qtype, asker, why, names, flat: None };
+        while let Some(next) = path.step() {
+            path.why.push(format!("which leads to {next}"));
+            let most = path.flat.map_or(MAX_STEPS, |from| from + MAX_FLAT);
+            let end = match (path.names.contains(&next), path.names.len() >= most) {
+                (true, _) => "where it came from: a loop",
+                (false, true) => "which is one alias too many",
+                (false, false) => {
+                    path.names.push(next);
+                    continue;
                 }
-            ));
+            };
+            let then = if path.flat.is_some() { "SERVFAIL" } else { "the answer ends here" };
+            path.why.push(format!("{end}; {then}"));
+            break;
+        }
+        path.why
+    }
+}
+
+impl Path<'_> {
+    /// The last name; the next, when an alias leads on.
+    fn step(&mut self) -> Option<Name> {
+        let qname = self.names.last()?.clone();
+        // RFC 4035 §3.1.4.1: a DS belongs to the parent, if that is ours.
+        let above = if self.qtype == rtype::DS { self.table.zone_of(qname.wire(), true) } else { None };
+        let Some((table, origin)) = above.or_else(|| self.table.zone_of(qname.wire(), false)) else {
+            let then = match (self.names.len(), self.flat) {
+                (1, _) => ": REFUSED",
+                (_, Some(_)) => ", so its addresses are not known: SERVFAIL",
+                (_, None) => "",
+            };
+            self.why.push(format!("{qname} lies in no zone of this cluster{then}"));
             return None;
         };
         let zone = table.zone();
-        why.push(format!("zone {} with serial {} is the closest to {qname}", zone.origin(), zone.serial()));
+        self.why.push(format!(
+            "zone {} with serial {} is the closest to {qname}",
+            zone.origin(),
+            zone.serial()
+        ));
         if !table.is_ready() {
-            why.push("the zone lacks SOA or NS at its apex: SERVFAIL".to_string());
+            self.why.push("the zone lacks SOA or NS at its apex: SERVFAIL".to_string());
             return None;
         }
         let mut key = Key::default();
@@ -78,33 +95,43 @@ impl DnsTable {
             return None;
         }
         let asked = key.labels();
-        let found = table.find(&mut key, qtype);
+        let found = table.find(&mut key, self.qtype);
         if key.bytes().ends_with(b"*\0") && !qname.is_wildcard() && !matches!(found, Found::NxDomain) {
-            why.push(format!(
+            self.why.push(format!(
                 "the name does not exist; a wildcard {} labels above it does",
                 asked - (key.labels() - 1)
             ));
         }
         if let Found::Service(answer) = found {
-            service(why, state, answer, asker);
+            service(&mut self.why, self.state, answer, self.asker);
             return None;
         }
-        why.push(records(&found));
+        self.why.push(match (&found, self.flat) {
+            (Found::Referral(..), Some(_)) => {
+                "an ancestor is delegated, so its addresses are not known: SERVFAIL".to_string()
+            }
+            (Found::NoData | Found::NxDomain, Some(_)) => "it has no such addresses: NODATA".to_string(),
+            _ => records(&found),
+        });
         let (set, kept) = match found {
-            Found::Cname(set) | Found::Alias(set) => (set, 0),
+            Found::Cname(set) => (set, 0),
+            Found::Alias(set) => {
+                self.flat.get_or_insert(self.names.len());
+                (set, 0)
+            }
+            Found::Dname(..) if self.qtype == rtype::CNAME => return None, // the one made up for it is the answer
             Found::Dname(labels, set) => (set, key.wire_start(labels)),
             _ => return None,
         };
         let rdata = set.records().next()?.rdata();
         let (at, len) = rdata_target(set.rtype(), rdata)?;
         let next = [&qname.wire()[..kept], &rdata[at..at + len]].concat();
-        match Name::from_wire(&next) {
-            Ok(next) => Some(next),
-            Err(_) => {
-                why.push("but the name would be too long: YXDOMAIN".to_string());
-                None
-            }
+        let next = Name::from_wire(&next).ok();
+        if next.is_none() {
+            let code = if self.flat.is_some() { "SERVFAIL" } else { "YXDOMAIN" };
+            self.why.push(format!("but the name would be too long: {code}"));
         }
+        next
     }
 }
 

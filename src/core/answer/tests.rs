@@ -316,6 +316,14 @@ fn explain_follows_what_leads_on() {
     put("round.example.", rtype::CNAME, "about.example.");
     put("about.example.", rtype::CNAME, "round.example.");
     put("out.example.", rtype::CNAME, "www.elsewhere.");
+    put("flat-out.example.", rtype::ALIAS, "out.example.");
+    put("flat-round.example.", rtype::ALIAS, "round.example.");
+    put("flat-none.example.", rtype::ALIAS, "none.example.");
+    put("flat-cut.example.", rtype::ALIAS, "x.cut.example.");
+    (0..20).for_each(|i| {
+        put(&alloc::format!("long{i}.example."), rtype::CNAME, &alloc::format!("long{}.example.", i + 1))
+    });
+    put("flat-long.example.", rtype::ALIAS, "long0.example.");
     let table = DnsTable::build(&state);
     let path = |qname: &str, qtype| {
         let why = table.explain(&state, &name(qname), qtype, Asker::default());
@@ -333,6 +341,21 @@ fn explain_follows_what_leads_on() {
         (names.as_str(), end.as_str()),
         ("www.elsewhere.", "www.elsewhere. lies in no zone of this cluster")
     );
+    for (qname, code) in [
+        ("flat-out", "SERVFAIL"),
+        ("flat-round", "SERVFAIL"),
+        ("flat-none", "NODATA"),
+        ("flat-cut", "SERVFAIL"),
+        ("flat-long", "SERVFAIL"),
+        ("long0", "the answer ends here"),
+    ] {
+        let (names, end) = path(&alloc::format!("{qname}.example."), 1);
+        assert!(end.contains(code), "{qname}: {end}");
+        let most = if qname == "flat-long" { 9 } else { 16 };
+        assert!(names.split(' ').count() <= most, "{qname}: {names}");
+    }
+    let (names, end) = path("www.moved.example.", rtype::CNAME);
+    assert!(names.is_empty() && end.contains("DNAME"), "{names} {end}");
     let ds = table.explain(&state, &name("sub.example."), rtype::DS, Asker::default());
     assert!(ds[0].starts_with("zone example. "), "the parent's: {ds:?}");
 }
