@@ -4,7 +4,7 @@ use super::{known_site, listener::pem, service::timing};
 use crate::{cluster::ClusterConfig, log::Log, reader::join};
 use zonekeeper_core::{
     id::PoolId,
-    model::{Backend, BackendTls, Listener, Pool, Protocol},
+    model::{Backend, BackendTls, Balance, HashKey, Listener, Pool, Protocol},
 };
 
 pub(super) fn check(config: &ClusterConfig, log: &Log) {
@@ -38,6 +38,7 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
             }
         }
         datagrams(config, log, id, pool);
+        bytes(config, log, id, pool);
         if let Some(tls) = &pool.tls {
             files(log, &join(&path, "tls"), tls);
         }
@@ -76,6 +77,27 @@ fn datagrams(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
                  of its own"
             );
             log.error_at(&field(name), message);
+        }
+    }
+}
+
+/// What a pool has no use for where no listener of requests leads to it.
+fn bytes(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
+    let leads = |l: &&Listener| l.routes.iter().any(|r| r.pools().any(|p| p == id));
+    let mut all = config.listeners.values().filter(leads).peekable();
+    if all.peek().is_none() || all.any(|l| l.protocol == Protocol::Http) {
+        return;
+    }
+    let path = join("pool", id.as_str());
+    let by_request = pool.balance == Balance::Hash && pool.hash != HashKey::Source;
+    for (name, given) in
+        [("sticky", true), ("response_timeout", true), ("hash", by_request)].map(|(n, g)| (join(&path, n), g))
+    {
+        if given && log.given(&name) {
+            log.warn_at(
+                &name,
+                "changes nothing: it is about HTTP, and no HTTP listener leads here; take it out",
+            );
         }
     }
 }
