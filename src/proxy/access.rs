@@ -48,7 +48,7 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Of {
     Request {
-        /// The head as the backend got it, or as it came where no backend got it.
+        /// What the client asked for; the ids as the backend got them.
         asked: Asked,
         /// What the client was answered; 0: nothing.
         status: u16,
@@ -89,9 +89,15 @@ impl Asked {
         }
         asked
     }
+
+    /// With what the client asked for in place of what the backend was asked for.
+    pub(crate) fn by_client(self, (host, target): (String, String)) -> Asked {
+        Asked { host, path: target, ..self }
+    }
 }
 
-fn text(bytes: &[u8]) -> String {
+/// As much of it as a log shows.
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT)]).into_owned()
 }
 

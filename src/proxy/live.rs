@@ -21,7 +21,7 @@ use std::{
 use zonekeeper_core::{
     entry::Secret,
     id::{ListenerId, PoolId},
-    model::Route,
+    model::{Protocol, Route},
     route::{ListenerTable, PoolTable, ProxyTable},
 };
 
@@ -136,6 +136,8 @@ pub(crate) struct LivePool {
     pub(crate) sticky: sticky::Values,
     /// Where an ejection is told.
     pub(crate) health: Arc<LocalHealth>,
+    /// A listener of requests leads here: response times are those of its responses.
+    pub(crate) requests: bool,
 }
 
 impl LivePool {
@@ -154,7 +156,8 @@ impl LivePool {
             Some(_) => sticky::Values::new(secrets, &table.id, backends.iter().map(|b| b.seed)),
             None => sticky::Values::default(),
         };
-        LivePool { backends, state: health.pool(&table.id), tls, health: health.clone(), sticky, table }
+        let (state, health) = (health.pool(&table.id), health.clone());
+        LivePool { backends, state, tls, health, sticky, table, requests: false }
     }
 }
 
@@ -182,6 +185,7 @@ impl Live {
                         let tls = backends.of(pool);
                         live.pools.push(LivePool::new(pool.clone(), &table.secrets, health, tls));
                     }
+                    live.pools[index].requests |= l.protocol == Protocol::Http;
                     sum += u32::from(*weight);
                     split.pools.push((index, sum));
                 }

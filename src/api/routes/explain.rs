@@ -9,7 +9,7 @@ use crate::{
 };
 use axum::Json;
 use serde::Deserialize;
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 use utoipa::IntoParams;
 use zonekeeper_core::{
     Published,
@@ -70,7 +70,7 @@ struct Request {
     /// The listener; default: every HTTP listener of this site.
     #[param(value_type = Option<String>)]
     listener: Option<ListenerId>,
-    /// One header, as `name: value`.
+    /// Headers, each as `name: value`, one a line.
     header: Option<String>,
     /// The client's address.
     #[param(value_type = Option<String>)]
@@ -84,11 +84,13 @@ async fn request(
     view: View,
     Query(q): Query<Request>,
 ) -> Result<Json<Seen<Vec<RequestExplanation>>>, ApiError> {
-    let headers = match q.header.as_deref().map(|h| h.split_once(':')) {
-        None => Vec::new(),
-        Some(Some((name, value))) => vec![(name.trim().to_ascii_lowercase(), value.trim().to_owned())],
-        Some(None) => return Err(ApiError::bad_request("header must read as `name: value`")),
+    let header = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
     };
+    let headers = q.header.as_deref().unwrap_or_default().lines().map(header).collect::<Option<Vec<_>>>();
+    let headers =
+        headers.ok_or_else(|| ApiError::bad_request("header must read as `name: value`, one a line"))?;
     let sample = Sample {
         method: q.method.unwrap_or_default(),
         host: q.host,
@@ -137,7 +139,11 @@ fn one(listener: &ListenerTable, sample: &Sample, health: Option<&LocalHealth>) 
 /// The backends that may take a request now; why the others may not goes to `why`.
 fn candidates(pool: &PoolTable, health: Option<&LocalHealth>, why: &mut Vec<String>) -> Vec<String> {
     let mut out = Vec::new();
-    for backend in &pool.backends {
+    let all = health.map_or(Cow::Borrowed(&pool.backends[..]), |h| h.backends(pool));
+    if all.is_empty() {
+        why.push(format!("pool {} has no backend: no name of it has an address", pool.id));
+    }
+    for backend in all.iter() {
         let seen = health.and_then(|h| h.get(&pool.id, backend.addr));
         let usable = seen.as_ref().is_none_or(|h| h.usable(backend, now_ms()));
         match (usable && !backend.closed(), backend.force) {

@@ -189,9 +189,9 @@ pub struct ExplainArgs {
     /// A request to the proxy, as `host/path?query` or `POST host/path`.
     #[arg(long, value_name = "[METHOD ]HOST/PATH")]
     pub request: Option<String>,
-    /// A header of that request, as `name: value`.
-    #[arg(long, requires = "request")]
-    pub header: Option<String>,
+    /// A header of that request, as `name: value` (repeatable).
+    #[arg(long, value_name = "NAME: VALUE", requires = "request")]
+    pub header: Vec<String>,
 }
 
 /// What a token allows; each includes the ones before.

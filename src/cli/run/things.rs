@@ -45,7 +45,9 @@ async fn explain_request(s: &mut Session<'_>, request: &str, args: &ExplainArgs)
     let (host, path) = place.split_once('/').unwrap_or((place, ""));
     let mut query =
         vec![("method", method.to_owned()), ("host", host.to_owned()), ("path", format!("/{path}"))];
-    query.extend(args.header.iter().map(|h| ("header", h.clone())));
+    if !args.header.is_empty() {
+        query.push(("header", args.header.join("\n")));
+    }
     query.extend(args.client.iter().map(|c| ("client", c.to_string())));
     let seen = s.client.get_with::<Vec<RequestExplanation>>("/v1/explain/request", &query).await?;
     if s.json(&seen)? {

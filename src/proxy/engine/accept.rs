@@ -318,8 +318,14 @@ async fn introduced(mut client: Client, stream: Stream) {
         (client.peer, client.destination) = (ends.source, Some(Box::new(ends.destination)));
     }
     match (&listener.table.tls, listener.table.protocol) {
-        (Some(_), _) => Box::pin(secured(client, stream)).await,
-        (None, Protocol::Http) => Box::pin(http::serve(client, Wire::plain(stream))).await,
+        (Some(_), _) => {
+            drop(view); // what waits for requests holds no configuration
+            Box::pin(secured(client, stream)).await;
+        }
+        (None, Protocol::Http) => {
+            drop(view);
+            Box::pin(http::serve(client, Wire::plain(stream))).await;
+        }
         (None, Protocol::Tls) => {
             Box::pin(passthrough::serve(client, Wire::plain(stream), view, index)).await;
         }
@@ -351,7 +357,10 @@ async fn secured(client: Client, stream: Stream) {
             drop(view);
             Box::pin(http2::serve(client, wire, Buffer::default())).await;
         }
-        Protocol::Http => Box::pin(http::serve(client, wire)).await,
+        Protocol::Http => {
+            drop(view);
+            Box::pin(http::serve(client, wire)).await;
+        }
         Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
             Box::pin(relay::serve(client, wire, view, index)).await;
         }

@@ -71,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) total_ms: u32,
     /// Who asks: the address that connects, or the one that a trusted proxy names.
     pub(crate) client: IpAddr,
+    /// It is written to the access log. Boxed: few requests are, and each would hold its room.
+    pub(crate) sampled: Option<Box<Began>>,
 }
 
 /// Why an attempt failed without a byte of the response forwarded.
@@ -92,10 +94,6 @@ impl Failure {
 /// Serves one request, and writes it to the access log when it is sampled.
 pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     session.seen = Default::default();
-    let every = plan.view.listener(plan.listener).table.access_log;
-    let number = session.cell(&plan.view, plan.listener).requests.load(Relaxed);
-    // Boxed: few requests have one, and each would hold its room.
-    let began = access::sampled(every, number).then(|| Box::new(Began::now(session)));
     let end = match plan.total_ms {
         0 => serve(session, &mut plan).await,
         ms => within(ms, session, &mut plan).await,
@@ -105,7 +103,7 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
         // a tunnel's time is not a request's
         listener.times.record(plan.route as usize, worker, now_us().saturating_sub(plan.began_us));
     }
-    if let Some(began) = began {
+    if let Some(began) = plan.sampled.take() {
         began.log(session, &plan);
     }
     end
@@ -136,21 +134,40 @@ async fn within(ms: u32, session: &mut Session, plan: &mut Plan) -> End {
 }
 
 /// A sampled request when it began.
-struct Began {
+pub(crate) struct Began {
     at_us: u64,
     bytes: (u64, u64),
+    /// Host and target that were asked for, where the backend is asked for others.
+    rewritten: Option<(String, String)>,
 }
 
 impl Began {
-    fn now(session: &Session) -> Began {
-        Began { at_us: now_us(), bytes: (session.wire.read(), session.wire.written()) }
+    /// Of the next request of the session, if it is one of so many; `rewritten` has its host and target.
+    pub(crate) fn sample(
+        session: &Session,
+        (view, listener): (&View, usize),
+        rewritten: Option<(&str, &str)>,
+    ) -> Option<Box<Began>> {
+        let every = view.listener(listener).table.access_log;
+        let number = session.cell(view, listener).requests.load(Relaxed) + 1;
+        access::sampled(every, number).then(|| {
+            let bytes = (session.wire.read(), session.wire.written());
+            let text = |s: &str| access::text(s.as_bytes());
+            let rewritten = rewritten.map(|(host, target)| (text(host), text(target)));
+            Box::new(Began { at_us: now_us(), bytes, rewritten })
+        })
     }
 
     fn log(self, session: &Session, plan: &Plan) {
+        let asked = access::Asked::of(&plan.head);
+        let asked = match self.rewritten {
+            Some(by_client) => asked.by_client(by_client),
+            None => asked,
+        };
         session.client.worker.shared.access.push(Entry {
             listener: (*session.client.listener).clone(),
             client: plan.client,
-            of: Of::Request { asked: access::Asked::of(&plan.head), status: session.seen.0.get() },
+            of: Of::Request { asked, status: session.seen.0.get() },
             pool: Some(plan.view.pool(plan.pool).table.id.clone()),
             backend: session.seen.1,
             bytes: (session.wire.read() - self.bytes.0, session.wire.written() - self.bytes.1),

@@ -5,7 +5,7 @@ use super::{
     accept::Client,
     buffer::{Buffer, Out},
     download::Asked,
-    exchange::{self, Plan},
+    exchange::{self, Began, Plan},
     http2,
     timer::Side,
     unsent::Unsent,
@@ -102,26 +102,31 @@ impl Session {
         Session { client, wire, buffer, at: None, private: None, seen: Default::default() }
     }
 
-    /// Serves the next request.
+    /// Serves the next request. What waits for one holds no configuration: it would stay in memory for as long.
     async fn request(&mut self, first: bool) -> End {
-        let view = self.client.worker.view();
-        let Some(listener) = self.listener(&view) else { return End::Close };
         let before = (self.wire.read(), self.wire.written());
-        let end = match self.read_head(&view, listener, first).await {
+        let end = match self.read_head(first).await {
             Err(end) => end,
-            Ok(len) if first && self.is_preface(len, &view, listener) => return End::Http2,
+            Ok(len) if first && self.is_preface(len) => return End::Http2,
             Ok(len) => self.serve_request(len).await,
         };
-        let cell = self.cell(&view, listener);
-        counters::add(&cell.bytes_in, self.wire.read() - before.0);
-        counters::add(&cell.bytes_out, self.wire.written() - before.1);
+        let view = self.client.worker.view();
+        if let Some(listener) = self.listener(&view) {
+            let cell = self.cell(&view, listener);
+            counters::add(&cell.bytes_in, self.wire.read() - before.0);
+            counters::add(&cell.bytes_out, self.wire.written() - before.1);
+        }
         end
     }
 
     /// The client begins with HTTP/2 without having asked, and may.
-    fn is_preface(&self, len: usize, view: &View, listener: usize) -> bool {
-        view.listener(listener).table.http2 == Http2::PriorKnowledge
-            && &self.buffer.bytes()[..len] == http2::PREFACE_HEAD
+    fn is_preface(&mut self, len: usize) -> bool {
+        if &self.buffer.bytes()[..len] != http2::PREFACE_HEAD {
+            return false;
+        }
+        let view = self.client.worker.view();
+        let listener = self.listener(&view);
+        listener.is_some_and(|i| view.listener(i).table.http2 == Http2::PriorKnowledge)
     }
 
     /// Plans the request whose head has this length, and counts it; none when our listener is gone. Not a part of the future,
@@ -194,9 +199,23 @@ impl Session {
         view.listener(listener).cells.of(self.client.worker.index)
     }
 
+    /// Of what has come of a head, which is no request.
+    fn unsent(&mut self, waited_ms: u64) -> Option<Box<Unsent>> {
+        let view = self.client.worker.view();
+        let listener = self.listener(&view)?;
+        Unsent::sample(self, (&view, listener), self.buffer.bytes(), waited_ms)
+    }
+
+    /// The version of the configuration, and how long a connection may be idle and a head may take.
+    fn patience(&mut self) -> Option<(u64, u32, u32)> {
+        let view = self.client.worker.view();
+        let table = &view.listener(self.listener(&view)?).table;
+        Some((view.version, table.idle_timeout_ms, table.header_timeout_ms))
+    }
+
     /// Reads until a whole head is there and returns its length.
-    async fn read_head(&mut self, view: &Rc<View>, listener: usize, first: bool) -> Result<usize, End> {
-        let table = &view.listener(listener).table;
+    async fn read_head(&mut self, first: bool) -> Result<usize, End> {
+        let Some((version, idle_ms, header_ms)) = self.patience() else { return Err(End::Close) };
         let (mut scanner, mut skipped, mut begun) = (Scanner::default(), false, 0);
         loop {
             let bytes = self.buffer.bytes();
@@ -211,25 +230,24 @@ impl Session {
                     return Ok(len);
                 }
                 Scan::Bad(answer) => {
-                    let unsent = Unsent::sample(self, (view, listener), bytes, self.waited_since(begun));
+                    let unsent = self.unsent(self.waited_since(begun));
                     return Err(self.refuse_logged(answer, unsent).await);
                 }
                 Scan::More => {}
             }
             let idle = bytes.is_empty();
             if idle && !first {
-                self.client.timer.arm(Side::Client, table.idle_timeout_ms);
+                self.client.timer.arm(Side::Client, idle_ms);
             } else if begun == 0 {
                 begun = self.client.timer.now(); // the whole head has this time, however it trickles in
-                self.client.timer.arm(Side::Client, table.header_timeout_ms);
+                self.client.timer.arm(Side::Client, header_ms);
             }
             let worker = &self.client.worker;
-            let leave = || idle && !first && (worker.shared.closing() || gone(view, &self.client));
+            let leave = || idle && !first && (worker.shared.closing() || gone(version, &self.client));
             match self.wire.fill_unless(&mut self.buffer, &self.client.timer, Side::Client, leave).await {
                 Ok(_) => {}
                 Err(Trouble::Timeout) if !idle => {
-                    let unsent =
-                        Unsent::sample(self, (view, listener), self.buffer.bytes(), self.waited_since(begun));
+                    let unsent = self.unsent(self.waited_since(begun));
                     return Err(self.refuse_logged(Answer::Slow, unsent).await);
                 }
                 Err(_) => return Err(End::Close),
@@ -296,6 +314,9 @@ impl Session {
         };
         let table = &view.pool(pool).table;
         let path = route.rewritten(request.target);
+        let renamed = path.is_some() || route.spec.rewrite.host.is_some();
+        let asked_for = (request.host, request.target);
+        let sampled = Began::sample(self, (view, listener), renamed.then_some(asked_for));
         let identity = live.table.identify.then(|| Identity([random(), random(), random()]));
         write_request(
             head,
@@ -334,6 +355,7 @@ impl Session {
             before: self.before(view, pool, &request),
             total_ms: route.spec.limits.request_timeout_ms.unwrap_or(live.table.request_timeout_ms),
             client,
+            sampled,
         }))
     }
 
@@ -389,8 +411,8 @@ impl Session {
     }
 }
 
-/// Our listener is no longer in the configuration.
-fn gone(view: &View, client: &Client) -> bool {
+/// Our listener is no longer in the configuration, which had this version.
+fn gone(version: u64, client: &Client) -> bool {
     let shared = &client.worker.shared;
-    shared.version.load(Acquire) != view.version && client.worker.view().live.find(&client.listener).is_none()
+    shared.version.load(Acquire) != version && client.worker.view().live.find(&client.listener).is_none()
 }

@@ -27,7 +27,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     task::{Poll, ready},
 };
-use zonekeeper_core::id::PoolId;
+use zonekeeper_core::{id::PoolId, model::Balance};
 
 /// How an L4 connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,12 +193,22 @@ async fn connect(
         if attempt > 0 {
             totals.retries.fetch_add(1, Relaxed);
         }
-        if let Some(backend) = lease.connect(&client.timer, ends, Carries::Bytes { more }).await {
+        let timed = table.balance == Balance::ResponseTime && !view.pool(pool).requests;
+        let began = timed.then(now_us);
+        let connected = lease.connect(&client.timer, ends, Carries::Bytes { more }).await;
+        let took = began.map(|began| (now_us(), now_us().saturating_sub(began)));
+        if let Some(backend) = connected {
             lease.health().answered(200);
+            if let Some((now, took)) = took {
+                lease.health().latency.record(now, took); // nothing else can be known of bytes
+            }
             return Some((lease, backend));
         }
         totals.errors.fetch_add(1, Relaxed);
         if !lease.out_of_room() {
+            if let Some((now, took)) = took {
+                lease.health().latency.penalise(now, took);
+            }
             outlier::failed(lease.pool(), lease.index(), lease.fault());
         }
         exclude.push(lease.index());

@@ -65,6 +65,12 @@ async fn an_answer_is_explained() {
     let request = node.get("/v1/explain/request?host=www.example.com&path=/api/x").await.data();
     assert_eq!(request[0]["pool"], "api");
     assert_eq!(request[0]["candidates"].as_array().unwrap().len(), 2);
+    let canary =
+        node.get("/v1/explain/request?host=x.test&header=accept:%20text/html%0AX-Canary:%201").await.data();
+    let plain = node.get("/v1/explain/request?host=x.test&header=accept:%20text/html").await.data();
+    assert_ne!(canary[0]["target"], plain[0]["target"], "the second header leads elsewhere");
+    let bad = node.get("/v1/explain/request?host=x.test&header=x-canary:%201%0Anonsense").await;
+    assert!(bad.status == 400 && bad.text.contains("one a line"), "{}", bad.text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,8 +19,39 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName},
 };
-use zonekeeper_core::model::{Bind, Http2, Protocol, TlsFiles};
+use zonekeeper_core::model::{Bind, Http2, Network, Protocol, TlsFiles};
 use zonekeeper_proxy::BindError;
+
+#[tokio::test]
+async fn a_connection_that_waits_holds_no_old_configuration() {
+    let (backend, folder) = (Server::start("a"), tempfile::tempdir().unwrap());
+    let (files, roots) = write_certificate(folder.path());
+    let mut start = state(Protocol::Http, &[backend.addr]);
+    let mut secured = listener(Protocol::Http);
+    (secured.tls, secured.http2) = (Some(files.into()), Http2::Off);
+    let mut introduced = listener(Protocol::Http);
+    introduced.proxy_from = vec![Network { addr: [127, 0, 0, 1].into(), bits: 8 }];
+    start.listeners.insert(listener_id("secured"), Arc::new(secured));
+    start.listeners.insert(listener_id("introduced"), Arc::new(introduced));
+    let mut world = World::start(start);
+    let mut plain = world.client().await;
+    assert_eq!(plain.get("/").await.status, 200);
+    let mut tls = tls(&world, "secured", roots).await;
+    tls.write_all(b"GET / HTTP/1.1\r\nHost: w.example\r\n\r\n").await.unwrap();
+    assert!(tls.read(&mut [0; 4096]).await.unwrap() > 100);
+    let mut behind = Client::connect(world.addr("introduced")).await;
+    behind.send("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: w.example\r\n\r\n").await;
+    assert_eq!(behind.answer(false).await.status, 200);
+    let _quiet = world.client().await;
+    let old: Vec<_> = world.published.load().proxy.listeners.values().map(Arc::downgrade).collect();
+    world.change(|s| {
+        for listener in s.listeners.values_mut() {
+            Arc::make_mut(listener).max_body = 7;
+        }
+    });
+    eventually("the old listeners are let go", async || old.iter().all(|l| l.strong_count() == 0)).await;
+    assert_eq!((plain.get("/").await.status, behind.get("/").await.status), (200, 200));
+}
 
 #[tokio::test]
 async fn changes_under_load_drop_no_connection() {

@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use zonekeeper_core::model::Protocol;
+use zonekeeper_core::model::{Balance, Protocol};
 
 /// Reads to the end, then answers with what it got.
 fn echo_at_end() -> Server {
@@ -80,6 +80,23 @@ async fn a_refused_backend_is_passed_over_and_a_reset_is_passed_on() {
     stream.write_all(b"x").await.unwrap();
     let end = stream.read(&mut [0; 1]).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn how_long_a_connection_takes_is_what_response_time_goes_by() {
+    let backend = echo_at_end();
+    let nobody = dead();
+    let mut state = state(Protocol::Tcp, &[nobody, backend.addr]);
+    edit_pool(&mut state, |p| (p.balance, p.eject_ms) = (Balance::ResponseTime, 0));
+    let world = World::start(state);
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(world.addr("web")).await.unwrap();
+        stream.shutdown().await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    let latency = |addr| world.health.get(&pool_id("web"), addr).unwrap().latency_us();
+    eventually("both are measured", async || latency(nobody) > 0 && latency(backend.addr) > 0).await;
+    assert!(latency(nobody) > 1_000_000 && latency(backend.addr) < 1_000_000, "a failure is never fast");
 }
 
 /// The end behind the last bytes goes with them; a cut behind them stays a cut.

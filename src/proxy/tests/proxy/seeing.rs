@@ -103,6 +103,31 @@ async fn a_sampled_request_is_a_line_of_the_access_log() {
     );
 }
 
+#[tokio::test]
+async fn the_log_shows_what_was_asked_for_and_not_what_the_backend_got() {
+    let lines = lines();
+    let backend = Server::start("a");
+    let mut state = state(Protocol::Http, &[backend.addr]);
+    edit_listener(&mut state, |l| {
+        (l.identify, l.access_log) = (true, 1);
+        l.routes[0].path = PathMatch::Prefix("/asked-for".into());
+        l.routes[0].rewrite =
+            Rewrite { path: Some("/got".into()), host: Some("got.example".into()), ..Rewrite::default() };
+    });
+    let world = World::start(state);
+    let text = world.client().await.get("/asked-for/x").await.text();
+    let line = || {
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
+        text.lines().map(line).find(|l| l["fields"]["path"] == "/asked-for/x")
+    };
+    eventually("it is written", async || line().is_some()).await;
+    let fields = line().unwrap()["fields"].clone();
+    assert_eq!(fields["host"], "w.example", "{fields}");
+    assert!(text.contains("GET /got/x HTTP/1.1"), "{text}");
+    assert_eq!(fields["request_id"], field(&text, "x-request-id").unwrap(), "the backend's");
+}
+
 /// As HAProxy's `tcplog`: whose connection it was, where it went, how it ended.
 #[tokio::test]
 async fn a_sampled_connection_is_a_line_of_the_access_log() {

@@ -31,7 +31,7 @@ pub struct World {
     pub proxy: Proxy,
     pub health: Arc<LocalHealth>,
     pub state: State,
-    published: Arc<ArcSwap<Published>>,
+    pub published: Arc<ArcSwap<Published>>,
 }
 
 fn publish(state: &State) -> Published {
