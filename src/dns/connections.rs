@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// Plain TCP has its share for itself, so that no flood of encrypted queries takes it from those who were told to come
@@ -19,7 +20,7 @@ pub(crate) struct Connections {
     open: [Mutex<Open>; 2],
 }
 
-/// Connections that were replaced may take so long to end.
+/// A connection that was replaced may take so long to end in good order.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 /// There may be so many of those, or an eighth of the places.
 const LEAVERS: usize = 4;
@@ -173,6 +174,12 @@ impl Admitted {
     /// Returns when it has to make room.
     pub(crate) async fn replaced(&self) {
         self.leave.cancelled().await;
+    }
+
+    /// Returns when it has had its time for that.
+    pub(crate) async fn overdue(&self) {
+        self.replaced().await;
+        sleep(FAREWELL).await;
     }
 }
 

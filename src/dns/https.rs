@@ -4,7 +4,7 @@
 //! bytes go out as they were made. Connections count as TCP connections do and end when they have been idle.
 
 use crate::{
-    connections::{Admitted, FAREWELL},
+    connections::Admitted,
     encrypted::acceptor,
     message::min_ttl,
     responder::Transport,
@@ -84,7 +84,8 @@ impl Https {
         tokio::spawn(async move {
             tokio::select! {
                 () = this.shared.stop.cancelled() => {}
-                _ = this.clone().connection(stream, peer, admitted) => {}
+                () = admitted.overdue() => {}
+                _ = this.clone().connection(stream, peer, &admitted) => {}
             }
         });
     }
@@ -93,7 +94,7 @@ impl Https {
         self: Arc<Https>,
         stream: TcpStream,
         peer: SocketAddr,
-        admitted: Arc<Admitted>,
+        admitted: &Arc<Admitted>,
     ) -> Option<()> {
         stream.set_nodelay(true).ok()?;
         let idle = self.shared.idle;
@@ -119,15 +120,12 @@ impl Https {
             .max_header_list_size(HEADERS)
             .initial_stream_window_size(MAX_BODY as u32);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let (mut before, mut patience) = (0, idle);
+        let mut before = 0;
         loop {
             let ended = tokio::select! {
                 biased;
                 ended = timeout(idle, connection.as_mut()) => ended.is_ok(),
-                () = admitted.replaced() => {
-                    patience = FAREWELL.min(idle);
-                    break;
-                }
+                () = admitted.replaced() => break,
             };
             if ended {
                 return Some(());
@@ -139,7 +137,7 @@ impl Https {
             before = now;
         }
         connection.as_mut().graceful_shutdown();
-        timeout(patience, connection).await.ok()?.ok()
+        timeout(idle, connection).await.ok()?.ok()
     }
 
     async fn answer(

@@ -92,6 +92,7 @@ impl Quic {
         tokio::spawn(async move {
             tokio::select! {
                 () = shared.stop.cancelled() => {}
+                () = admitted.overdue() => {}
                 _ = open(incoming, unproven, peer, (&shared, &admitted)) => {}
             }
         });
@@ -114,6 +115,7 @@ async fn open(
     let mut queries = JoinSet::new();
     loop {
         tokio::select! {
+            biased; // what came before it has to go is answered
             stream = timeout(idle, connection.accept_bi()) => match stream {
                 Ok(stream) => {
                     let (stream, shared, here) = (stream.ok()?, shared.clone(), admitted.clone());
@@ -126,8 +128,7 @@ async fn open(
                 return end(&connection, code);
             },
             () = admitted.replaced() => {
-                // what was asked meanwhile has its answer
-                let _ = timeout(FAREWELL.min(idle), async { while queries.join_next().await.is_some() {} }).await;
+                while queries.join_next().await.is_some() {}
                 break;
             }
         }
@@ -168,7 +169,8 @@ async fn query(
     }
     if timeout(idle, send.write_all(&out)).await.is_ok_and(|written| written.is_ok()) {
         let _ = send.finish(); // closed: nobody waits for it
-        let _ = timeout(idle, send.stopped()).await; // until then the end of the connection would take it back
+        // Until the client has it, the end of the connection would take it back.
+        let _ = timeout(FAREWELL, send.stopped()).await;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! bounded.
 
 use crate::{
-    connections::{Admission, Admitted, Connections, FAREWELL},
+    connections::{Admission, Admitted, Connections},
     counters::Counters,
     responder::{DnsFlags, Responder, Setup, Transport, View},
 };
@@ -128,6 +128,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tls: Option<
     tokio::spawn(async move {
         tokio::select! {
             () = shared.stop.cancelled() => {}
+            () = admitted.overdue() => {}
             _ = open(stream, peer, tls, (&shared, &admitted)) => {}
         }
     });
@@ -149,7 +150,7 @@ async fn open(
         stream = timeout(shared.idle, tls.accept(stream)) => stream??,
     };
     connection(&mut stream, Transport::Tls, peer, (shared, admitted)).await?;
-    timeout(FAREWELL.min(shared.idle), stream.shutdown()).await? // says that nothing was cut off
+    timeout(shared.idle, stream.shutdown()).await? // says that nothing was cut off
 }
 
 /// One connection: whole frames are answered as they come; a frame that takes longer than the idle time ends it.

@@ -140,7 +140,7 @@ fn one(listener: &ListenerTable, sample: &Sample, health: Option<&LocalHealth>) 
 fn candidates(pool: &PoolTable, health: Option<&LocalHealth>, why: &mut Vec<String>) -> Vec<String> {
     let mut out = Vec::new();
     let all = health.map_or(Cow::Borrowed(&pool.backends[..]), |h| h.backends(pool));
-    if all.is_empty() {
+    if all.is_empty() && health.is_some() {
         why.push(format!("pool {} has no backend: no name of it has an address", pool.id));
     }
     for backend in all.iter() {

@@ -85,19 +85,19 @@ fn datagrams(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
 fn bytes(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
     let leads = |l: &&Listener| l.routes.iter().any(|r| r.pools().any(|p| p == id));
     let mut all = config.listeners.values().filter(leads).peekable();
-    if all.peek().is_none() || all.any(|l| l.protocol == Protocol::Http) {
+    if log.failed("listener") || all.peek().is_none() || all.any(|l| l.protocol == Protocol::Http) {
         return;
     }
     let path = join("pool", id.as_str());
     let by_request = pool.balance == Balance::Hash && pool.hash != HashKey::Source;
-    for (name, given) in
-        [("sticky", true), ("response_timeout", true), ("hash", by_request)].map(|(n, g)| (join(&path, n), g))
-    {
-        if given && log.given(&name) {
-            log.warn_at(
-                &name,
-                "changes nothing: it is about HTTP, and no HTTP listener leads here; take it out",
-            );
+    for (name, given) in [
+        ("sticky", pool.sticky.is_some()),
+        ("response_timeout", pool.response_timeout_ms != Pool::default().response_timeout_ms),
+        ("hash", by_request),
+    ] {
+        if given {
+            let why = "changes nothing: it is about HTTP, and no HTTP listener leads here; take it out";
+            log.warn_at(&join(&path, name), why);
         }
     }
 }

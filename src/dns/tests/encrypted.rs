@@ -386,6 +386,7 @@ async fn who_waits_for_longest_makes_room_whatever_it_speaks() {
     let connecting = endpoint.connect_with(config, r.addr(Transport::Quic), "localhost").unwrap();
     let quic = connecting.await.unwrap();
     assert_eq!(over_quic(&quic, &quic_query("www.example")).await.answer.len(), 1);
+    tokio::time::sleep(Duration::from_millis(100)).await; // the server sees that the answer has arrived
     let q = query("www.example", 1);
     tokio::task::block_in_place(|| {
         let mut https = r.stream(Transport::Https, b"http/1.1");
