@@ -77,13 +77,13 @@ pub(crate) fn is_in_place() -> bool {
     answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)
 }
 
-/// Makes the names in a directory durable.
+/// Makes the names in a directory durable; the parent of a relative name is "", the current one.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(test)]
     if tests::real_call() {
         return Ok(());
     }
-    File::open(dir)?.sync_all()
+    File::open(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })?.sync_all()
 }
 
 /// Makes a fresh sled directory durable: its files, their names, and its own name.
@@ -116,6 +116,11 @@ pub(crate) mod tests {
     pub(super) fn real_call() -> bool {
         static REAL: OnceLock<bool> = OnceLock::new();
         *REAL.get_or_init(|| std::env::var_os("ZK_TEST_REAL_SYNC_FILE_RANGE").is_some())
+    }
+
+    #[test]
+    fn a_relative_folder_stands_in_the_current_one() {
+        super::sync_dir(std::path::Path::new("data").parent().unwrap()).unwrap();
     }
 
     #[test]
