@@ -58,6 +58,10 @@ fn network(ip: IpAddr) -> IpAddr {
 }
 
 impl Open {
+    fn is_full(&self, total: usize) -> bool {
+        self.all.len() - self.leaving >= total
+    }
+
     fn next(&mut self) -> u64 {
         self.number += 1;
         self.number
@@ -120,8 +124,7 @@ impl Connections {
 
     /// Whether the next one of this transport costs another its place.
     pub(crate) fn are_full(&self, transport: Transport) -> bool {
-        let open = self.those(transport == Transport::Tcp);
-        open.all.len() - open.leaving >= self.total
+        self.those(transport == Transport::Tcp).is_full(self.total)
     }
 
     /// Takes a connection in, which waits for its first query; why not, when its network has its share, or all places
@@ -132,7 +135,7 @@ impl Connections {
         if open.by_network.get(&network).is_some_and(|n| *n >= self.per_network) {
             return Admission::Refused;
         }
-        let full = open.all.len() - open.leaving >= self.total;
+        let full = open.is_full(self.total);
         if full && !open.replace((self.total / 8).max(LEAVERS)) {
             return Admission::Refused;
         }

@@ -82,11 +82,7 @@ impl Https {
         let Some(admitted) = self.shared.admit(Transport::Https, peer.ip()) else { return };
         let this = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = this.shared.stop.cancelled() => {}
-                () = admitted.overdue() => {}
-                _ = this.clone().connection(stream, peer, &admitted) => {}
-            }
+            this.shared.run(&admitted, this.clone().connection(stream, peer, &admitted)).await;
         });
     }
 

@@ -90,11 +90,7 @@ impl Quic {
         let Some(admitted) = self.shared.admit(Transport::Quic, peer.ip()) else { return incoming.refuse() };
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = shared.stop.cancelled() => {}
-                () = admitted.overdue() => {}
-                _ = open(incoming, unproven, peer, (&shared, &admitted)) => {}
-            }
+            shared.run(&admitted, open(incoming, unproven, peer, (&shared, &admitted))).await;
         });
     }
 }

@@ -76,6 +76,15 @@ impl Shared {
         }
     }
 
+    /// Lets a connection go on until it ends by itself, the server stops, or its time after it was replaced is over.
+    pub(crate) async fn run<T>(&self, admitted: &Admitted, connection: impl Future<Output = T>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = admitted.overdue() => {}
+            _ = connection => {}
+        }
+    }
+
     /// Appends the answer to `out`, framed. False when there is none: then the connection ends.
     pub(crate) fn answer(
         &self,
@@ -126,11 +135,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tls: Option<
     let Some(admitted) = shared.admit(transport, peer.ip()) else { return };
     let shared = shared.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            () = shared.stop.cancelled() => {}
-            () = admitted.overdue() => {}
-            _ = open(stream, peer, tls, (&shared, &admitted)) => {}
-        }
+        shared.run(&admitted, open(stream, peer, tls, (&shared, &admitted))).await;
     });
 }
 

@@ -135,7 +135,6 @@ async fn within(ms: u32, session: &mut Session, plan: &mut Plan) -> End {
 
 /// A sampled request when it began.
 pub(crate) struct Began {
-    at_us: u64,
     bytes: (u64, u64),
     /// Host and target that were asked for, where the backend is asked for others.
     rewritten: Option<(String, String)>,
@@ -154,7 +153,7 @@ impl Began {
             let bytes = (session.wire.read(), session.wire.written());
             let text = |s: &str| access::text(s.as_bytes());
             let rewritten = rewritten.map(|(host, target)| (text(host), text(target)));
-            Box::new(Began { at_us: now_us(), bytes, rewritten })
+            Box::new(Began { bytes, rewritten })
         })
     }
 
@@ -171,7 +170,7 @@ impl Began {
             pool: Some(plan.view.pool(plan.pool).table.id.clone()),
             backend: session.seen.1,
             bytes: (session.wire.read() - self.bytes.0, session.wire.written() - self.bytes.1),
-            took_us: now_us().saturating_sub(self.at_us),
+            took_us: now_us().saturating_sub(plan.began_us),
         });
     }
 }

@@ -56,6 +56,14 @@ impl Write for Lines {
     }
 }
 
+impl Lines {
+    /// All of them, read.
+    fn entries(&self) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+}
+
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Lines;
     fn make_writer(&'a self) -> Lines {
@@ -84,10 +92,9 @@ async fn a_sampled_request_is_a_line_of_the_access_log() {
         client.get("/seen-here").await;
     }
     let of_these = || {
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
-        let all = text.lines().map(line).filter(|l| l["fields"]["path"] == "/seen-here");
-        all.collect::<Vec<_>>()
+        let mut all = lines.entries();
+        all.retain(|l| l["fields"]["path"] == "/seen-here");
+        all
     };
     eventually("they are written", async || of_these().len() >= 5).await;
     let entries = of_these();
@@ -116,11 +123,7 @@ async fn the_log_shows_what_was_asked_for_and_not_what_the_backend_got() {
     });
     let world = World::start(state);
     let text = world.client().await.get("/asked-for/x").await.text();
-    let line = || {
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
-        text.lines().map(line).find(|l| l["fields"]["path"] == "/asked-for/x")
-    };
+    let line = || lines.entries().into_iter().find(|l| l["fields"]["path"] == "/asked-for/x");
     eventually("it is written", async || line().is_some()).await;
     let fields = line().unwrap()["fields"].clone();
     assert_eq!(fields["host"], "w.example", "{fields}");
@@ -180,10 +183,8 @@ async fn a_sampled_connection_is_a_line_of_the_access_log() {
     assert!(crate::tls::support::anyone().connect(unknown, "other.example").await.is_err());
 
     let of = |listener: &str, end: &str| {
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let mut all = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
         let this = |l: &serde_json::Value| l["fields"]["listener"] == listener && l["fields"]["end"] == end;
-        all.find(this).map(|l| l["fields"].clone())
+        lines.entries().into_iter().find(this).map(|l| l["fields"].clone())
     };
     let (served, broken) = (backend.addr.to_string(), breaking.addr.to_string());
     for (listener, end, pool, backend) in [
@@ -252,10 +253,8 @@ async fn what_no_backend_gets_is_in_the_access_log_too() {
     assert_eq!(world.ask("GET /own-slow HTTP/1.1\r\nHost: w.ex").await.status, 408);
     assert_eq!(Client2::connect(world.addr("web")).await.get("/own-two").await.status, 404);
     let of_these = || {
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap()["fields"].clone();
         let ours = |l: &serde_json::Value| l["path"].as_str().is_some_and(|p| p.starts_with("/own-"));
-        text.lines().map(line).filter(ours).collect::<Vec<_>>()
+        lines.entries().into_iter().map(|l| l["fields"].clone()).filter(ours).collect::<Vec<_>>()
     };
     eventually("they are written", async || of_these().len() >= 12).await;
     let all = of_these();
