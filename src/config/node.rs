@@ -226,6 +226,26 @@ impl LogLevel {
     }
 }
 
+/// TCP, not UDP.
+const TCP: (bool, bool) = (true, false);
+/// UDP, not TCP.
+const UDP: (bool, bool) = (false, true);
+
+/// An address that the node itself binds.
+struct Own {
+    field: String,
+    addr: SocketAddr,
+    /// TCP, UDP.
+    protocols: (bool, bool),
+}
+
+impl Own {
+    /// Whether it cannot be bound beside another one.
+    fn meets(&self, addr: SocketAddr, (tcp, udp): (bool, bool)) -> bool {
+        (self.protocols.0 && tcp || self.protocols.1 && udp) && overlap(self.addr, addr)
+    }
+}
+
 impl NodeConfig {
     /// Reads and validates a node file; all problems at once.
     pub fn load(path: &Path) -> Result<NodeConfig, Problems> {
@@ -257,34 +277,33 @@ impl NodeConfig {
         for (id, listener) in &cluster.listeners {
             let here = |site: &Option<SiteId>| site.as_ref().is_none_or(|s| *s == self.site);
             for bind in listener.binds.iter().filter(|b| here(&b.site)) {
-                let own = self.listens(listener.protocol == Protocol::Udp);
-                for (field, own) in own.into_iter().filter(|(_, own)| overlap(*own, bind.addr)) {
+                let bound = if listener.protocol == Protocol::Udp { UDP } else { TCP };
+                for own in self.listens().iter().filter(|own| own.meets(bind.addr, bound)) {
+                    let (addr, theirs) = (own.addr, bind.addr);
                     let message =
-                        format!("{own} overlaps {} of listener {id}; use another port or address", bind.addr);
-                    log.error_at(&field, message);
+                        format!("{addr} overlaps {theirs} of listener {id}; use another port or address");
+                    log.error_at(&own.field, message);
                 }
             }
         }
     }
 
-    /// Every address that the node itself binds over UDP, or over TCP, with its field.
-    fn listens(&self, udp: bool) -> Vec<(String, SocketAddr)> {
+    /// Every address that the node itself binds, with its field.
+    fn listens(&self) -> Vec<Own> {
         let mut all = Vec::new();
-        let mut put = |field: &str, addrs: &[SocketAddr]| {
-            all.extend(addrs.iter().enumerate().map(|(i, a)| (format!("{field}[{i}]"), *a)));
-        };
-        put("dns.listen", &self.dns.listen);
-        match &self.dns.encrypted {
-            Some(encrypted) if udp => put("dns.encrypted.quic", &encrypted.quic),
-            Some(encrypted) => {
-                put("dns.encrypted.tls", &encrypted.tls);
-                put("dns.encrypted.https", &encrypted.https);
-            }
-            None => {}
+        let mut put = |field: String, addr, protocols| all.push(Own { field, addr, protocols });
+        put("peer.listen".into(), self.peer.listen, TCP);
+        put("admin.listen".into(), self.admin.listen, TCP);
+        let mut lists = vec![("dns.listen", &self.dns.listen, (true, true))];
+        if let Some(encrypted) = &self.dns.encrypted {
+            lists.push(("dns.encrypted.tls", &encrypted.tls, TCP));
+            lists.push(("dns.encrypted.https", &encrypted.https, TCP));
+            lists.push(("dns.encrypted.quic", &encrypted.quic, UDP));
         }
-        if !udp {
-            let one = [("peer.listen", self.peer.listen), ("admin.listen", self.admin.listen)];
-            all.splice(0..0, one.map(|(field, addr)| (field.to_string(), addr)));
+        for (field, addrs, protocols) in lists {
+            for (i, addr) in addrs.iter().enumerate() {
+                put(format!("{field}[{i}]"), *addr, protocols);
+            }
         }
         all
     }

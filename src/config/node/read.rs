@@ -61,17 +61,12 @@ fn node(root: &Table<'_>, folder: &Path) -> Option<NodeConfig> {
 
 /// No two listening addresses meet.
 fn distinct(config: &NodeConfig, log: &Log) {
-    for udp in [false, true] {
-        let listens = config.listens(udp);
-        for (i, (field, addr)) in listens.iter().enumerate() {
-            match listens[..i].iter().find(|(_, a)| overlap(*a, *addr)) {
-                // what both protocols bind was told for TCP
-                Some((other, first)) if !udp || field.contains("quic") => log.error_at(
-                    field,
-                    format!("{addr} overlaps {first} of {other}; use another port or address"),
-                ),
-                _ => {}
-            }
+    let listens = config.listens();
+    for (i, own) in listens.iter().enumerate() {
+        if let Some(first) = listens[..i].iter().find(|first| first.meets(own.addr, own.protocols)) {
+            let (addr, theirs, other) = (own.addr, first.addr, &first.field);
+            let message = format!("{addr} overlaps {theirs} of {other}; use another port or address");
+            log.error_at(&own.field, message);
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
         if !weights.is_empty() && weights.iter().all(|w| *w == 0) {
             log.warn_at(&field, "every backend has weight 0, so the pool takes no traffic");
         }
-        let routed = config.listeners.values().any(|l| l.routes.iter().any(|r| r.pools().any(|p| p == id)));
+        let routed = config.listeners.values().any(|l| leads(l, id));
         if !routed
             && !config.services.values().any(|s| s.pool.as_ref() == Some(id))
             && !log.failed("listener")
@@ -57,11 +57,15 @@ pub(super) fn check(config: &ClusterConfig, log: &Log) {
     }
 }
 
+/// Whether some route of the listener leads to the pool.
+fn leads(listener: &Listener, pool: &PoolId) -> bool {
+    listener.routes.iter().any(|r| r.pools().any(|p| p == pool))
+}
+
 /// What a pool must say, and what it has no use for, where a UDP listener leads to it.
 fn datagrams(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
-    let leads =
-        |l: &Listener| l.protocol == Protocol::Udp && l.routes.iter().any(|r| r.pools().any(|p| p == id));
-    let Some((listener, _)) = config.listeners.iter().find(|(_, l)| leads(l)) else { return };
+    let datagrams = |l: &Listener| l.protocol == Protocol::Udp && leads(l, id);
+    let Some((listener, _)) = config.listeners.iter().find(|(_, l)| datagrams(l)) else { return };
     let field = |name| join(&join("pool", id.as_str()), name);
     if !log.given(&field("check")) {
         let message = format!(
@@ -83,8 +87,7 @@ fn datagrams(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
 
 /// What a pool has no use for where no listener of requests leads to it.
 fn bytes(config: &ClusterConfig, log: &Log, id: &PoolId, pool: &Pool) {
-    let leads = |l: &&Listener| l.routes.iter().any(|r| r.pools().any(|p| p == id));
-    let mut all = config.listeners.values().filter(leads).peekable();
+    let mut all = config.listeners.values().filter(|l| leads(l, id)).peekable();
     if log.failed("listener") || all.peek().is_none() || all.any(|l| l.protocol == Protocol::Http) {
         return;
     }
