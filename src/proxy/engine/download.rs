@@ -192,6 +192,9 @@ impl Download<'_> {
         let Begun { mut decoder, encoder, reuse, tunnel, keep_alive, intact } = begun;
         self.client.set_last(intact && decoder.done() && !tunnel);
         let whole = decoder == Decoder::Close; // all of the backend's stream is read
+        if intact && decoder.done() && !tunnel && !keep_alive {
+            self.client.end_follows();
+        }
         if let Err(end) = self.write(&out).await {
             return end;
         }

@@ -390,6 +390,9 @@ impl Session {
             Some(stream) => stream.answer(out),
             None => Ok(0),
         };
+        if !keep_alive {
+            self.wire.end_follows();
+        }
         let wrote = match rest {
             Ok(at) => self.wire.write_all(&out[at..], &self.client.timer, Side::Client).await,
             Err(_) => Err(Trouble::Io),

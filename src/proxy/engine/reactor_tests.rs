@@ -47,22 +47,23 @@ fn a_task_that_panics_ends_alone() {
 }
 
 #[test]
-fn a_busy_loop_rests_between_its_rounds_and_a_quiet_one_does_not() {
+fn a_half_busy_loop_rests_between_its_rounds_while_many_are_at_work() {
     let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
-    let (wires, mut others): (Vec<_>, Vec<_>) = (0..40).map(|_| pair(&reactor)).unzip();
+    let (wires, mut others): (Vec<_>, Vec<_>) = (0..45).map(|_| pair(&reactor)).unzip();
     for wire in wires {
         reactor.spawn(|timer| async move {
             let mut buffer = Buffer::default();
             while wire.fill(&mut buffer, &timer, Side::Client).await.is_ok() {}
         });
     }
-    while reactor.turn(&mut |_| {}).is_ok() && reactor.events.get() < 40 {}
-    let mut shortest = |events: usize| {
+    while reactor.turn(&mut |_| {}).is_ok() && reactor.events.get() < 45 {}
+    let mut shortest = |events: usize, active: usize| {
         let mut shortest = Duration::MAX;
         for _ in 0..100 {
             others[..events].iter_mut().for_each(|o| o.write_all(b"x").unwrap());
             reactor.turn(&mut |_| {}).unwrap();
             others[0].write_all(b"y").unwrap();
+            reactor.tasks.borrow_mut().active.1 = active;
             let began = Instant::now();
             reactor.turn(&mut |_| {}).unwrap();
             shortest = shortest.min(began.elapsed());
@@ -70,8 +71,23 @@ fn a_busy_loop_rests_between_its_rounds_and_a_quiet_one_does_not() {
         shortest
     };
     let rest = Duration::from_nanos(REST_NS as u64);
-    let (quiet, busy, full) = (shortest(2), shortest(20), shortest(40));
-    assert!(busy >= rest && quiet < rest && full < rest, "{quiet:?} {busy:?} {full:?}");
+    assert!(shortest(20, 80) >= rest, "half busy");
+    for (events, active) in [(2, 80), (45, 200), (20, 50)] {
+        let took = shortest(events, active);
+        assert!(took < rest, "{events} events of {active}: {took:?}");
+    }
+}
+
+#[test]
+fn a_task_is_at_work_when_it_ran_in_the_last_tick() {
+    let mut tasks = Tasks::default();
+    tasks.slots.resize_with(3, Slot::default);
+    for (ran, want) in [(vec![0, 1, 1], 2), (vec![1], 1), (vec![], 0)] {
+        tasks.ticked();
+        ran.into_iter().for_each(|id| drop(tasks.take(id)));
+        tasks.ticked();
+        assert_eq!(tasks.active.1, want);
+    }
 }
 
 #[test]

@@ -264,10 +264,10 @@ impl Direction {
         for _ in 0..BURST {
             while !self.buffer.is_empty() {
                 let data = self.buffer.bytes();
-                let n = match self.end {
-                    Some(Ok(())) => ready!(to.poll_write_last(data))?,
-                    _ => ready!(to.poll_write(data))?,
-                };
+                if let Some(Ok(())) = self.end {
+                    to.end_follows();
+                }
+                let n = ready!(to.poll_write(data))?;
                 self.buffer.consume(n);
             }
             ready!(to.poll_flush())?;

@@ -1,6 +1,6 @@
 //! A non-blocking TCP connection on the event loop.
 
-use super::reactor::{BROKEN, ENDING, READABLE, Reactor, WRITABLE};
+use super::reactor::{BROKEN, ENDING, LAST, READABLE, Reactor, WRITABLE};
 use rustix::{
     io::Errno,
     net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt},
@@ -194,22 +194,24 @@ impl Stream {
         self.reactor.flags(self.slot) & ENDING != 0
     }
 
+    /// Our direction is ended behind what is written from now on, at once: the last of it and the end go in one packet.
+    pub(crate) fn set_last(&self) {
+        self.reactor.set(self.slot, LAST);
+    }
+
+    /// That was said.
+    pub(crate) fn is_last(&self) -> bool {
+        self.reactor.flags(self.slot) & LAST != 0
+    }
+
     /// Writes as much as fits, at least one byte.
     pub(crate) fn poll_write(&self, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(data, SendFlags::NOSIGNAL)
-    }
-
-    /// The same with what our direction is ended behind at once: both go in one packet.
-    pub(crate) fn poll_write_last(&self, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(data, SendFlags::NOSIGNAL | SendFlags::MORE)
-    }
-
-    #[inline]
-    fn poll_send(&self, data: &[u8], flags: SendFlags) -> Poll<io::Result<usize>> {
-        if self.reactor.flags(self.slot) & WRITABLE == 0 {
+        let ready = self.reactor.flags(self.slot);
+        if ready & WRITABLE == 0 {
             return self.wait();
         }
-        match retry(|| net::send(&self.fd, data, flags)) {
+        let more = if ready & LAST == 0 { SendFlags::empty() } else { SendFlags::MORE };
+        match retry(|| net::send(&self.fd, data, SendFlags::NOSIGNAL | more)) {
             Ok(n) => {
                 if n < data.len() {
                     self.reactor.clear(self.slot, WRITABLE); // its buffer is full

@@ -293,6 +293,9 @@ impl Tls {
         self.state.outgoing.gather();
         let piece = &data[..data.len().min(PIECE)];
         self.drive(Wish::Data(piece))?;
+        if piece.len() == data.len() && self.stream.is_last() {
+            self.say_end()?;
+        }
         if let Poll::Ready(Err(e)) = self.poll_flush() {
             return Poll::Ready(Err(e));
         }
@@ -312,14 +315,19 @@ impl Tls {
     /// Says that we send no more, and ends our direction.
     pub(crate) fn poll_shutdown(&mut self) -> Poll<io::Result<()>> {
         ready!(self.poll_flush())?;
-        if self.state.established && !self.state.said_end {
-            self.state.said_end = true;
-            self.drive(Wish::End)?;
+        if self.state.established {
+            self.say_end()?;
             ready!(self.poll_flush())?;
         }
         Poll::Ready(self.stream.shutdown())
     }
+
+    fn say_end(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.state.said_end, true) { Ok(()) } else { self.drive(Wish::End) }
+    }
 }
 
-const _: () =
-    assert!(WAITS + PIECE + 4 * 64 <= SIZE, "four records with their headers and tags, and what waits");
+const _: () = assert!(
+    WAITS + PIECE + 5 * 64 <= SIZE,
+    "four records with their headers and tags, what waits, and the end"
+);

@@ -121,6 +121,15 @@ impl Wire {
         }
     }
 
+    /// A connection's direction of ours is ended at once behind what is written from now on.
+    pub(crate) fn end_follows(&self) {
+        match &self.kind {
+            Kind::Plain(s) => s.set_last(),
+            Kind::Tls(t) => t.borrow().stream().set_last(),
+            Kind::Http2(_) | Kind::Upstream2(_) => {} // others have it
+        }
+    }
+
     /// Nothing follows what was read or is there to be read.
     pub(crate) fn ending(&self) -> bool {
         matches!(&self.kind, Kind::Plain(s) if s.ending())
@@ -297,26 +306,14 @@ impl Wire {
         read.is_ok()
     }
 
-    /// Writes some of what our direction is ended behind at once: both go in one packet, where that is its way.
-    pub(crate) fn poll_write_last(&self, data: &[u8]) -> Poll<io::Result<usize>> {
-        match &self.kind {
-            Kind::Plain(s) => self.wrote(s.poll_write_last(data)),
-            _ => self.poll_write(data),
-        }
-    }
-
     /// Writes some of it.
     pub(crate) fn poll_write(&self, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.wrote(match &self.kind {
+        let polled = match &self.kind {
             Kind::Plain(s) => s.poll_write(data),
             Kind::Tls(t) => t.borrow_mut().poll_write(data),
             Kind::Http2(s) => s.poll_write(data),
             Kind::Upstream2(s) => s.poll_write(data),
-        })
-    }
-
-    #[inline]
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        };
         match polled {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(n)) => {
