@@ -111,6 +111,24 @@ fn a_read_waits_for_bytes_the_end_or_its_deadline() {
 }
 
 #[test]
+fn what_is_followed_by_the_end_waits_for_it() {
+    let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());
+    let (wire, mut other) = pair(&reactor);
+    other.set_nonblocking(true).unwrap();
+    reactor.spawn(|timer| async move {
+        wire.write_all(b"a", &timer, Side::Client).await.unwrap();
+        assert_eq!(other.read(&mut [0; 9]).unwrap(), 1);
+        wire.end_follows();
+        wire.write_all(b"last", &timer, Side::Client).await.unwrap();
+        assert!(other.read(&mut [0; 9]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock));
+        wire.shutdown(&timer, Side::Client).await.unwrap();
+        assert_eq!([other.read(&mut [0; 9]).unwrap(), other.read(&mut [0; 9]).unwrap()], [4, 0]);
+        drop((wire, other));
+    });
+    finish(&reactor);
+}
+
+#[test]
 fn bulk_data_arrives_as_it_was_sent_while_its_reader_stalls() {
     const SIZE: usize = 6_000_000;
     let reactor = Rc::new(Reactor::new(Arc::new(Summons::new().unwrap())).unwrap());

@@ -1,7 +1,7 @@
 //! HTTP/1.1 as clients and backends see it.
 
 use crate::support::*;
-use std::{sync::Arc, time::Duration};
+use std::{io::Read, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zonekeeper_core::model::PathMatch;
 
@@ -26,6 +26,27 @@ async fn a_kept_connection_serves_many_requests_over_one_backend_connection() {
     assert_eq!(backend.requests, 50);
     assert!((100..200).contains(&(backend.bytes_in / 50)) && (100..300).contains(&(backend.bytes_out / 50)));
     eventually("its place is given back", async || world.proxy.counters().backends[0].2.active == 0).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_comes_with_its_last_bytes() {
+    let backend = Server::start("a");
+    let world = World::http(&[backend.addr]);
+    for (request, status) in
+        [("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "200"), ("GET / HTTP/1.1\r\n\r\n", "400")]
+    {
+        for _ in 0..20 {
+            let mut client = world.client().await;
+            client.send(request).await;
+            let (stream, _) = client.into_parts();
+            stream.readable().await.unwrap();
+            let mut stream = stream.into_std().unwrap(); // and is non-blocking
+            let mut answer = [0; 2048];
+            let n = stream.read(&mut answer).unwrap();
+            assert!(answer[..n].starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
+            assert_eq!(stream.read(&mut answer).unwrap(), 0, "one packet has both");
+        }
+    }
 }
 
 #[tokio::test]
