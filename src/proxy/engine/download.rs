@@ -83,8 +83,9 @@ pub(crate) struct Download<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) wait: Wait<'a>,
     pub(crate) request: Asked,
-    /// Another backend may be asked when this one is busy.
+    /// Another backend that is not in `exclude` may be asked when this one is busy.
     pub(crate) elsewhere: &'a Cell<bool>,
+    pub(crate) exclude: &'a [usize],
     pub(crate) edit: ResponseEdit<'a>,
     /// The final response's status, once it goes to the client.
     pub(crate) status: &'a Cell<u16>,
@@ -237,8 +238,11 @@ impl Download<'_> {
         }
         self.wait.answered(response.status);
         // One that says when to come again is better than one of ours.
-        if response.status == 503 && self.elsewhere.get() && can_retry(self.wait.lease.pool()) {
-            return Err(Lost::Busy);
+        if response.status == 503 && self.elsewhere.get() {
+            let lease = self.wait.lease;
+            if lease.others(self.exclude, self.timer.now()) && can_retry(lease.pool()) {
+                return Err(Lost::Busy);
+            }
         }
         self.status.set(response.status);
         let asked = self.request;

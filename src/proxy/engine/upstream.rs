@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     balance::{self, Choice, Place},
-    health::{BackendHealth, Fault, now_ms},
+    health::{BackendHealth, Fault},
     http1::Answer,
     live::LivePool,
     preamble::{self, Ends},
@@ -241,12 +241,12 @@ impl Lease {
     }
 
     /// Whether a backend that is neither this one nor in `exclude` has a place now.
-    pub(crate) fn others(&self, exclude: &[usize]) -> bool {
-        let (pool, now) = (self.pool(), now_ms());
+    pub(crate) fn others(&self, exclude: &[usize], now_ms: u64) -> bool {
+        let pool = self.pool();
         let max = pool.table.max_connections;
         let takes = |i: usize, backend: &BackendHealth| {
             let room = max == 0 || backend.inflight() < max;
-            room && backend.usable(&pool.table.backends[i], now) && !backend.tried_now()
+            room && backend.usable(&pool.table.backends[i], now_ms) && !backend.tried_now()
         };
         let mut all = pool.backends.iter().enumerate();
         all.any(|(i, backend)| i != self.index() && !exclude.contains(&i) && takes(i, backend))
