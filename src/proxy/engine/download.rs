@@ -83,9 +83,8 @@ pub(crate) struct Download<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) wait: Wait<'a>,
     pub(crate) request: Asked,
-    /// Another backend that is not in `exclude` may be asked when this one is busy.
+    /// Another backend may be asked when this one is busy.
     pub(crate) elsewhere: &'a Cell<bool>,
-    pub(crate) exclude: &'a [usize],
     pub(crate) edit: ResponseEdit<'a>,
     /// The final response's status, once it goes to the client.
     pub(crate) status: &'a Cell<u16>,
@@ -240,7 +239,7 @@ impl Download<'_> {
         // One that says when to come again is better than one of ours.
         if response.status == 503 && self.elsewhere.get() {
             let lease = self.wait.lease;
-            if lease.others(self.exclude, self.timer.now()) && can_retry(lease.pool()) {
+            if lease.others(self.timer.now()) && can_retry(lease.pool()) {
                 return Err(Lost::Busy);
             }
         }

@@ -202,7 +202,7 @@ async fn serve(session: &mut Session, plan: &mut Plan) -> End {
             }
             Err(_) => break, // what the last one failed with says more
         };
-        let elsewhere = (plan.idempotent && retries > 0).then_some(&exclude[..]);
+        let elsewhere = plan.idempotent && retries > 0;
         let failure = match attempt(session, plan, &lease, (fresh, elsewhere)).await {
             Ok(end) => return end,
             Err(failure) => failure,
@@ -304,12 +304,12 @@ impl Opened {
     }
 }
 
-/// Tries one backend; with `fresh` over a new connection. When it is busy one that is not in `elsewhere` may be asked.
+/// Tries one backend; with `fresh` over a new connection, with `elsewhere` another one may be asked when it is busy.
 async fn attempt(
     session: &mut Session,
     plan: &mut Plan,
     lease: &Lease,
-    (fresh, elsewhere): (bool, Option<&[usize]>),
+    (fresh, elsewhere): (bool, bool),
 ) -> Result<End, Failure> {
     let health = lease.health();
     health.totals.requests.fetch_add(1, Relaxed);
@@ -414,10 +414,9 @@ async fn respond(
     plan: &mut Plan,
     lease: &Lease,
     opened: &Opened,
-    (wait, elsewhere): (Wait<'_>, Option<&[usize]>),
+    (wait, elsewhere): (Wait<'_>, bool),
 ) -> Exchanged {
-    let (backend, exclude) = (&opened.wire, elsewhere.unwrap_or_default());
-    let elsewhere = Cell::new(elsewhere.is_some());
+    let (backend, elsewhere) = (&opened.wire, Cell::new(elsewhere));
     let cookie = set_cookie(plan, lease, session.wire.is_tls());
     let listener = &plan.view.listener(plan.listener).table;
     let route = &listener.routes[plan.route as usize].spec;
@@ -437,7 +436,6 @@ async fn respond(
             wait,
             request: plan.asked,
             elsewhere: &elsewhere,
-            exclude,
             edit: ResponseEdit { rewrite: &route.response, cookie: cookie.as_deref() },
             status: &seen.0,
             idle_ms,

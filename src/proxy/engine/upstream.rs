@@ -148,6 +148,8 @@ pub(crate) struct Lease {
     pool: u32,
     backend: u32,
     trial: bool,
+    /// Others that were tried before it.
+    tried: Vec<usize>,
     /// This machine had nothing left to connect with.
     out_of_room: Cell<bool>,
     /// What the backend's fault is, if it fails now.
@@ -169,7 +171,7 @@ impl Lease {
         let same = |exclude| balance::choose_same(live, before?, exclude, timer.now());
         let choose =
             |exclude| same(exclude).unwrap_or_else(|| balance::choose(live, key, exclude, timer.now()));
-        let lease = |backend| Lease::new(view, pool, backend);
+        let lease = |backend| Lease::new(view, pool, backend, exclude);
         if live.table.max_connections == 0 || queue.len() == 0 {
             match choose(exclude) {
                 Choice::Backend(backend) => return Ok(lease(backend)),
@@ -212,12 +214,12 @@ impl Lease {
     /// A place on a backend that has one now, for a client by its address.
     pub(crate) fn now(view: &Rc<View>, pool: usize, client: IpAddr, now_ms: u64) -> Option<Lease> {
         match balance::choose(view.pool(pool), balance::key_of_source(client), &[], now_ms) {
-            Choice::Backend(backend) => Some(Lease::new(view, pool, backend)),
+            Choice::Backend(backend) => Some(Lease::new(view, pool, backend, &[])),
             Choice::Full | Choice::Nothing => None,
         }
     }
 
-    fn new(view: &Rc<View>, pool: usize, backend: Place) -> Lease {
+    fn new(view: &Rc<View>, pool: usize, backend: Place, tried: &[usize]) -> Lease {
         let Place { index, trial } = backend;
         let (pool, backend) = (pool as u32, index as u32); // small, since each request holds a lease
         Lease {
@@ -225,6 +227,7 @@ impl Lease {
             pool,
             backend,
             trial,
+            tried: tried.to_vec(),
             out_of_room: Cell::new(false),
             fault: Cell::new(Fault::Requests),
         }
@@ -240,8 +243,8 @@ impl Lease {
         self.fault.get()
     }
 
-    /// Whether a backend that is neither this one nor in `exclude` has a place now.
-    pub(crate) fn others(&self, exclude: &[usize], now_ms: u64) -> bool {
+    /// Whether a backend that was not tried yet has a place now.
+    pub(crate) fn others(&self, now_ms: u64) -> bool {
         let pool = self.pool();
         let max = pool.table.max_connections;
         let takes = |i: usize, backend: &BackendHealth| {
@@ -249,7 +252,7 @@ impl Lease {
             room && backend.usable(&pool.table.backends[i], now_ms) && !backend.tried_now()
         };
         let mut all = pool.backends.iter().enumerate();
-        all.any(|(i, backend)| i != self.index() && !exclude.contains(&i) && takes(i, backend))
+        all.any(|(i, backend)| i != self.index() && !self.tried.contains(&i) && takes(i, backend))
     }
 
     pub(crate) fn index(&self) -> usize {
