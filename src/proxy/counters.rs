@@ -7,6 +7,7 @@ use crate::{
     pool_state::PoolState,
 };
 use std::{
+    array,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -36,6 +37,8 @@ pub struct ListenerCounters {
     pub limited: u64,
     /// Requests (L7) or connections (L4) that no backend could serve.
     pub failed: u64,
+    /// Answers (L7) by the first digit of their status, from 1, which stands for tunnels: interim ones are not counted.
+    pub answers: [u64; 5],
     /// Bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.
@@ -107,6 +110,7 @@ pub(crate) struct Cell {
     pub(crate) refused: AtomicU64,
     pub(crate) limited: AtomicU64,
     pub(crate) failed: AtomicU64,
+    pub(crate) answers: [AtomicU64; 5],
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
 }
@@ -123,6 +127,16 @@ pub(crate) struct ListenerCells {
 /// Counts one up; the only writer of a cell is its worker, but its readers are others.
 pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed) + n, Relaxed);
+}
+
+impl Cell {
+    /// A client got an answer with this status; 0 is none.
+    pub(crate) fn answered(&self, status: u16) {
+        let class = usize::from(status / 100).checked_sub(1);
+        if let Some(counter) = class.and_then(|class| self.answers.get(class)) {
+            add(counter, 1);
+        }
+    }
 }
 
 impl ListenerCells {
@@ -195,6 +209,7 @@ impl ListenerCells {
             refused: of(|c| &c.refused),
             limited: of(|c| &c.limited),
             failed: of(|c| &c.failed),
+            answers: array::from_fn(|class| self.cells.iter().map(|c| c.answers[class].load(Relaxed)).sum()),
             bytes_in: of(|c| &c.bytes_in),
             bytes_out: of(|c| &c.bytes_out),
             times: Times::default(),

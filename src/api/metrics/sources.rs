@@ -83,6 +83,15 @@ pub fn proxy(out: &mut Exposition, counters: &Counters) {
         out.sample(&[("listener", listener), ("outcome", &"limited")], c.limited);
         out.sample(&[("listener", listener), ("outcome", &"failed")], c.failed);
     }
+    out.counter(
+        "zonekeeper_proxy_responses_total",
+        "Answers that clients got, those of the proxy too, by the first digit of their status; 1xx: tunnels.",
+    );
+    for (listener, c) in &counters.listeners {
+        for (class, n) in ["1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(c.answers) {
+            out.sample(&[("listener", listener), ("code", class)], n);
+        }
+    }
     out.counter("zonekeeper_proxy_bytes_total", "Bytes by direction.");
     for (listener, c) in &counters.listeners {
         out.sample(&[("listener", listener), ("direction", &"in")], c.bytes_in);

@@ -93,7 +93,6 @@ impl Failure {
 
 /// Serves one request, and writes it to the access log when it is sampled.
 pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
-    session.seen = Default::default();
     let end = match plan.total_ms {
         0 => serve(session, &mut plan).await,
         ms => within(ms, session, &mut plan).await,
@@ -540,6 +539,7 @@ async fn settle(
         Some(Downloaded::Tunnel) => {
             let idle_ms = plan.view.listener(plan.listener).table.tunnel_timeout_ms;
             session.client.timer.disarm(Side::Total);
+            session.count_answer(true);
             let read = (std::mem::take(&mut session.buffer), buffer);
             let mut tunnel = Tunnel { backend: &backend.wire, ended: false };
             let wires = (&session.wire, tunnel.backend);

@@ -105,6 +105,7 @@ impl Session {
     /// Serves the next request. What waits for one holds no configuration: it would stay in memory for as long.
     async fn request(&mut self, first: bool) -> End {
         let before = (self.wire.read(), self.wire.written());
+        self.seen = Default::default();
         let end = match self.read_head(first).await {
             Err(end) => end,
             Ok(len) if first && self.is_preface(len) => return End::Http2,
@@ -116,7 +117,18 @@ impl Session {
             counters::add(&cell.bytes_in, self.wire.read() - before.0);
             counters::add(&cell.bytes_out, self.wire.written() - before.1);
         }
+        self.count_answer(false);
         end
+    }
+
+    /// Counts the answer that the client got; that of a tunnel when the tunnel begins.
+    pub(crate) fn count_answer(&mut self, tunnel: bool) {
+        let (view, status) = (self.client.worker.view(), self.seen.0.get());
+        if (status == 101) == tunnel
+            && let Some(listener) = self.listener(&view)
+        {
+            self.cell(&view, listener).answered(status);
+        }
     }
 
     /// The client begins with HTTP/2 without having asked, and may.

@@ -8,19 +8,20 @@
 //! 17.8). Where the worker is not busy, what a request costs depends on how often the worker sleeps: a faster proxy
 //! does so more often, which is why a busy one rests between its rounds ([`reactor`]).
 //!
-//! CPU per request of one pinned worker (1 KiB over 64 connections, 10 MB over 4; medians of three rounds in one run; two
-//! runs differ by some 3 %), as ratios:
+//! CPU per request of one pinned worker (1 KiB over 64 connections, 10 MB over 4), as ratios. The first four: medians of
+//! four starts of all programs, each of three rounds in random order; in brackets what single starts gave. The others:
+//! medians of three rounds.
 //!
 //! | | to HAProxy 2.6 | to nginx 1.22 |
 //! |---|---|---|
-//! | HTTP, kept connections | 0.85 (0.80 to 0.87 in three runs) | 0.93 |
-//! | HTTP, a connection each | 0.63 | 0.78 |
-//! | TCP, kept connections | 0.86 | 0.92 |
-//! | TCP, a connection each | 0.99 (0.94 to 1.08); `client_first` 0.97 (0.92 to 0.97) | 0.94 |
-//! | 10 MB over HTTP, over TCP | 0.36, 0.29 | 0.12, 0.25 |
-//! | TLS, kept connections | 0.86 | 0.90 |
-//! | TLS, a connection each | 0.49 | 1.09 |
-//! | HTTP/2 over TLS | 1.04 | 0.76 |
+//! | HTTP, kept connections | 0.79 (0.72 to 0.86) | 0.83 |
+//! | HTTP, a connection each | 0.75 (0.71 to 0.81) | 0.74 |
+//! | TCP, kept connections | 0.81 (0.74 to 0.93) | 0.87 |
+//! | TCP, a connection each | 0.80 (0.74 to 0.88); `client_first` 0.79 | 0.83; 0.78 |
+//! | 10 MB over HTTP, over TCP | 0.25, 0.24 | 0.07, 0.20 |
+//! | TLS, kept connections | 0.72 | 0.85 |
+//! | TLS, a connection each | 0.33 | 1.12 |
+//! | HTTP/2 over TLS | 0.95 | 0.69 |
 //!
 //! An idle connection takes some 900 bytes (HAProxy 1144), with TLS 4.9 KB (15.6).
 

@@ -219,6 +219,7 @@ async fn run(client: Client, stream: Rc<Stream2>, text: Out, mut open: Open) {
         })
         .await
     };
+    session.count_answer(false);
     let broke = matches!(ended, Some(End::Close | End::Reset));
     if ended.is_none() || (broke && stream.poll_cancelled().is_ready()) {
         open.cancel();

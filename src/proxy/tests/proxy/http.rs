@@ -26,6 +26,7 @@ async fn a_kept_connection_serves_many_requests_over_one_backend_connection() {
     assert_eq!(backend.requests, 50);
     assert!((100..200).contains(&(backend.bytes_in / 50)) && (100..300).contains(&(backend.bytes_out / 50)));
     eventually("its place is given back", async || world.proxy.counters().backends[0].2.active == 0).await;
+    assert_eq!(world.proxy.counters().listeners[0].1.answers, [0, 50, 0, 0, 0]);
 }
 
 #[tokio::test]
@@ -172,6 +173,8 @@ async fn an_upgrade_becomes_a_tunnel_with_half_close() {
         .await;
     let answer = client.answer(false).await;
     assert_eq!((answer.status, field(&answer.head, "upgrade")), (101, Some("websocket")));
+    let answers = || world.proxy.counters().listeners[0].1.answers;
+    eventually("it is counted while it runs", async || answers() == [1, 0, 0, 0, 0]).await;
     client.send(" and late").await;
     client.stream.shutdown().await.unwrap();
     let mut rest = Vec::new();

@@ -257,6 +257,8 @@ async fn what_no_backend_gets_is_in_the_access_log_too() {
         lines.entries().into_iter().map(|l| l["fields"].clone()).filter(ours).collect::<Vec<_>>()
     };
     eventually("they are written", async || of_these().len() >= 12).await;
+    let answers = || world.proxy.counters().listeners[0].1.answers;
+    eventually("they are counted", async || answers() == [0, 0, 1, 11, 0]).await;
     let all = of_these();
     let got = all.iter().map(|l| (&l["path"].as_str().unwrap()[..8], l["status"].as_u64().unwrap()));
     let want = [
