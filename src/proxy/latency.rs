@@ -1,6 +1,5 @@
 //! The response time of one backend: decayed by time, raised by failures, and by silence while requests wait.
 
-use crate::health::now_us;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Relaxed, Release},
@@ -90,12 +89,6 @@ impl Latency {
         };
         drawn.max(quiet).max(100.0) // below a tenth of a millisecond differences are noise
     }
-}
-
-/// Guards a wait for a first byte: it ends, answered or not.
-pub(crate) fn elapsed_us(since_us: u64) -> (u64, u64) {
-    let now = now_us();
-    (now, now.saturating_sub(since_us))
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use crate::{
     http1::{
         Answer, Decoder, Encoder, MAX_FIELDS, Offer, Response, ResponseEdit, Scan, Scanner, write_response,
     },
-    latency,
     pool_state::can_retry,
 };
 use std::{cell::Cell, future::poll_fn, mem::MaybeUninit};
@@ -235,7 +234,7 @@ impl Download<'_> {
         if let Some(accept) = stream.and_then(|s| s.accept()) {
             accept.judge(&response).map_err(Lost::Invalid)?;
         }
-        self.wait.answered(response.status);
+        self.wait.answered(response.status, self.timer.now_us());
         // One that says when to come again is better than one of ours.
         if response.status == 503 && self.elsewhere.get() {
             let lease = self.wait.lease;
@@ -360,8 +359,8 @@ impl<'a> Wait<'a> {
         Wait { lease, since_us: now_us, over: false }
     }
 
-    fn answered(&mut self, status: u16) {
-        let (now, took) = latency::elapsed_us(self.since_us);
+    fn answered(&mut self, status: u16, now: u64) {
+        let took = now.saturating_sub(self.since_us);
         self.over = true;
         let health = self.lease.health();
         health.latency.end(now, Some(took));

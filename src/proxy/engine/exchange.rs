@@ -100,7 +100,8 @@ pub(crate) async fn exchange(session: &mut Session, mut plan: Plan) -> End {
     let (listener, worker) = (plan.view.listener(plan.listener), session.client.worker.index);
     if session.seen.0.get() != 101 {
         // a tunnel's time is not a request's
-        listener.times.record(plan.route as usize, worker, now_us().saturating_sub(plan.began_us));
+        let now_us = session.client.timer.now_us();
+        listener.times.record(plan.route as usize, worker, now_us.saturating_sub(plan.began_us));
     }
     if let Some(began) = plan.sampled.take() {
         began.log(session, &plan);
@@ -316,7 +317,7 @@ async fn attempt(
     let Some(backend) = Opened::open(session, lease, fresh).await else {
         return Err(Failure { lost: Lost::Broken, unread: true, stale: false });
     };
-    let wait = Wait::begin(lease, now_us());
+    let wait = Wait::begin(lease, session.client.timer.now_us());
     let sent = send(session, plan, (&backend.wire, health.addr)).await;
     let end = match sent {
         Err(Sending::Refused(answer)) => return Ok(session.refuse(answer, plan.asked.head).await),

@@ -349,7 +349,7 @@ impl Session {
             view: view.clone(),
             listener,
             route: index as u32,
-            began_us: now_us(),
+            began_us: self.client.timer.now_us(),
             pool,
             head: out,
             head2,

@@ -416,6 +416,7 @@ impl Reactor {
         let work = self.tasks.borrow_mut().take(id);
         let Some(mut work) = work else { return };
         self.current.set(id);
+        self.deadlines.turn();
         let mut context = Context::from_waker(Waker::noop());
         // A connection that hits a defect ends; the others go on.
         let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)));

@@ -2,6 +2,7 @@
 //! They stand side by side in memory: ten thousand connections are looked at in some microseconds.
 
 use super::reactor::Reactor;
+use crate::health::now_us;
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
@@ -30,6 +31,8 @@ pub(crate) enum Side {
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     now: Cell<u64>,
+    /// Microseconds when the running task first asked in this turn of it; 0: it did not.
+    now_us: Cell<u64>,
     of: RefCell<Vec<[u64; 4]>>,
 }
 
@@ -41,6 +44,11 @@ impl Deadlines {
 
     pub(crate) fn set_now(&self, now: u64) {
         self.now.set(now);
+    }
+
+    /// A task has its turn.
+    pub(crate) fn turn(&self) {
+        self.now_us.set(0);
     }
 
     /// The task begins or ends.
@@ -87,6 +95,15 @@ impl Timer {
     /// Milliseconds of the monotonic clock at the start of this round.
     pub(crate) fn now(&self) -> u64 {
         self.reactor.deadlines.now()
+    }
+
+    /// Microseconds of the same clock, read once in each turn of the task.
+    pub(crate) fn now_us(&self) -> u64 {
+        let now = &self.reactor.deadlines.now_us;
+        if now.get() == 0 {
+            now.set(now_us());
+        }
+        now.get()
     }
 
     /// Sets a deadline in so many milliseconds; 0 for none.
